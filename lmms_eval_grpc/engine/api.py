@@ -1,0 +1,178 @@
+"""The engine's front door: what a caller hands in, what it is told on the way, what it gets back.
+
+Light on purpose: importing this module imports neither torch nor transformers, so that a server can name these
+types, check a configuration (:mod:`lmms_eval_grpc.engine.check`) and list tasks and models without paying for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """One evaluation: a model, tasks, and how to run them. Names follow lmms-eval's command line."""
+
+    model: str
+    """Backend name or alias as the user typed it, e.g. ``qwen2_5_vl``; model-specific task settings are looked up by it."""
+    tasks: tuple[str, ...]
+    """Task names, or paths of task YAML files."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    include_paths: tuple[Path, ...] = ()
+    """Folders with task YAML files, beside those that ship with the package."""
+    num_fewshot: int | None = None
+    batch_size: int | None = None
+    """Samples per forward pass; None: found automatically."""
+    max_batch_size: int | None = None
+    """Ceiling of the automatic batch size; None: the backend's own."""
+    device: str = "cpu"
+    """A torch device string as this process sees it (``cpu``, ``cuda``, ``cuda:0``)."""
+    limit: int | float | None = None
+    """None: every document; int: that many documents per task; float in (0, 1): that share of each task, rounded up."""
+    offset: int = 0
+    """Documents skipped at the start of each task, before ``limit`` counts."""
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides the task's generation_kwargs."""
+    log_samples: bool = True
+    predict_only: bool = False
+    output_dir: Path | None = None
+    """Where the results document and the samples files go in lmms-eval's layout; None: ``run_dir/results``."""
+    seed: tuple[int | None, int | None, int | None, int | None] = (0, 1234, 1234, 1234)
+    """python, numpy, torch, few-shot; None leaves that generator alone."""
+    repeats: int = 1
+    system_instruction: str | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = False
+    reasoning_tags: str | None = None
+    """JSON list of [start, end] pairs, ``"none"``, or None for the default pairs."""
+    force_simple: bool = False
+    trust_remote_code: bool = False
+    use_cache: Path | None = None
+    agentic_trace_mode: str = "basic"
+    baseline: str | None = None
+    max_tokens: int | None = None
+    """Budget of generated tokens for the whole job; None: none."""
+
+
+class Stage(StrEnum):
+    """What the engine is doing now, in the order in which a job passes through."""
+
+    PREPARING = "preparing"
+    """Tasks and documents are being read."""
+    LOADING_MODEL = "loading_model"
+    GENERATING = "generating"
+    SCORING = "scoring"
+    WRITING = "writing"
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """Totals over the whole job; the receiver may drop any of them in favour of a newer one."""
+
+    stage: Stage
+    task: str = ""
+    """The task being worked on; empty between tasks."""
+    samples_done: int = 0
+    """Samples answered (by generation now, or earlier by an attempt that was interrupted)."""
+    samples_total: int = 0
+    task_samples_done: int = 0
+    task_samples_total: int = 0
+    samples_resumed: int = 0
+    """Of ``samples_done``, those that came from the run log of an earlier attempt."""
+    samples_errored: int = 0
+    samples_per_second: float = 0.0
+    """Over the generation of this attempt; 0 before the first batch."""
+    batch_size: int = 0
+    """Samples in the newest batch."""
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MetricScore:
+    """One aggregated metric of one task."""
+
+    name: str
+    filter: str
+    value: float
+    """NaN when undefined."""
+    standard_error: float | None = None
+    confidence_lower: float | None = None
+    """95 % interval; None when it is undefined, as for fewer than two samples."""
+    confidence_upper: float | None = None
+    confidence_method: str = ""
+    """How the interval was made, e.g. ``t``; empty when there is none."""
+    higher_is_better: bool | None = None
+    sample_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScore:
+    """The outcome of one task."""
+
+    task: str
+    version: str
+    metrics: tuple[MetricScore, ...]
+    samples_asked: int
+    samples_scored: int
+    samples_errored: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOutcome:
+    """What a finished evaluation leaves behind."""
+
+    tasks: tuple[TaskScore, ...]
+    results_document: Mapping[str, Any]
+    """The results document in lmms-eval's layout, ready for ``json.dumps``."""
+    results_path: Path | None
+    samples_paths: tuple[Path, ...]
+    manifest: Mapping[str, Any]
+    """What the scores depend on: versions, checkpoint identity, task hashes, seeds, device."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall seconds per :class:`Stage`."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    samples_per_second: float = 0.0
+
+
+class Reporter(Protocol):
+    """Where the engine tells what it does. Called on the engine's own thread; must return quickly."""
+
+    def progress(self, report: ProgressReport) -> None: ...
+
+    def task_finished(self, score: TaskScore) -> None:
+        """Called once per task, when its last sample is scored."""
+
+    def cancelled(self) -> bool:
+        """Asked between batches; True makes :func:`~lmms_eval_grpc.engine.run.evaluate` raise :class:`EvaluationCancelled`."""
+
+
+class EvaluationCancelled(Exception):
+    """The reporter asked for a stop; everything answered so far is in the run log."""
+
+
+class EvaluationError(Exception):
+    """An evaluation cannot go on, for a reason that the user can understand and mend.
+
+    ``reason`` is a stable upper-case word such as ``TASK_LOAD_FAILED``, ``DATASET_UNAVAILABLE``, ``MODEL_LOAD_FAILED``,
+    ``OUT_OF_MEMORY``, ``TOO_MANY_ERRORS``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with an :class:`EvaluationConfig`: the field, and a sentence with the value and the remedy."""
+
+    field: str
+    """The field's path, e.g. ``tasks[1]`` or ``model_args.pretrained``."""
+    description: str

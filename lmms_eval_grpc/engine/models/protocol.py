@@ -1,0 +1,72 @@
+"""What a model backend is to the engine: messages in, text and token counts out, batch by batch.
+
+Light: imports no model library, so that tasks, scoring and the run loop can name these types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Message = Mapping[str, Any]
+"""``{"role": "user" | "system" | "assistant", "content": [item, …]}`` where an item is ``{"type": "text", "text": str}`` or
+``{"type": "image" | "video" | "audio", "url": PIL image | path | bytes | …}``: lmms-eval's chat protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt for a chat model."""
+
+    messages: Sequence[Message]
+    generation: Mapping[str, Any]
+    """Resolved generation arguments in lmms-eval's names: ``until`` (list of str), ``max_new_tokens``, ``temperature``,
+    ``do_sample``, ``top_p``, ``num_beams``, …. Never mutated by a backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResponse:
+    """What the model said to one request, or why it said nothing."""
+
+    text: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error: str | None = None
+    """Set when this request failed alone (a corrupt image, a refused prompt). ``text`` is then meaningless, never an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response and the position of its request in the sequence that was given to :meth:`Backend.generate`."""
+
+    index: int
+    response: GenerationResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a loaded backend can do."""
+
+    modalities: frozenset[str] = field(default_factory=lambda: frozenset({"text"}))
+    """Subset of ``text``, ``image``, ``video``, ``audio``."""
+    loglikelihood: bool = False
+
+
+class Backend(Protocol):
+    """A loaded model."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the answers depend on: checkpoint path or id, a digest of the weights' files, dtype, class, library versions."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
+        """Answers every request exactly once, in whatever order is fastest, yielding each batch as soon as it is done.
+
+        The caller may stop iterating at any time (cancellation); nothing may be left running then.
+        """
+
+    def close(self) -> None:
+        """Frees the model's memory."""

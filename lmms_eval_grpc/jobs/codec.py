@@ -1,0 +1,95 @@
+"""Jobs and their parts to and from plain JSON values.
+
+Dataclasses become objects, tuples become arrays, enums their values; unions are told apart by a ``"type"`` key. Reading
+ignores keys that it does not know, so that an older server can open what a newer one wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Hashable, Mapping
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar
+
+from lmms_eval_grpc.jobs.events import Completed, Failed, StateChange, Stopped
+from lmms_eval_grpc.jobs.results import EvaluationResult, MergeResult, Progress, TaskResult
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
+
+T = TypeVar("T")
+
+_TAGGED: dict[type[Any], str] = {
+    EvaluationSpec: "evaluation_spec",
+    MergeSpec: "merge_spec",
+    StateChange: "state_change",
+    TaskResult: "task_result",
+    Progress: "progress",
+    EvaluationResult: "evaluation_result",
+    MergeResult: "merge_result",
+    Completed: "completed",
+    Failed: "failed",
+    Stopped: "stopped",
+}
+_BY_TAG = {tag: kind for kind, tag in _TAGGED.items()}
+
+
+def encode(value: object) -> str:
+    """``value`` as compact JSON. NaN and infinities are written as Python's ``json`` writes them."""
+    return json.dumps(to_plain(value), separators=(",", ":"), ensure_ascii=False)
+
+
+def decode(kind: type[T] | types.UnionType, text: str) -> T:
+    """Reads what :func:`encode` wrote. ``kind`` is a dataclass, or a union of those in the tag table."""
+    decoded: T = from_plain(kind, json.loads(text))
+    return decoded
+
+
+def to_plain(value: object) -> Any:
+    """``value`` as dicts, lists, strings, numbers, booleans and None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        tag = _TAGGED.get(type(value))
+        return plain if tag is None else {"type": tag, **plain}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(kind: Any, plain: Any) -> Any:
+    """The inverse of :func:`to_plain`, guided by the annotation ``kind``."""
+    if plain is None or kind is Any:
+        return plain
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _from_union(typing.get_args(kind), plain)
+    if origin is tuple:
+        (item, _) = typing.get_args(kind)
+        return tuple(from_plain(item, entry) for entry in plain)
+    if origin is not None and issubclass(origin, Mapping):
+        (_, item) = typing.get_args(kind)
+        return {key: from_plain(item, entry) for key, entry in plain.items()}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(plain)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        return kind(**{name: from_plain(hints[name], item) for name, item in plain.items() if name in hints})
+    return kind(plain) if kind is float else plain
+
+
+def _from_union(kinds: tuple[Any, ...], plain: Any) -> Any:
+    if isinstance(plain, dict) and plain.get("type") in _BY_TAG:
+        return from_plain(_BY_TAG[plain["type"]], plain)
+    inner = [kind for kind in kinds if kind is not type(None)]
+    return from_plain(inner[0], plain) if len(inner) == 1 else plain
+
+
+@cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

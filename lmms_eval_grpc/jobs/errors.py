@@ -1,0 +1,102 @@
+"""What can go wrong with a request, in the domain's own words. ``server.errors`` gives each its gRPC status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One wrong field of a request."""
+
+    field: str
+    """The field's path in the request, e.g. ``spec.tasks[1]``."""
+    description: str
+    """The value, what is wrong with it, and the remedy."""
+
+
+class ServiceError(Exception):
+    """Base of the errors that a caller can be told about."""
+
+
+class InvalidRequest(ServiceError):
+    """One or more fields are wrong."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class JobNotFound(ServiceError):
+    """There is no such job, or it was removed after it had ended."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"there is no job {job_id!r}; finished jobs are removed after a while, ListJobs shows those that are kept"
+        )
+        self.job_id = job_id
+
+
+class RequestIdConflict(ServiceError):
+    """A request_id was used again with another payload."""
+
+    def __init__(self, request_id: str, job_id: str) -> None:
+        super().__init__(
+            f"request_id {request_id!r} was already used with another payload, by job {job_id};"
+            " use a new UUID for a new request"
+        )
+        self.request_id = request_id
+        self.job_id = job_id
+
+
+class QueueFull(ServiceError):
+    """The queue holds as many jobs as it may."""
+
+    def __init__(self, capacity: int, retry_after: float) -> None:
+        super().__init__(f"the queue is full ({capacity} jobs wait); try again later")
+        self.capacity = capacity
+        self.retry_after = retry_after
+
+
+class TooManyWatches(ServiceError):
+    """The server, or this client, has as many open watches as it may."""
+
+    def __init__(self, scope: str, limit: int) -> None:
+        super().__init__(
+            f"{scope} has {limit} open watches, which is the limit; close one, or raise the server's limit"
+        )
+        self.scope = scope
+        self.limit = limit
+
+
+class NotAccepting(ServiceError):
+    """The server starts or drains."""
+
+    def __init__(self, why: str, retry_after: float) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+class SequenceOutOfRange(ServiceError):
+    """A watcher asked for events after one that does not exist yet."""
+
+    def __init__(self, job_id: str, asked: int, newest: int) -> None:
+        super().__init__(f"after_sequence {asked} is ahead of the log of job {job_id}, whose newest event is {newest}")
+        self.job_id = job_id
+
+
+class SamplesNotLogged(ServiceError):
+    """The job keeps no samples."""
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(f"job {job_id} has no samples: {why}")
+        self.job_id = job_id
+
+
+class NotImplementedYet(ServiceError):
+    """This server cannot do it."""
+
+
+class StoreUnavailable(ServiceError):
+    """The store cannot be written (disk full, file damaged); nothing was accepted."""

@@ -1,0 +1,126 @@
+"""What a job reports on its way and leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class JobStage(StrEnum):
+    """What a running job is doing."""
+
+    STARTING = "starting"
+    PREPARING = "preparing"
+    LOADING_MODEL = "loading_model"
+    GENERATING = "generating"
+    SCORING = "scoring"
+    WRITING = "writing"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is; a newer one replaces an older one."""
+
+    stage: JobStage
+    task: str = ""
+    samples_done: int = 0
+    samples_total: int = 0
+    task_samples_done: int = 0
+    task_samples_total: int = 0
+    samples_resumed: int = 0
+    samples_errored: int = 0
+    samples_per_second: float = 0.0
+    remaining_seconds: float | None = None
+    batch_size: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One aggregated metric; ``value`` is NaN when undefined."""
+
+    name: str
+    filter: str
+    value: float
+    standard_error: float | None = None
+    confidence_lower: float | None = None
+    confidence_upper: float | None = None
+    confidence_level: float = 0.95
+    confidence_method: str = ""
+    higher_is_better: bool | None = None
+    sample_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """The outcome of one task."""
+
+    task: str
+    version: str
+    metrics: tuple[Metric, ...]
+    samples_asked: int
+    samples_scored: int
+    samples_errored: int
+    elapsed_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """The outcome of a group of tasks."""
+
+    group: str
+    version: str
+    metrics: tuple[Metric, ...]
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What an evaluation produced. The documents are JSON texts."""
+
+    task_results: tuple[TaskResult, ...]
+    group_results: tuple[GroupResult, ...] = ()
+    results_json: str = ""
+    manifest_json: str = ""
+    results_path: str = ""
+    samples_paths: tuple[str, ...] = ()
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    samples_per_second: float = 0.0
+    output_tokens_per_second: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What a merge produced."""
+
+    output_path: str
+    size_bytes: int
+
+
+JobResult = EvaluationResult | MergeResult
+
+
+class JobErrorCode(StrEnum):
+    """Kind of a job's failure."""
+
+    INVALID = "invalid"
+    EVALUATION = "evaluation"
+    WORKER_DIED = "worker_died"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed."""
+
+    code: JobErrorCode
+    reason: str
+    """Stable upper-case word for programs, e.g. ``WORKER_KILLED``."""
+    message: str
+    details: Mapping[str, str] = field(default_factory=dict)
+    log_tail: str = ""
+    """End of the worker's log, at most 4 KiB."""
