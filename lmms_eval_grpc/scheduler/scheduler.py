@@ -1,0 +1,350 @@
+"""Takes jobs in, decides what runs when and on which devices, and sees every job to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lmms_eval_grpc.executors.base import Executor
+from lmms_eval_grpc.jobs.errors import (
+    InvalidRequest,
+    NotAccepting,
+    QueueFull,
+    RequestIdConflict,
+    ServiceError,
+    StoreUnavailable,
+)
+from lmms_eval_grpc.jobs.events import JobEvent, StateChange
+from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
+from lmms_eval_grpc.jobs.spec import JobSpec
+from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
+from lmms_eval_grpc.scheduler.carry import carry_through
+from lmms_eval_grpc.scheduler.feed import QueueFeed
+from lmms_eval_grpc.scheduler.journal import Journal
+from lmms_eval_grpc.scheduler.queue import JobQueue, QueueView
+from lmms_eval_grpc.scheduler.recovery import recover
+from lmms_eval_grpc.scheduler.retention import Retention
+from lmms_eval_grpc.scheduler.run import Run
+from lmms_eval_grpc.scheduler.settings import SchedulerSettings
+from lmms_eval_grpc.scheduler.slots import Assignment, SlotTable, assign, unfit
+from lmms_eval_grpc.store.base import JobStore
+
+_LOG = logging.getLogger(__name__)
+_DISPATCH_RETRY = 1.0
+"""Seconds until the next attempt to start a job whose start could not be recorded."""
+_RETRY_AFTER_RESTART = 5.0
+_SHORTEST_RETRY, _FIRST_GUESS, _LONGEST_RETRY = 1.0, 5.0, 60.0
+"""Seconds after which a refused client should try again, by how long jobs have taken so far."""
+
+
+class Scheduler:
+    """The one place where a job changes its state. Lives on one event loop.
+
+    It starts and stops its executor; the store must be open before :meth:`start` and stay open until :meth:`stop` has
+    returned. What the queue holds follows the journal: a job is in it exactly while its durable state is QUEUED.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        journal: Journal,
+        settings: SchedulerSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._journal = journal
+        self._settings = settings
+        self._clock = clock
+        self._queue = JobQueue()
+        self._slots = SlotTable(())
+        self._feed = QueueFeed()
+        self._retention = Retention(store, journal, self.job_dir, settings, clock)
+        self._runs: dict[str, Run] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._running: dict[str, None] = {}
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._accepting = False
+        self._draining = False
+        self._stopping = False
+        self._incoming: set[str] = set()
+        self._last_order = 0
+        self._jobs_started = 0
+        self._mean_run_seconds: float | None = None
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new jobs are taken in."""
+        return self._accepting
+
+    @property
+    def jobs_started(self) -> int:
+        """Attempts started by this instance."""
+        return self._jobs_started
+
+    @property
+    def queue_changes(self) -> QueueFeed:
+        """The changes of the queue, for those who follow it."""
+        return self._feed
+
+    def job_dir(self, job_id: str) -> Path:
+        """The job's folder. It may not exist yet."""
+        return self._settings.jobs_dir / job_id
+
+    def position(self, job_id: str) -> int | None:
+        """Zero-based place in the queue; None for a job that does not wait."""
+        return self._queue.position(job_id)
+
+    def queue(self) -> QueueView:
+        """The queue now."""
+        return QueueView(
+            revision=self._feed.revision,
+            accepting=self._accepting,
+            running=tuple(self._running),
+            queued=self._queue.ids(),
+            capacity=self._settings.max_queued_jobs,
+            slots=self._slots.view(),
+        )
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """Number of kept jobs by state. Raises StoreUnavailable."""
+        return await self._store.counts()
+
+    async def start(self) -> None:
+        """Starts the executor, recovers what an earlier server left behind, and begins to take and run jobs."""
+        await self._executor.start()
+        self._slots = SlotTable(self._executor.devices)
+        self._last_order = await self._store.last_order()
+        for job in await recover(self._store, self._executor, self._journal, self.job_dir):
+            self._queue.add(job)
+        self._journal.listen(self._follow)
+        self._retention.start()
+        self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
+        self._accepting = True
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Refuses new jobs and starts none; those that run go on. Returns when no start is under way any more."""
+        self._accepting = False
+        self._draining = True
+        self._wake.set()
+        if self._dispatcher is not None:
+            await asyncio.wait({self._dispatcher})
+
+    async def stop(self) -> None:
+        """Drains, has every worker killed, and puts the jobs that ran back into the queue, where the next server finds
+        them. One that cannot be put back in time stays RUNNING in the store; the next server requeues it too."""
+        self._stopping = True
+        for run in self._runs.values():
+            run.server_stops()
+        await self.drain()
+        try:
+            await self._executor.stop()
+        except Exception:
+            _LOG.exception("the executor did not stop as it should")
+        if self._carrying:
+            _, late = await asyncio.wait(self._carrying, timeout=self._settings.stop_timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                _LOG.warning("%d jobs could not be put back into the queue", len(late))
+                await asyncio.wait(late)
+        await self._retention.close()
+        self._feed.close()
+
+    async def submit(
+        self,
+        spec: JobSpec,
+        *,
+        request_id: str = "",
+        request_digest: str = "",
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+    ) -> Job:
+        """Takes a job in and returns it once it is durable. A request that was made before gets the job that it made
+        then, as it is now, also when new jobs are refused.
+
+        Raises:
+            RequestIdConflict: the request id was used with another digest.
+            InvalidRequest: no device of this server fits.
+            NotAccepting: the server starts or drains.
+            QueueFull: as many jobs wait as may.
+            StoreUnavailable: nothing was accepted.
+        """
+        return await carry_through(self._submit(spec, request_id, request_digest, dict(labels or {}), priority))
+
+    async def cancel(self, job_id: str, reason: str) -> Job:
+        """Cancels a job and returns it as it then is: CANCELLED if it waited, CANCELLING if its worker has to be
+        stopped first, unchanged if it has ended.
+
+        Raises:
+            JobNotFound: there is no such job.
+            StoreUnavailable: the cancellation could not be recorded; the job goes on.
+        """
+        return await carry_through(self._cancel(job_id, reason))
+
+    async def _submit(
+        self, spec: JobSpec, request_id: str, request_digest: str, labels: Mapping[str, str], priority: int
+    ) -> Job:
+        refusal = self._refusal(spec)
+        if refusal is not None:
+            known = await self._store.find_request(request_id) if request_id else None
+            if known is None:
+                raise refusal
+            return await self._repeated(known.job_id, request_id, request_digest)
+        self._last_order += 1
+        job = Job(
+            job_id=secrets.token_hex(8),
+            spec=spec,
+            state=JobState.QUEUED,
+            create_time=self._clock(),
+            order=self._last_order,
+            request_id=request_id,
+            request_digest=request_digest,
+            labels=labels,
+            priority=priority,
+        )
+        self._incoming.add(job.job_id)
+        try:
+            return await self._journal.create(job)
+        except RequestIdConflict as conflict:
+            return await self._repeated(conflict.job_id, request_id, request_digest)
+        finally:
+            self._incoming.discard(job.job_id)
+
+    def _refusal(self, spec: JobSpec) -> ServiceError | None:
+        if not self._accepting:
+            why = "the server is being stopped" if self._draining else "the server is starting"
+            return NotAccepting(f"{why} and takes no new jobs; try again", _RETRY_AFTER_RESTART)
+        if (violation := unfit(spec, self._slots.devices)) is not None:
+            return InvalidRequest([violation])
+        if len(self._queue) + len(self._incoming) >= self._settings.max_queued_jobs:
+            return QueueFull(self._settings.max_queued_jobs, self._retry_after())
+        return None
+
+    async def _repeated(self, job_id: str, request_id: str, request_digest: str) -> Job:
+        job = await self._journal.job(job_id)
+        if job.request_digest != request_digest:
+            raise RequestIdConflict(request_id, job_id)
+        return job
+
+    async def _cancel(self, job_id: str, reason: str) -> Job:
+        while True:
+            job = await self._journal.job(job_id)
+            try:
+                match job.state:
+                    case JobState.QUEUED:
+                        return await self._journal.enter(job_id, JobState.CANCELLED, reason=reason)
+                    case JobState.RUNNING:
+                        job = await self._journal.enter(job_id, JobState.CANCELLING, reason=reason)
+                        if (run := self._runs.get(job_id)) is not None:
+                            run.cancel(reason)
+                        return job
+                    case _:
+                        return job
+            except IllegalTransition:
+                continue  # It has moved on in between.
+
+    def _follow(self, job: Job, event: JobEvent) -> None:
+        """Keeps the queue in step with the journal."""
+        change = event.body
+        if not isinstance(change, StateChange):
+            return
+        if change.state is JobState.QUEUED:
+            self._incoming.discard(job.job_id)
+            self._queue.add(job)
+        else:
+            self._queue.discard(job.job_id)
+        if change.state is JobState.RUNNING:
+            self._running[job.job_id] = None
+        elif change.state is not JobState.CANCELLING:
+            self._running.pop(job.job_id, None)
+        self._feed.publish(job.job_id, change.previous, change.state, event.time)
+        if change.state.ended:
+            self._retention.request()
+        self._wake.set()
+
+    async def _dispatch(self) -> None:
+        while not self._draining:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                while not self._draining and (assignment := self._next()) is not None:
+                    await self._start(assignment)
+            except StoreUnavailable as error:
+                _LOG.warning("no job can be started: %s", error)
+                asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
+            except Exception:
+                _LOG.exception("could not start a job")
+                asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
+
+    def _next(self) -> Assignment | None:
+        return next(assign(self._queue, self._slots.devices, self._slots.free), None)
+
+    async def _start(self, assignment: Assignment) -> None:
+        """Records that the job runs, then starts its worker: never the other way round, for a worker that nobody knows
+        of could not be found after a crash."""
+        job_id = assignment.job.job_id
+        devices = self._slots.take(job_id, assignment.indices)
+        run = Run(
+            job_id,
+            devices,
+            self.job_dir(job_id),
+            executor=self._executor,
+            journal=self._journal,
+            progress_interval=self._settings.progress_interval,
+        )
+        self._runs[job_id] = run
+        try:
+            job = await self._journal.enter(job_id, JobState.RUNNING, devices=tuple(device.name for device in devices))
+        except BaseException as error:
+            self._let_go(job_id)
+            if isinstance(error, IllegalTransition):
+                return  # It was cancelled in between.
+            raise
+        self._jobs_started += 1
+        if self._stopping:
+            run.server_stops()
+        task = asyncio.get_running_loop().create_task(self._carry(run, job))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _carry(self, run: Run, job: Job) -> None:
+        began = time.monotonic()
+        try:
+            await run.carry(job)
+        except Exception:
+            _LOG.exception("lost track of job %s", job.job_id)
+            await self._give_up(job.job_id)
+        finally:
+            self._let_go(job.job_id)
+            took = time.monotonic() - began
+            mean = self._mean_run_seconds
+            self._mean_run_seconds = took if mean is None else 0.8 * mean + 0.2 * took
+
+    async def _give_up(self, job_id: str) -> None:
+        """Ends a job that a bug would otherwise leave running for ever."""
+        error = JobError(JobErrorCode.INTERNAL, "SCHEDULER_FAILED", "the server lost track of the job; see its log")
+        try:
+            await self._journal.enter(job_id, JobState.FAILED, error=error)
+        except Exception:
+            _LOG.exception("job %s stays as it is until the server is restarted", job_id)
+
+    def _let_go(self, job_id: str) -> None:
+        self._runs.pop(job_id, None)
+        self._slots.release(job_id)
+        self._wake.set()
+
+    def _retry_after(self) -> float:
+        """When a place in the queue is likely to be free."""
+        if self._mean_run_seconds is None:
+            return _FIRST_GUESS
+        return min(max(self._mean_run_seconds / len(self._slots.devices), _SHORTEST_RETRY), _LONGEST_RETRY)

@@ -1,0 +1,24 @@
+"""What an operator can choose about the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """Bounds and times of the scheduler."""
+
+    jobs_dir: Path
+    """Holds one folder per job, named by its id."""
+    max_queued_jobs: int = 1000
+    """Jobs that may wait at once; more are refused."""
+    max_finished_jobs: int = 1000
+    """Ended jobs that are kept, newest first."""
+    finished_job_ttl: float | None = None
+    """Seconds for which an ended job is kept. None: only their number counts."""
+    progress_interval: float = 0.25
+    """Least seconds between two recorded progress reports of one job."""
+    stop_timeout: float = 15.0
+    """Seconds that :meth:`Scheduler.stop` gives running jobs to be put back, once their workers are gone."""

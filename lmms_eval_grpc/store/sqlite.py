@@ -1,0 +1,328 @@
+"""Jobs and events in one SQLite file: write-ahead log, synced commits, one writing and one reading thread."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lmms_eval_grpc.jobs.codec import decode, encode, from_plain
+from lmms_eval_grpc.jobs.errors import JobNotFound, RequestIdConflict, StoreUnavailable
+from lmms_eval_grpc.jobs.events import EventBody, JobEvent
+from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.results import JobResult, TaskResult
+from lmms_eval_grpc.jobs.state import JobState
+from lmms_eval_grpc.store.base import JobFilter
+from lmms_eval_grpc.store.schema import NewerSchema, migrate
+from lmms_eval_grpc.store.writer import GroupWriter
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
+
+_ENDED = tuple(state.value for state in JobState if state.ended)
+_HEAD = "job"
+_FULL = "job, task_results, result"
+
+_REMEDIES = {
+    "SQLITE_FULL": "free space on the disk that holds the server's state folder",
+    "SQLITE_BUSY": "another process holds the database; end it",
+    "SQLITE_LOCKED": "another process holds the database; end it",
+    "SQLITE_READONLY": "make the server's state folder and the files in it writable",
+    "SQLITE_CANTOPEN": "make the server's state folder readable and writable",
+    "SQLITE_CORRUPT": "the file is damaged; put a backup in its place, or move it away to start with an empty store",
+    "SQLITE_NOTADB": "the file is damaged; put a backup in its place, or move it away to start with an empty store",
+}
+
+
+class SqliteStore:
+    """A :class:`~lmms_eval_grpc.store.base.JobStore` in one file.
+
+    Commits use ``synchronous=FULL``: what a call has acknowledged survives power loss. Everything that waits while one
+    commit is synced goes into the next, so concurrent writers share its cost. Reads see every acknowledged write, and
+    never wait for the writer.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float = 5.0) -> None:
+        """``busy_timeout``: seconds to wait for another process that holds the file before giving up."""
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._writer: GroupWriter | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._reading: ThreadPoolExecutor | None = None
+
+    @property
+    def commits(self) -> int:
+        """Transactions committed since the store was opened."""
+        return 0 if self._writer is None else self._writer.commits
+
+    async def open(self) -> None:
+        """See :meth:`JobStore.open`. Raises StoreUnavailable, with the remedy, for a file that cannot be used."""
+        writer, self._reader = await asyncio.to_thread(self._connect)
+        self._writer = GroupWriter(writer)
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
+
+    async def close(self) -> None:
+        """See :meth:`JobStore.close`. Idempotent."""
+        writer, reader, reading = self._writer, self._reader, self._reading
+        self._writer = self._reader = self._reading = None
+        if reading is not None and reader is not None:
+            await asyncio.get_running_loop().run_in_executor(reading, reader.close)
+            reading.shutdown()
+        if writer is not None:
+            await writer.close()
+
+    async def insert(self, job: Job, event: JobEvent) -> None:
+        """See :meth:`JobStore.insert`."""
+        await self._write(functools.partial(_insert, job=job, event=event))
+
+    async def append(self, job: Job, event: JobEvent) -> None:
+        """See :meth:`JobStore.append`. Raises JobNotFound when there is no such job, ValueError when the event is not
+        the next of its log."""
+        await self._write(functools.partial(_append, job=job, event=event))
+
+    async def remove(self, job_ids: Sequence[str]) -> None:
+        """See :meth:`JobStore.remove`. Jobs that have not ended stay."""
+        await self._write(functools.partial(_remove, job_ids=tuple(job_ids)))
+
+    async def get(self, job_id: str) -> Job | None:
+        """See :meth:`JobStore.get`."""
+        jobs = await self._jobs(f"SELECT {_FULL} FROM jobs WHERE job_id = ?", (job_id,))
+        return jobs[0] if jobs else None
+
+    async def find_request(self, request_id: str) -> Job | None:
+        """See :meth:`JobStore.find_request`."""
+        jobs = await self._jobs(f"SELECT {_FULL} FROM jobs WHERE request_id = ?", (request_id,))
+        return jobs[0] if jobs else None
+
+    async def events(self, job_id: str, after: int = 0) -> list[JobEvent]:
+        """See :meth:`JobStore.events`."""
+
+        def read(connection: sqlite3.Connection) -> list[JobEvent]:
+            rows = connection.execute(
+                "SELECT events.sequence, events.time, events.body FROM events JOIN jobs USING (position)"
+                " WHERE jobs.job_id = ? AND events.sequence > ? ORDER BY events.sequence",
+                (job_id, after),
+            )
+            return [JobEvent(sequence, time, decode(EventBody, body)) for sequence, time, body in rows]
+
+        return await self._read(read)
+
+    async def unfinished(self) -> list[Job]:
+        """See :meth:`JobStore.unfinished`."""
+        condition = f"state NOT IN ({_marks(_ENDED)})"
+        return await self._jobs(f"SELECT {_FULL} FROM jobs WHERE {condition} ORDER BY position", _ENDED)
+
+    async def page(self, selection: JobFilter, *, before_order: int | None, size: int, full: bool) -> list[Job]:
+        """See :meth:`JobStore.page`."""
+        conditions, values = ["TRUE"], list[object]()
+        if before_order is not None:
+            conditions.append("position < ?")
+            values.append(before_order)
+        if selection.states:
+            conditions.append(f"state IN ({_marks(selection.states)})")
+            values.extend(sorted(state.value for state in selection.states))
+        for key, value in selection.labels.items():
+            conditions.append("position IN (SELECT position FROM labels WHERE key = ? AND value = ?)")
+            values.extend((key, value))
+        return await self._jobs(
+            f"SELECT {_FULL if full else _HEAD} FROM jobs WHERE {' AND '.join(conditions)}"
+            " ORDER BY position DESC LIMIT ?",
+            (*values, size),
+        )
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """See :meth:`JobStore.counts`."""
+
+        def read(connection: sqlite3.Connection) -> dict[JobState, int]:
+            found = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+            return {state: found.get(state.value, 0) for state in JobState}
+
+        return await self._read(read)
+
+    async def last_order(self) -> int:
+        """See :meth:`JobStore.last_order`."""
+
+        def read(connection: sqlite3.Connection) -> int:
+            (order,) = connection.execute("SELECT value FROM counters WHERE name = 'last_order'").fetchone()
+            return int(order)
+
+        return await self._read(read)
+
+    async def expired(self, *, keep: int, ended_before: float | None) -> list[str]:
+        """See :meth:`JobStore.expired`. Those that ended first come first."""
+
+        def read(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute(
+                "SELECT job_id FROM (SELECT job_id, end_time, row_number() OVER (ORDER BY end_time DESC, position DESC)"
+                " AS place FROM jobs WHERE end_time IS NOT NULL) WHERE place > ? OR end_time < ? ORDER BY place DESC",
+                (keep, ended_before),
+            )
+            return [job_id for (job_id,) in rows]
+
+        return await self._read(read)
+
+    async def _jobs(self, statement: str, values: Sequence[object]) -> list[Job]:
+        def read(connection: sqlite3.Connection) -> list[Job]:
+            return [_to_job(*row) for row in connection.execute(statement, values)]
+
+        return await self._read(read)
+
+    async def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        if self._reading is None or self._reader is None:
+            raise StoreUnavailable("the job store is closed")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, operation, self._reader)
+        except sqlite3.Error as error:
+            raise self._unavailable("read", error) from error
+
+    async def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        if self._writer is None:
+            raise StoreUnavailable("the job store is closed")
+        try:
+            return await self._writer.write(operation)
+        except sqlite3.Error as error:
+            raise self._unavailable("written", error) from error
+
+    def _unavailable(self, what: str, error: sqlite3.Error) -> StoreUnavailable:
+        # Clients are told what and how, the file's name is for the log.
+        message = f"the job store cannot be {what}: {_explain(error)}"
+        _LOG.error("%s (%s)", message, self._path)
+        return StoreUnavailable(message)
+
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """The writing and the reading connection to a file of the newest schema."""
+        connections: list[sqlite3.Connection] = []
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            connections.append(writer := self._connection())
+            connections.append(reader := self._connection())
+            _prepare(writer)
+            migrate(writer)
+            reader.execute("PRAGMA query_only = ON")
+        except (sqlite3.Error, NewerSchema, OSError) as error:
+            for connection in connections:
+                connection.close()
+            raise StoreUnavailable(f"cannot open the job store {self._path}: {_explain(error)}") from error
+        return writer, reader
+
+    def _connection(self) -> sqlite3.Connection:
+        # Opened in one thread and used in another; never in two at once.
+        return sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Sets a connection up for writing, and makes sure that what it writes to is whole."""
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise sqlite3.OperationalError(
+            f"the file system does not support write-ahead logging (journal mode is {mode!r});"
+            " put the server's state folder on a local disk"
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(f"{verdict}; {_REMEDIES['SQLITE_CORRUPT']}")
+
+
+def _explain(error: Exception) -> str:
+    """What went wrong, and what to do about it where that is known."""
+    if isinstance(error, NewerSchema):
+        return f"{error}; run the release that wrote it, or a later one"
+    name = getattr(error, "sqlite_errorname", None) or ""
+    # Extended codes such as SQLITE_READONLY_DIRECTORY share the remedy of their first two words.
+    remedy = _REMEDIES.get("_".join(name.split("_")[:2]))
+    return f"{error}; {remedy}" if remedy else str(error)
+
+
+def _insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
+    if job.request_id:
+        taken = connection.execute("SELECT job_id FROM jobs WHERE request_id = ?", (job.request_id,)).fetchone()
+        if taken is not None:
+            raise RequestIdConflict(job.request_id, taken[0])
+    position = job.order
+    try:
+        connection.execute(
+            "INSERT INTO jobs (position, job_id, request_id, state, sequence, end_time, job, task_results, result)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                position,
+                job.job_id,
+                job.request_id or None,
+                job.state.value,
+                job.sequence,
+                job.end_time,
+                _head(job),
+                encode(job.task_results),
+                encode(job.result),
+            ),
+        )
+    except sqlite3.IntegrityError as error:
+        raise ValueError(f"there is a job {job.job_id!r} or a job with order {job.order} already") from error
+    connection.executemany(
+        "INSERT INTO labels (position, key, value) VALUES (?, ?, ?)",
+        [(position, key, value) for key, value in job.labels.items()],
+    )
+    _add_event(connection, position, event)
+    connection.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'last_order'", (position,))
+
+
+def _append(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
+    columns = {"state": job.state.value, "sequence": job.sequence, "end_time": job.end_time, "job": _head(job)}
+    # Progress, the most frequent event, must not write all results again.
+    if isinstance(event.body, TaskResult):
+        columns["task_results"] = encode(job.task_results)
+    if job.state.ended:
+        columns["result"] = encode(job.result)
+    cursor = connection.execute(
+        f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in columns)} WHERE job_id = ? AND sequence = ?",
+        (*columns.values(), job.job_id, event.sequence - 1),
+    )
+    if cursor.rowcount == 0:
+        found = connection.execute("SELECT sequence FROM jobs WHERE job_id = ?", (job.job_id,)).fetchone()
+        if found is None:
+            raise JobNotFound(job.job_id)
+        raise ValueError(f"event {event.sequence} of job {job.job_id} cannot follow event {found[0]}")
+    if event.supersedable:
+        connection.execute("DELETE FROM events WHERE position = ? AND supersedable", (job.order,))
+    _add_event(connection, job.order, event)
+
+
+def _add_event(connection: sqlite3.Connection, position: int, event: JobEvent) -> None:
+    connection.execute(
+        "INSERT INTO events (position, sequence, time, supersedable, body) VALUES (?, ?, ?, ?, ?)",
+        (position, event.sequence, event.time, event.supersedable, encode(event.body)),
+    )
+
+
+def _remove(connection: sqlite3.Connection, job_ids: tuple[str, ...]) -> None:
+    connection.executemany(
+        f"DELETE FROM jobs WHERE job_id = ? AND state IN ({_marks(_ENDED)})",
+        [(job_id, *_ENDED) for job_id in job_ids],
+    )
+
+
+def _head(job: Job) -> str:
+    """The job without what has columns of its own."""
+    return encode(dataclasses.replace(job, task_results=(), result=None))
+
+
+def _to_job(head: str, task_results: str | None = None, result: str | None = None) -> Job:
+    job = decode(Job, head)
+    if task_results is None or result is None:
+        return job
+    results: tuple[TaskResult, ...] = from_plain(tuple[TaskResult, ...], json.loads(task_results))
+    outcome: Any = decode(JobResult, result)
+    return dataclasses.replace(job, task_results=results, result=outcome)
+
+
+def _marks(values: Iterable[object]) -> str:
+    return ", ".join("?" for _ in values)
