@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Message = Mapping[str, Any]
-"""``{"role": "user" | "system" | "assistant", "content": [item, …]}`` where an item is ``{"type": "text", "text": str}`` or
-``{"type": "image" | "video" | "audio", "url": PIL image | path | bytes | …}``: lmms-eval's chat protocol."""
+"""``{"role": "user" | "system" | "assistant", "content": [item, …]}`` where an item is
+``{"type": "text", "text": str}`` or ``{"type": "image" | "video" | "audio", "url": PIL image | path | bytes | …}``:
+lmms-eval's chat protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class GenerationResponse:
     input_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
-    """Set when this request failed alone (a corrupt image, a refused prompt). ``text`` is then meaningless, never an answer."""
+    """Set when this request failed alone (a corrupt image, a refused prompt). ``text`` is then no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,20 @@ class Backend(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the answers depend on: checkpoint path or id, a digest of the weights' files, dtype, class, library versions."""
+        """What the answers depend on: checkpoint path or id, a digest of its files, dtype, class, library versions.
+
+        ``image_backend`` names what prepares pixels (``pil`` or ``torchvision``), if anything does.
+        """
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
         """Answers every request exactly once, in whatever order is fastest, yielding each batch as soon as it is done.
 
-        The caller may stop iterating at any time (cancellation); nothing may be left running then.
+        ``requests`` may build a request only when it is asked for by index: a backend fetches each once, holds a
+        bounded number at a time, and makes an exception raised by a fetch that request's ``error``. It may fetch on a
+        thread of its own.
+
+        The caller may stop iterating and close the iterator at any time (cancellation); nothing is left running then.
+        Raises :class:`~lmms_eval_grpc.engine.api.EvaluationError` for what is wrong with all requests alike.
         """
 
     def close(self) -> None:

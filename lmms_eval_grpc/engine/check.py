@@ -1,0 +1,188 @@
+"""Checking an evaluation before it is accepted: every mistake that can be seen without a model or data, at once.
+
+Light and quick: runs inside the server while a client waits for its answer. Nothing is loaded or executed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmms_eval_grpc.engine.api import EvaluationConfig, Problem
+from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
+from lmms_eval_grpc.engine.tasks.index import TaskIndex, is_task_file
+from lmms_eval_grpc.engine.tasks.resolve import suggest
+
+MAX_BATCH_SIZE = 65536
+MAX_REPEATS = 1024
+
+_MAX_SEED = 2**32 - 1
+"""The largest that numpy takes."""
+_SEED_NAMES = ("python", "numpy", "torch", "few-shot")
+_PATH_STARTS = ("/", "./", "../", "~")
+
+
+def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
+    """Everything that is wrong with ``config``; empty when it may be tried. Takes milliseconds.
+
+    ``index`` must have been scanned with the include paths of ``config``. A field's problem names the field's path, as
+    ``tasks[1]`` or ``model_args.pretrained``, and says what to do. Passing does not promise that the tasks load: their
+    code has not run.
+    """
+    return [
+        *_check_model(config),
+        *_check_include_paths(config),
+        *_check_tasks(config, index),
+        *_check_sampling(config),
+        *_check_batches(config),
+        *_check_seeds(config),
+        *_check_unsupported(config),
+    ]
+
+
+def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
+    if not config.model:
+        yield Problem("model", "model is empty; name a model backend")
+        return
+    entry = registry.resolve(config.model)
+    if entry is None:
+        close = registry.closest(config.model)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "list the known ones"
+        yield Problem("model", f"unknown model {config.model!r}; {hint}")
+        return
+    yield from entry.check_args(config.model_args)
+    pretrained = config.model_args.get("pretrained")
+    if isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS):
+        yield from _check_folder("model_args.pretrained", pretrained, "the checkpoint")
+
+
+def _check_include_paths(config: EvaluationConfig) -> Iterator[Problem]:
+    for position, path in enumerate(config.include_paths):
+        yield from _check_folder(f"include_paths[{position}]", str(path), "the folder of tasks")
+
+
+def _check_folder(field: str, path: str, what: str) -> Iterator[Problem]:
+    folder = Path(path).expanduser()
+    try:
+        if folder.is_dir():
+            return
+        reason = "is not a folder" if folder.exists() else "does not exist"
+    except OSError as error:
+        reason = f"cannot be looked at ({error.strerror})"
+    yield Problem(
+        field, f"{path!r} {reason} on the machine of the server; give {what} by a path that the server can read"
+    )
+
+
+def _check_tasks(config: EvaluationConfig, index: TaskIndex) -> Iterator[Problem]:
+    if not config.tasks:
+        yield Problem("tasks", "tasks is empty; name at least one task")
+    for position, name in enumerate(config.tasks):
+        description = _task_problem(name, index)
+        if description:
+            yield Problem(f"tasks[{position}]", description)
+
+
+def _task_problem(name: str, index: TaskIndex) -> str:
+    """What is wrong with one entry of ``tasks``; empty when nothing is."""
+    if not name:
+        return "is empty; name a task"
+    if is_task_file(name):
+        return "" if Path(name).expanduser().is_file() else f"there is no file {name!r} on the machine of the server"
+    matches = index.matches(name)
+    if not matches:
+        if any(sign in name for sign in "*?["):
+            return f"no task matches the pattern {name!r}"
+        broken = next((problem.reason for problem in index.problems() if problem.path.stem == name), None)
+        return f"unknown task {name!r}; {broken or suggest(index.closest(name))}"
+    for match in matches:
+        if not index.expand(match):
+            return f"{match!r} has no tasks that are known"
+        entry = index.get(match)
+        if entry is not None and entry.kind == "group" and index.group_config(match).get("aggregate_metric_list"):
+            return (
+                f"group {match!r} has a score over several tasks (aggregate_metric_list), which is not supported yet; "
+                f"ask for its tasks instead: {', '.join(index.expand(match))}"
+            )
+        for leaf in index.expand(match):
+            task = index.get(leaf)
+            if task is not None and (task.kind == "python_task" or task.output_type != "generate_until"):
+                kind = "a Python class" if task.kind == "python_task" else f"output type {task.output_type!r}"
+                return f"task {leaf!r} has {kind}, which is not supported yet; only generate_until is"
+    return ""
+
+
+def _check_sampling(config: EvaluationConfig) -> Iterator[Problem]:
+    limit = config.limit
+    if limit is not None and limit != -1:
+        if isinstance(limit, bool) or not math.isfinite(limit) or limit <= 0:
+            yield Problem(
+                "limit",
+                f"limit must be a positive number of documents or a share in (0, 1), but is {limit}; unset it for all",
+            )
+        elif limit > 1 and limit != int(limit):
+            yield Problem("limit", f"limit must be a whole number of documents or a share in (0, 1), but is {limit}")
+    yield from _check_whole("offset", config.offset, 0, None)
+    yield from _check_whole("repeats", config.repeats, 1, MAX_REPEATS)
+    if config.max_tokens is not None:
+        yield from _check_whole("max_tokens", config.max_tokens, 1, None)
+    until = config.gen_kwargs.get("until")
+    if until is not None and not _is_text_or_texts(until):
+        yield Problem("gen_kwargs.until", f"until must be a string or a list of strings, but is {until!r}")
+    if config.reasoning_tags is not None:
+        try:
+            parse_tags(config.reasoning_tags)
+        except ValueError as error:
+            yield Problem("reasoning_tags", str(error))
+
+
+def _check_batches(config: EvaluationConfig) -> Iterator[Problem]:
+    if config.batch_size is not None:
+        yield from _check_whole("batch_size", config.batch_size, 1, MAX_BATCH_SIZE)
+    if config.max_batch_size is not None:
+        yield from _check_whole("max_batch_size", config.max_batch_size, 1, MAX_BATCH_SIZE)
+
+
+def _check_seeds(config: EvaluationConfig) -> Iterator[Problem]:
+    if len(config.seed) != len(_SEED_NAMES):
+        yield Problem("seed", f"seed needs four values ({', '.join(_SEED_NAMES)}), but has {len(config.seed)}")
+        return
+    for position, (name, seed) in enumerate(zip(_SEED_NAMES, config.seed, strict=True)):
+        if seed is not None:
+            yield from _check_whole(f"seed[{position}]", seed, 0, _MAX_SEED, f"the {name} seed")
+
+
+def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
+    """Settings that nothing reads yet: refused, so that nobody takes their absence for their effect."""
+    if config.num_fewshot is not None and config.num_fewshot < 0:
+        yield Problem("num_fewshot", f"num_fewshot must not be negative, but is {config.num_fewshot}")
+    elif config.num_fewshot:
+        yield Problem("num_fewshot", f"few-shot prompts are not supported yet; unset num_fewshot {config.num_fewshot}")
+    if config.fewshot_as_multiturn and not config.num_fewshot:
+        yield Problem(
+            "fewshot_as_multiturn", "fewshot_as_multiturn says how few-shot examples are given; there are none"
+        )
+    for field in ("use_cache", "baseline"):
+        value = getattr(config, field)
+        if value is not None:
+            yield Problem(field, f"{field} is not supported yet; unset {str(value)!r}")
+    if config.force_simple:
+        yield Problem("force_simple", "there are chat backends only, so force_simple is not supported yet; unset it")
+    if config.agentic_trace_mode not in ("basic", "full"):
+        yield Problem(
+            "agentic_trace_mode", f"agentic_trace_mode must be basic or full, not {config.agentic_trace_mode!r}"
+        )
+
+
+def _check_whole(field: str, value: Any, least: int, most: int | None, name: str = "") -> Iterator[Problem]:
+    in_range = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not in_range or (most is not None and value > most):
+        span = f"at least {least}" if most is None else f"from {least} to {most}"
+        yield Problem(field, f"{name or field} must be a whole number, {span}, but is {value!r}")
+
+
+def _is_text_or_texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))

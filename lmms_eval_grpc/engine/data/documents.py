@@ -1,0 +1,124 @@
+"""A split's documents, one by one: with decoded media, without media, and as digests."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data.digest import digest_value
+
+
+class Documents:
+    """The evaluated split of one task, after its ``process_docs``. Media are decoded when a document is asked for."""
+
+    def __init__(self, task: str, dataset: Any, process_docs: Callable[[Any], Any] | None = None) -> None:
+        """``dataset`` is a ``datasets.Dataset``.
+
+        Raises EvaluationError TASK_LOAD_FAILED when ``process_docs`` raises or returns something else,
+        UNSUPPORTED_TASK when the documents hold audio or video columns, which are not decoded yet.
+        """
+        self._dataset = _processed(task, dataset, process_docs)
+        media = {name: kind for name, feature in self._dataset.features.items() if (kind := _media_kind(feature))}
+        for name, kind in media.items():
+            if kind != "image":
+                message = f"task {task}: column {name!r} holds {kind}, which is not supported yet; only images are"
+                raise EvaluationError("UNSUPPORTED_TASK", message)
+        # A dataset without any column forgets how long it is, so there is none for documents of media alone.
+        only_media = len(media) == len(self._dataset.column_names)
+        self._plain = None if only_media else self._dataset.remove_columns(list(media))
+        self.columns: tuple[str, ...] = tuple(self._dataset.column_names)
+        """Column names, media included."""
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def with_media(self, doc_id: int) -> dict[str, Any]:
+        """Document ``doc_id``; images are PIL images. Raises what decoding raises when one is corrupt."""
+        document: dict[str, Any] = self._dataset[doc_id]
+        return document
+
+    def without_media(self, doc_id: int) -> dict[str, Any]:
+        """Document ``doc_id`` without its media columns: cheap, nothing is decoded."""
+        document: dict[str, Any] = {} if self._plain is None else self._plain[doc_id]
+        return document
+
+    def digest(self, doc_id: int) -> str:
+        """SHA-256 over all of document ``doc_id``, the undecoded bytes of its media included."""
+        return digest_value(self._raw[doc_id].to_pylist()[0])
+
+    @functools.cached_property
+    def _raw(self) -> Any:
+        return self._dataset.with_format("arrow")
+
+
+def dataset_fingerprint(dataset: Any, path: Path | None, data_files: Any) -> str:
+    """A digest of the data that a task reads.
+
+    Over the content of local files where the data comes from such files, so that it is the same on every machine; else
+    the fingerprint that the ``datasets`` library derives from the hub's revision.
+    """
+    files = _local_files(data_files) or (_files_below(path) if path is not None else [])
+    if not files:
+        return str(dataset._fingerprint)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {_file_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+_MAX_HASHED_BYTES = 1 << 30
+
+
+def _file_digest(file: Path) -> str:
+    status = file.stat()
+    if status.st_size > _MAX_HASHED_BYTES:  # Reading it whole would cost more than the certainty is worth.
+        return json.dumps([status.st_size, status.st_mtime_ns])
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _local_files(data_files: Any) -> list[Path]:
+    if isinstance(data_files, Mapping):
+        return [file for value in data_files.values() for file in _local_files(value)]
+    if isinstance(data_files, list | tuple):
+        return [file for value in data_files for file in _local_files(value)]
+    if not isinstance(data_files, str):
+        return []
+    path = Path(data_files)
+    if path.is_file():
+        return [path]
+    return sorted(path.parent.glob(path.name)) if any(sign in path.name for sign in "*?[") else []
+
+
+def _files_below(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith((".", "cache-")))
+
+
+def _processed(task: str, dataset: Any, process_docs: Callable[[Any], Any] | None) -> Any:
+    import datasets
+
+    if process_docs is not None:
+        try:
+            dataset = process_docs(dataset)
+        except Exception as error:
+            message = f"task {task}: process_docs failed: {type(error).__name__}: {error}"
+            raise EvaluationError("TASK_LOAD_FAILED", message) from error
+    if not isinstance(dataset, datasets.Dataset):
+        message = f"task {task}: process_docs must return a datasets.Dataset, but returned {type(dataset).__name__}"
+        raise EvaluationError("TASK_LOAD_FAILED", message)
+    return dataset
+
+
+def _media_kind(feature: Any) -> str:
+    """``image``, ``audio`` or ``video`` for a column of such, alone or in a list; empty for any other."""
+    while isinstance(feature, list) or hasattr(feature, "feature"):
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    kind = type(feature).__name__.lower()
+    return kind if kind in ("image", "audio", "video") else ""

@@ -1,0 +1,126 @@
+"""Opening a task's dataset: local files, a saved dataset, a folder, or the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_eval_grpc.engine.api import EvaluationError
+
+PACKAGED_BUILDERS = frozenset({"csv", "json", "parquet", "text", "pandas", "arrow", "imagefolder", "webdataset"})
+"""Readers that come with the datasets library; a folder of such a name in the working directory means nothing."""
+
+# Handled here or meaningless for load_dataset; everything else in dataset_kwargs is handed on to it.
+_OWN_KEYS = frozenset(
+    {"load_from_disk", "local_files_only", "max_retries", "force_download", "force_unzip", "create_link"}
+)
+_UNSUPPORTED_KEYS = ("video", "From_YouTube", "builder_script", "streaming")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """Where a task's documents come from, as its YAML file says."""
+
+    task: str
+    path: str | None
+    name: str | None = None
+    kwargs: Mapping[str, Any] | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def local_path(self) -> Path | None:
+        """The folder or file that ``path`` names on this machine; None when it names a builder or a hub dataset."""
+        if self.path is None or self.path in PACKAGED_BUILDERS:
+            return None
+        path = Path(self.path).expanduser()
+        return path if path.exists() else None
+
+
+def open_split(source: DatasetSource, split: str) -> Any:
+    """The ``datasets.Dataset`` of one split, media not yet decoded.
+
+    Raises EvaluationError: DATASET_UNAVAILABLE when the data cannot be had (with what to do about it), TASK_LOAD_FAILED
+    when the task asks for a split that the data does not have, UNSUPPORTED_TASK for kinds of data not read yet.
+    """
+    _refuse_unsupported(source)
+    splits = _open(source)
+    if split not in splits:
+        raise EvaluationError(
+            "TASK_LOAD_FAILED",
+            f"task {source.task}: the dataset {source.path!r} has no split {split!r}, only "
+            f"{', '.join(map(str, splits))}; correct test_split or validation_split in the task file",
+        )
+    return splits[split]
+
+
+def _open(source: DatasetSource) -> Mapping[str, Any]:
+    import datasets
+
+    kwargs = dict(source.kwargs or {})
+    try:
+        if kwargs.get("load_from_disk"):
+            loaded = datasets.load_from_disk(str(Path(str(source.path)).expanduser()))
+        else:
+            loaded = _load_dataset(source, kwargs)
+    except EvaluationError:
+        raise
+    except Exception as error:
+        raise EvaluationError("DATASET_UNAVAILABLE", _explain(source, error)) from error
+    if isinstance(loaded, datasets.DatasetDict):
+        return dict(loaded)
+    if isinstance(loaded, datasets.Dataset) and loaded.split is not None:
+        return {str(loaded.split): loaded}
+    raise EvaluationError(
+        "DATASET_UNAVAILABLE",
+        f"task {source.task}: the dataset {source.path!r} has no named splits; save it as a DatasetDict, "
+        "or name its files per split in dataset_kwargs.data_files",
+    )
+
+
+def _load_dataset(source: DatasetSource, kwargs: dict[str, Any]) -> Any:
+    import datasets
+
+    download = datasets.DownloadConfig(
+        max_retries=int(kwargs.get("max_retries", 10)), local_files_only=bool(kwargs.get("local_files_only", False))
+    )
+    options = {key: value for key, value in kwargs.items() if key not in _OWN_KEYS}
+    if kwargs.get("force_download"):
+        options["download_mode"] = datasets.DownloadMode.FORCE_REDOWNLOAD
+    options.setdefault("cache_dir", os.environ.get("LMMS_EVAL_DATASETS_CACHE") or None)
+    trusted = options.pop("trust_remote_code", False) or source.trust_remote_code
+    if trusted and int(datasets.__version__.partition(".")[0]) < 4:
+        options["trust_remote_code"] = True  # Later versions run no code of a dataset's, and say so at length.
+    path = source.local_path
+    return datasets.load_dataset(str(path or source.path), source.name, download_config=download, **options)
+
+
+def _refuse_unsupported(source: DatasetSource) -> None:
+    kwargs = source.kwargs or {}
+    if source.path is None:
+        raise EvaluationError("TASK_LOAD_FAILED", f"task {source.task}: dataset_path is missing in the task file")
+    for key in _UNSUPPORTED_KEYS:
+        if kwargs.get(key):
+            raise EvaluationError(
+                "UNSUPPORTED_TASK",
+                f"task {source.task}: dataset_kwargs.{key} is not supported yet; give the data as files",
+            )
+
+
+def _explain(source: DatasetSource, error: Exception) -> str:
+    name = f"{source.path!r}" + (f" ({source.name})" if source.name else "")
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    start = f"task {source.task}: the dataset {name} could not be loaded: {reason}."
+    if (
+        source.local_path is not None
+        or (source.kwargs or {}).get("data_files")
+        or (source.kwargs or {}).get("load_from_disk")
+    ):
+        return f"{start} Check that the files named in the task file exist on this machine and are whole."
+    return (
+        f"{start} If this machine has no network, put the dataset into its Hugging Face cache first (load it once with "
+        "network and the same HF_HOME) or point dataset_path to a local copy; if the dataset is private or gated, set "
+        "HF_TOKEN."
+    )

@@ -1,0 +1,97 @@
+"""From lmms-eval's generation arguments to a transformers generation configuration."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig
+
+from lmms_eval_grpc.engine.api import EvaluationError
+
+IGNORED_KEYS = frozenset({"image_aspect_ratio", "visual_cot", "max_agentic_steps"})
+"""Keys that tasks of lmms-eval carry for other backends or for the run loop; they mean nothing to ``generate``."""
+
+RENAMED_KEYS = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"}
+
+_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """How to generate for requests that share their arguments."""
+
+    config: GenerationConfig
+    stops: tuple[str, ...]
+
+    @property
+    def max_new_tokens(self) -> int:
+        return int(self.config.max_new_tokens)
+
+
+def generation_key(generation: Mapping[str, Any]) -> str:
+    """Equal for requests that may share a batch."""
+    return json.dumps(generation, sort_keys=True, default=str)
+
+
+def plan_generation(
+    generation: Mapping[str, Any],
+    *,
+    defaults: GenerationConfig,
+    max_new_tokens: int,
+    use_cache: bool,
+    special_tokens: Mapping[str, int],
+) -> GenerationPlan:
+    """Resolves arguments over ``defaults`` (the checkpoint's own generation configuration).
+
+    A temperature decides, where one is given: positive samples, 0 is greedy. So an override of the temperature works on
+    the many tasks that say ``do_sample: false``, as it does in lmms-eval. Else ``do_sample``; else greedy. A stop
+    string that is one of the tokenizer's ``special_tokens`` never shows in decoded text, so it becomes an end token.
+
+    Raises :class:`EvaluationError` ``INVALID_GENERATION_ARGS`` for a key or value that means nothing.
+    """
+    wanted = {RENAMED_KEYS.get(key, key): value for key, value in generation.items() if key not in IGNORED_KEYS}
+    stops = _read_stops(wanted.pop("until", None))
+    temperature = wanted.get("temperature")
+    do_sample = bool(wanted.pop("do_sample", False)) if temperature is None else temperature > 0
+    wanted.pop("do_sample", None)
+    config = copy.deepcopy(defaults)
+    config.max_new_tokens = max_new_tokens
+    # max_length of a checkpoint counts the prompt too and would silently win where it is shorter.
+    config.max_length = None
+    config.num_return_sequences = 1
+    config.use_cache = use_cache
+    config.eos_token_id = _as_list(defaults.eos_token_id) + [special_tokens[s] for s in stops if s in special_tokens]
+    for key, value in wanted.items():
+        if not hasattr(config, key) or key.startswith("_"):
+            raise EvaluationError("INVALID_GENERATION_ARGS", f"{key!r} is not a generation argument (value {value!r})")
+        setattr(config, key, value)
+    config.do_sample = do_sample
+    if not do_sample:
+        for key in _SAMPLING_KEYS:
+            setattr(config, key, None)
+    try:
+        config.validate()
+    except (ValueError, TypeError) as error:
+        raise EvaluationError("INVALID_GENERATION_ARGS", f"generation arguments {wanted}: {error}") from error
+    if not isinstance(config.max_new_tokens, int) or config.max_new_tokens < 1:
+        raise EvaluationError(
+            "INVALID_GENERATION_ARGS", f"max_new_tokens must be a positive integer, not {config.max_new_tokens!r}"
+        )
+    return GenerationPlan(config, stops)
+
+
+def _read_stops(until: Any) -> tuple[str, ...]:
+    if until is None:
+        return ()
+    stops = [until] if isinstance(until, str) else until
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(stop, str) for stop in stops):
+        raise EvaluationError("INVALID_GENERATION_ARGS", f"until must be a string or a list of strings, not {until!r}")
+    return tuple(stop for stop in stops if stop)
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -1,0 +1,37 @@
+"""Secrets are kept out of everything that is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+REDACTED = "[redacted]"
+
+_SECRET_KEYS = frozenset(
+    {"token", "hf_token", "api_key", "client_secret", "huggingface_hub_token", "huggingfacehub_api_token"}
+)
+_SECRET_ENDINGS = ("api_key", "_token", "_secret", "password")
+_ASSIGNMENT = re.compile(r"(\b[\w-]*(?:api_key|_token|_secret|password|\btoken)\s*=\s*)[^\s,;&]+", re.IGNORECASE)
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
+
+
+def redact(value: Any) -> Any:
+    """Plain JSON with its secrets replaced: those under keys that name one, assigned in text, and tokens of the hub."""
+    if isinstance(value, Mapping):
+        return {key: REDACTED if _is_secret(key) and _holds_text(item) else redact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item) for item in value]
+    if isinstance(value, str):
+        return _HUB_TOKEN.sub(REDACTED, _ASSIGNMENT.sub(rf"\g<1>{REDACTED}", value))
+    return value
+
+
+def _is_secret(key: Any) -> bool:
+    name = str(key).lower()
+    return name in _SECRET_KEYS or name.endswith(_SECRET_ENDINGS)
+
+
+def _holds_text(value: Any) -> bool:
+    """``token: true`` tells to use the stored token, and is no secret."""
+    return isinstance(value, str) and bool(value)

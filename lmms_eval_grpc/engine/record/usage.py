@@ -1,0 +1,81 @@
+"""Tokens spent, and what they bought, from sample records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmms_eval_grpc.engine.record.samples import SampleRecord
+
+_SCORE_NAMES = ("score", "acc", "accuracy", "exact_match")
+
+
+@dataclass(slots=True)
+class TaskUsage:
+    """Counts over one task's documents. A document with several filters counts once, by its first record."""
+
+    documents: int = 0
+    documents_with_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    correct: float = 0.0
+    """Sum of the positive scores."""
+    _seen: set[int] = field(default_factory=set)
+
+    def add(self, record: SampleRecord, score_key: str) -> None:
+        if record.doc_id in self._seen:
+            return
+        self._seen.add(record.doc_id)
+        self.documents += 1
+        self.documents_with_tokens += bool(record.input_tokens or record.output_tokens)
+        self.input_tokens += record.input_tokens
+        self.output_tokens += record.output_tokens
+        self.correct += _positive_score(record.scores, score_key)
+
+    def tokens(self) -> dict[str, int]:
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+
+    def efficiency(self) -> dict[str, Any]:
+        return {
+            "docs": self.documents,
+            "docs_with_token_counts": self.documents_with_tokens,
+            "total_input_tokens": self.input_tokens,
+            "total_output_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+            "total_correct_score": self.correct,
+            "avg_output_tokens_per_sample": _ratio(self.output_tokens, self.documents_with_tokens),
+            "tokens_per_correct_answer": _ratio(self.output_tokens, self.correct),
+        }
+
+
+def total(usages: Iterable[TaskUsage]) -> TaskUsage:
+    """The sum over tasks."""
+    summed = TaskUsage()
+    for usage in usages:
+        summed.documents += usage.documents
+        summed.documents_with_tokens += usage.documents_with_tokens
+        summed.input_tokens += usage.input_tokens
+        summed.output_tokens += usage.output_tokens
+        summed.correct += usage.correct
+    return summed
+
+
+def _positive_score(scores: Mapping[str, Any], score_key: str) -> float:
+    names = [score_key, *_SCORE_NAMES, *(name for name in scores if name.endswith("_score"))]
+    for name in names:
+        value = scores.get(name)
+        if isinstance(value, Mapping):
+            value = value.get(score_key)
+        if isinstance(value, int | float) and math.isfinite(value):
+            return max(float(value), 0.0)
+    return 0.0
+
+
+def _ratio(amount: float, count: float) -> float | None:
+    return amount / count if count else None

@@ -1,0 +1,117 @@
+"""From ``!function module.name`` to the function: each Python file is run once and shared by all its references."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lmms_eval_grpc.engine.tasks.yaml_loader import FunctionReference, TaskFileError
+
+_MODULE_PREFIX = "lmms_eval_grpc_task_"
+
+
+@dataclass(slots=True)
+class Sources:
+    """The Python files that a task's functions came from, by real path, with the SHA-256 of the source that was run."""
+
+    digests: dict[Path, str] = field(default_factory=dict)
+
+
+def resolve_functions(value: Any, sources: Sources) -> Any:
+    """``value`` with every :class:`FunctionReference` in it, however deep, replaced by the function it names.
+
+    Raises TaskFileError when a function cannot be loaded; the message names both places that were tried.
+    """
+    if isinstance(value, FunctionReference):
+        return _load_function(value, sources)
+    if isinstance(value, Mapping):
+        return {key: resolve_functions(item, sources) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [resolve_functions(item, sources) for item in value]
+    return value
+
+
+def describe_callable(function: Callable[..., Any]) -> str:
+    """A name for ``function`` that is equal in every process and on every machine: ``!function utils.doc_to_text``."""
+    module = getattr(function, "__module__", None) or type(function).__module__
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    if module.startswith(_MODULE_PREFIX):
+        module = module.removeprefix(_MODULE_PREFIX).partition("_")[2]
+    return f"!function {module}.{name}"
+
+
+def _load_function(reference: FunctionReference, sources: Sources) -> Any:
+    module_name, _, attribute = reference.reference.rpartition(".")
+    if not module_name or not attribute:
+        raise TaskFileError(
+            f"{reference} in {reference.directory}: must be module.function, e.g. !function utils.doc_to_text"
+        )
+    beside = reference.directory / f"{module_name}.py"
+    module = (
+        _load_file(beside, sources) if beside.is_file() else _import_module(reference, module_name, beside, sources)
+    )
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise TaskFileError(f"{reference}: {module.__file__} has no {attribute!r}") from None
+
+
+def _load_file(path: Path, sources: Sources) -> ModuleType:
+    real = path.resolve()
+    try:
+        source = real.read_bytes()
+    except OSError as error:
+        raise TaskFileError(f"{real}: cannot be read: {error}") from error
+    digest = hashlib.sha256(source).hexdigest()
+    sources.digests[real] = digest
+    # The name is made from the path, so that what the module defines can be pickled within this process, and two tasks'
+    # utils.py do not collide.
+    name = f"{_MODULE_PREFIX}{hashlib.sha256(str(real).encode()).hexdigest()[:12]}_{real.stem}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__source_digest__", None) == digest:
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, real)
+    if spec is None:
+        raise TaskFileError(f"{real}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    vars(module)["__source_digest__"] = digest
+    sys.modules[name] = module
+    try:
+        # Compiled from the bytes that were hashed: a .pyc could be older, and the digest would then tell a lie.
+        exec(compile(source, str(real), "exec", dont_inherit=True), module.__dict__)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        hint = "; install what it needs in the environment of the engine" if isinstance(error, ImportError) else ""
+        where = _last_line_of(error, real)
+        raise TaskFileError(f"{real}: {where}{type(error).__name__}: {error}{hint}") from error
+    return module
+
+
+def _import_module(reference: FunctionReference, name: str, beside: Path, sources: Sources) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise TaskFileError(
+            f"{reference}: there is no file {beside}, and importing module {name!r} failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    file = getattr(module, "__file__", None)
+    if file is not None and Path(file).is_file():
+        sources.digests[Path(file).resolve()] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return module
+
+
+def _last_line_of(error: Exception, path: Path) -> str:
+    """Where in ``path`` the error arose, as ``line 12: ``; empty when it arose elsewhere."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"line {lines[-1]}: " if lines else ""

@@ -1,0 +1,164 @@
+"""Reading a task's YAML file: ``include``, ``!function``, and data files beside it.
+
+Reading runs no task code: ``!function`` becomes a :class:`FunctionReference`, which
+:func:`lmms_eval_grpc.engine.tasks.functions.resolve_functions` turns into the function when a task is really built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+try:
+    from yaml import CSafeLoader as _FastLoader
+except ImportError:  # PyYAML built without libyaml: eight times slower, same result
+    from yaml import SafeLoader as _FastLoader  # type: ignore[assignment]
+
+PACKAGED_BUILDERS = frozenset({"csv", "json", "parquet", "text", "pandas", "arrow"})
+_URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "ftp://", "ftps://", "hf://")
+
+
+class TaskFileError(ValueError):
+    """A task's YAML file cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionReference:
+    """A ``!function module.name`` tag: the text after the tag, and the folder of the file that contains it."""
+
+    reference: str
+    directory: Path
+
+    def __str__(self) -> str:
+        return f"!function {self.reference}"
+
+
+class _TaskLoader(_FastLoader):
+    """Private, so that the ``!function`` tag exists for task files only and not for the whole process."""
+
+    directory: Path
+
+
+def _construct_function(loader: _TaskLoader, node: yaml.Node) -> FunctionReference:
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(
+            None, None, "!function takes a name such as utils.doc_to_text", node.start_mark
+        )
+    return FunctionReference(str(node.value).strip(), loader.directory)
+
+
+_TaskLoader.add_constructor("!function", _construct_function)
+
+
+class YamlReader:
+    """Reads task files, each one once: most files of a benchmark include the same few templates."""
+
+    def __init__(self) -> None:
+        self._merged: dict[Path, dict[str, Any]] = {}
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The mapping in ``path`` with its ``include`` chain merged in; functions stay :class:`FunctionReference`.
+
+        Keys of the file win over included ones, and of several includes the first listed wins. The merge is shallow:
+        ``generation_kwargs`` replaces an included ``generation_kwargs`` as a whole.
+
+        Raises TaskFileError.
+        """
+        # A shallow copy: the caller may pop keys, nested values are shared and not to be changed.
+        return dict(self._read(path, ()))
+
+    def _read(self, path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+        real = path.resolve()
+        if real in including:
+            chain = " -> ".join(str(step) for step in (*including, real))
+            raise TaskFileError(f"{including[0]}: include goes in a circle: {chain}")
+        merged = self._merged.get(real)
+        if merged is None:
+            # Relative paths count from where the file was found, which a symbolic link must not change.
+            merged = self._merged[real] = self._merge(path, _parse(path), (*including, real))
+        return merged
+
+    def _merge(self, path: Path, own: dict[str, Any], including: tuple[Path, ...]) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for included in reversed(_included_paths(path, own.pop("include", None))):
+            merged.update(self._read(included, including))
+        merged.update(own)
+        return _with_absolute_data_files(merged, path.parent)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskFileError(f"{path}: cannot be read: {error}") from error
+    loader = _TaskLoader(text)
+    loader.directory = path.parent
+    try:
+        value = loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
+        raise TaskFileError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(value, dict):
+        raise TaskFileError(f"{path}: must be a mapping of keys to values, but is {_kind_of(value)}")
+    return value
+
+
+def _included_paths(path: Path, include: Any) -> list[Path]:
+    if include is None:
+        return []
+    names = [include] if isinstance(include, str) else include
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TaskFileError(f"{path}: include must be a path or a list of paths, but is {include!r}")
+    return [_included_path(path, name) for name in names]
+
+
+def _included_path(path: Path, name: str) -> Path:
+    candidates = (Path(name), path.parent / name)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise TaskFileError(f"{path}: include {name!r}: no such file, neither here nor in {path.parent}")
+
+
+def _with_absolute_data_files(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """``config`` with data files that lie beside the YAML file named by absolute paths, wherever the process runs."""
+    path, kwargs = config.get("dataset_path"), config.get("dataset_kwargs")
+    if isinstance(path, str) and path.startswith(("./", "../")):
+        config = {**config, "dataset_path": str((directory / path).resolve())}
+    if path in PACKAGED_BUILDERS and isinstance(kwargs, dict) and kwargs.get("data_files"):
+        data_files = _absolute(kwargs["data_files"], directory)
+        config = {**config, "dataset_kwargs": {**kwargs, "data_files": data_files}}
+    return config
+
+
+def _absolute(value: Any, directory: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _absolute(item, directory) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_absolute(item, directory) for item in value]
+    if not isinstance(value, str) or value.startswith(_URL_SCHEMES) or Path(value).is_absolute():
+        return value
+    for candidate in _data_file_candidates(value, directory):
+        if candidate.is_file():
+            return str(candidate.resolve())
+    if any(sign in value for sign in "*?[") and any(directory.glob(value)):
+        return str(directory.resolve() / value)
+    return value
+
+
+def _data_file_candidates(name: str, directory: Path) -> Iterator[Path]:
+    yield directory / name
+    # Some tasks name their files from the root of the checkout, as lmms_eval/tasks/x/data/y.json.
+    first = Path(name).parts[0]
+    for ancestor in directory.resolve().parents:
+        if ancestor.name == first:
+            yield ancestor.parent / name
+
+
+def _kind_of(value: Any) -> str:
+    return "empty" if value is None else f"a {type(value).__name__}"

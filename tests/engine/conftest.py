@@ -1,0 +1,47 @@
+"""Tiny checkpoints and real digits for the engine's tests; every checkpoint is made once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+DIGITS = Path(__file__).resolve().parents[2] / "lmms_eval_grpc" / "benchmarks" / "handwritten_digits" / "test.parquet"
+
+
+@pytest.fixture(scope="session")
+def one_torch_thread() -> None:
+    """Two threads on two busy cores are slower than one."""
+    import torch  # here and below late: many tests of the engine need no model library
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> Callable[[str], Path]:
+    """``tiny("llava_hf")``: folder of a checkpoint of that family with random weights."""
+    from tests.support.checkpoints import build_checkpoint
+
+    root = tmp_path_factory.mktemp("tiny")
+
+    def get(family: str) -> Path:
+        folder = root / family
+        return folder if folder.exists() else build_checkpoint(family, folder)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> dict[int, Path]:
+    """Checkpoints of a model that learned to read digits, by training step."""
+    from tests.support.checkpoints import build_trained_checkpoints
+
+    return build_trained_checkpoints(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def digit_images() -> list[bytes]:
+    """The PNG files of the digits task, in its order."""
+    return [row["bytes"] for row in pyarrow.parquet.read_table(DIGITS, columns=["image"])["image"].to_pylist()]

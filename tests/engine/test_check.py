@@ -1,0 +1,171 @@
+"""Checking an evaluation at submission: everything at once, and nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.check import check_config
+from lmms_eval_grpc.engine.tasks.index import TaskIndex
+from tests.support.task_files import write_yaml
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    return folder
+
+
+def check(checkpoint: Path, *folders: Path, **fields: Any) -> dict[str, str]:
+    """The problems by field of a configuration that is right but for ``fields``."""
+    values: dict[str, Any] = {
+        "model": "huggingface",
+        "tasks": ("handwritten_digits",),
+        "model_args": {"pretrained": str(checkpoint)},
+        "include_paths": folders,
+    }
+    config = EvaluationConfig(**(values | fields))
+    problems = check_config(config, TaskIndex.scan([path for path in folders if path.is_dir()]))
+    assert len({problem.field for problem in problems}) == len(problems)
+    return {problem.field: problem.description for problem in problems}
+
+
+def test_a_right_configuration_has_no_problems(checkpoint: Path) -> None:
+    assert check(checkpoint) == {}
+    assert (
+        check(checkpoint, limit=0.5, offset=3, batch_size=4, repeats=2, reasoning_tags="none", seed=(None,) * 4) == {}
+    )
+    assert check(checkpoint, model_args={"pretrained": "org/model"}, limit=-1, tasks=("digits", "hand*")) == {}
+
+
+def test_all_problems_come_at_once(checkpoint: Path) -> None:
+    problems = check(
+        checkpoint,
+        model="huggingfase",
+        tasks=("handwriten_digits", "handwritten_digits", ""),
+        limit=0,
+        offset=-1,
+        batch_size=0,
+        repeats=0,
+        num_fewshot=-1,
+        reasoning_tags="[",
+        seed=(-1, 0, 0, 2**32),
+    )
+    assert set(problems) == {
+        "model", "tasks[0]", "tasks[2]", "limit", "offset", "batch_size", "repeats", "num_fewshot", "reasoning_tags",
+        "seed[0]", "seed[3]",
+    }  # fmt: skip
+    assert problems["model"].startswith("unknown model 'huggingfase'; did you mean 'huggingface'")
+    assert problems["tasks[0]"].startswith("unknown task 'handwriten_digits'; did you mean 'handwritten_digits'")
+
+
+@pytest.mark.parametrize("limit", [0, 0.0, -2, -0.5, math.nan, math.inf, True])
+def test_limits_that_select_nothing_or_mean_nothing(checkpoint: Path, limit: float) -> None:
+    assert "unset it for all" in check(checkpoint, limit=limit)["limit"]
+
+
+def test_a_broken_number_of_documents(checkpoint: Path) -> None:
+    assert "but is 2.5" in check(checkpoint, limit=2.5)["limit"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"tasks": ()}, "tasks"),
+        ({"model": ""}, "model"),
+        ({"batch_size": 65537}, "batch_size"),
+        ({"max_batch_size": 0}, "max_batch_size"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": (1, 2)}, "seed"),
+        ({"gen_kwargs": {"until": 3}}, "gen_kwargs.until"),
+        ({"num_fewshot": 3}, "num_fewshot"),
+        ({"fewshot_as_multiturn": True}, "fewshot_as_multiturn"),
+        ({"use_cache": Path("cache")}, "use_cache"),
+        ({"baseline": "x"}, "baseline"),
+        ({"force_simple": True}, "force_simple"),
+        ({"agentic_trace_mode": "loud"}, "agentic_trace_mode"),
+        ({"tasks": ("/no/such/task.yaml",)}, "tasks[0]"),
+        ({"tasks": ("nothing*",)}, "tasks[0]"),
+        ({"model_args": {}}, "model_args.pretrained"),
+    ],
+)
+def test_each_field_names_itself(checkpoint: Path, fields: dict[str, Any], problem: str) -> None:
+    assert list(check(checkpoint, **fields)) == [problem]
+
+
+@pytest.mark.parametrize("path", ["/no/such/checkpoint", "./no_such", "../no_such", "~/no_such_checkpoint_here"])
+def test_a_checkpoint_path_must_exist(checkpoint: Path, path: str) -> None:
+    problems = check(checkpoint, model_args={"pretrained": path})
+    assert path in problems["model_args.pretrained"]
+    assert "does not exist" in problems["model_args.pretrained"]
+
+
+def test_a_checkpoint_must_be_a_folder(checkpoint: Path) -> None:
+    file = checkpoint / "model.bin"
+    file.touch()
+    assert "is not a folder" in check(checkpoint, model_args={"pretrained": str(file)})["model_args.pretrained"]
+
+
+def test_include_paths_must_exist(checkpoint: Path, tmp_path: Path) -> None:
+    assert list(check(checkpoint, tmp_path, tmp_path / "gone")) == ["include_paths[1]"]
+
+
+def test_tasks_of_include_paths_and_files_count(checkpoint: Path, tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "tasks", "mine.yaml", "task: mine\ntag: ours\n")
+    assert check(checkpoint, tmp_path / "tasks", tasks=("mine", "ours", str(path))) == {}
+
+
+def test_a_task_whose_file_is_broken_shows_why(checkpoint: Path, tmp_path: Path) -> None:
+    write_yaml(tmp_path / "tasks", "mine.yaml", "task: [\n")
+    assert "not valid YAML" in check(checkpoint, tmp_path / "tasks", tasks=("mine",))["tasks[0]"]
+
+
+def test_kinds_of_tasks_that_cannot_run_yet_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    write_yaml(folder, "a.yaml", "task: a\noutput_type: multiple_choice\n")
+    write_yaml(folder, "b.yaml", "task: b\nclass: !function x.Task\n")
+    write_yaml(folder, "c.yaml", "task: c\n")
+    write_yaml(folder, "g.yaml", "group: g\ntask: [c]\naggregate_metric_list: [{metric: acc}]\n")
+    write_yaml(folder, "h.yaml", "group: h\ntask: [nobody]\n")
+    problems = check(checkpoint, folder, tasks=("a", "b", "g", "c", "h"))
+    assert set(problems) == {"tasks[0]", "tasks[1]", "tasks[2]", "tasks[4]"}
+    assert "ask for its tasks instead: c" in problems["tasks[2]"]
+
+
+def test_checking_takes_milliseconds(checkpoint: Path) -> None:
+    config = EvaluationConfig(model="huggingfase", tasks=("handwriten_digits",) * 10)
+    index = TaskIndex.scan()
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        check_config(config, index)
+        best = min(best, time.perf_counter() - started)
+    assert best < 0.25
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "lmms_eval_grpc.engine",
+        "lmms_eval_grpc.engine.api",
+        "lmms_eval_grpc.engine.check",
+        "lmms_eval_grpc.engine.tasks.index",
+        "lmms_eval_grpc.engine.record.samples",
+    ],
+)
+def test_what_the_server_imports_is_light(module: str) -> None:
+    script = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'PIL', 'jinja2', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,161 @@
+"""Datasets: where they come from, how documents are read, how data are recognised again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data.digest import digest_value
+from lmms_eval_grpc.engine.data.documents import Documents, dataset_fingerprint
+from lmms_eval_grpc.engine.data.source import DatasetSource, open_split
+from tests.support.task_files import QUESTIONS, datasets_cache, image
+
+__all__ = ["datasets_cache"]
+
+
+def source(path: str | Path | None, **kwargs: Any) -> DatasetSource:
+    return DatasetSource("toy", None if path is None else str(path), kwargs=kwargs or None)
+
+
+def pictures(*values: int) -> datasets.Dataset:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_list([{"image": image(v), "label": v} for v in values], features=features)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_files_of_each_kind(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data.{kind}"
+    getattr(datasets.Dataset.from_list(QUESTIONS), f"to_{kind}")(path)
+    split = open_split(source(kind, data_files={"test": str(path)}), "test")
+    assert split[2] == QUESTIONS[2]
+
+
+def test_a_saved_dataset(tmp_path: Path) -> None:
+    datasets.DatasetDict({"val": pictures(1, 2)}).save_to_disk(tmp_path / "saved")
+    split = open_split(source(tmp_path / "saved", load_from_disk=True), "val")
+    assert split[1]["image"].getpixel((0, 0)) == 2
+
+
+def test_a_folder_of_files(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    pictures(7).to_parquet(tmp_path / "d" / "validation-00000.parquet")
+    split = open_split(source(tmp_path / "d"), "validation")
+    assert split[0]["image"].getpixel((0, 0)) == 7
+
+
+def test_a_dataset_without_named_splits_is_refused(tmp_path: Path) -> None:
+    pictures(1).save_to_disk(tmp_path / "saved")
+    with pytest.raises(EvaluationError, match="no named splits") as raised:
+        open_split(source(tmp_path / "saved", load_from_disk=True), "test")
+    assert raised.value.reason == "DATASET_UNAVAILABLE"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"gone\.json.*exist on this machine") as raised:
+        open_split(source("json", data_files={"test": str(tmp_path / "gone.json")}), "test")
+    assert raised.value.reason == "DATASET_UNAVAILABLE"
+
+
+def test_a_hub_dataset_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EvaluationError) as raised:
+        open_split(source("someone/some-benchmark"), "test")
+    assert raised.value.reason == "DATASET_UNAVAILABLE"
+    assert "'someone/some-benchmark'" in raised.value.message
+    assert "HF_HOME" in raised.value.message
+    assert "HF_TOKEN" in raised.value.message
+
+
+@pytest.mark.parametrize("key", ["video", "From_YouTube", "builder_script", "streaming"])
+def test_kinds_of_data_that_are_not_read_yet_are_refused(key: str) -> None:
+    with pytest.raises(EvaluationError, match=key) as raised:
+        open_split(source("x/y", **{key: True}), "test")
+    assert raised.value.reason == "UNSUPPORTED_TASK"
+
+
+def test_documents_without_media_decode_nothing() -> None:
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "more": datasets.List(datasets.Image()),
+            "label": datasets.Value("int64"),
+        }
+    )
+    rows = [{"image": image(1), "more": [image(2), image(3)], "label": 4}]
+    documents = Documents("toy", datasets.Dataset.from_list(rows, features=features))
+    assert documents.without_media(0) == {"label": 4}
+    full = documents.with_media(0)
+    assert [picture.getpixel((0, 0)) for picture in (full["image"], *full["more"])] == [1, 2, 3]
+    assert documents.columns == ("image", "more", "label")
+    assert len(documents) == 1
+
+
+def test_process_docs_runs_once_over_the_split() -> None:
+    documents = Documents("toy", pictures(1, 2, 3), lambda split: split.filter(lambda doc: doc["label"] > 1))
+    assert [documents.without_media(i)["label"] for i in range(len(documents))] == [2, 3]
+    assert documents.with_media(0)["image"].getpixel((0, 0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("process_docs", "message"),
+    [
+        (lambda split: split.no_such_method(), "process_docs failed: AttributeError"),
+        (lambda split: list(split), "process_docs must return a datasets.Dataset, but returned list"),
+    ],
+)
+def test_a_process_docs_that_fails_is_named(process_docs: Any, message: str) -> None:
+    with pytest.raises(EvaluationError, match=message) as raised:
+        Documents("toy", pictures(1), process_docs)
+    assert raised.value.reason == "TASK_LOAD_FAILED"
+
+
+def test_audio_is_refused_until_it_is_decoded() -> None:
+    sounds = datasets.Dataset.from_list([{"sound": {"bytes": b"RIFF", "path": "a.wav"}}])
+    sounds = sounds.cast_column("sound", datasets.Audio(decode=False))
+    with pytest.raises(EvaluationError, match="'sound' holds audio") as raised:
+        Documents("toy", sounds)
+    assert raised.value.reason == "UNSUPPORTED_TASK"
+
+
+def test_digests_of_documents_follow_their_values_and_media() -> None:
+    first, second = Documents("toy", pictures(1, 2)), Documents("toy", pictures(2, 1))
+    assert first.digest(0) == second.digest(1) != first.digest(1)
+
+
+def test_an_image_given_by_path_is_digested_by_its_content(tmp_path: Path) -> None:
+    for name, value in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
+        image(value).save(tmp_path / name)
+    a, b, c = (digest_value({"bytes": None, "path": str(tmp_path / f"{name}.png")}) for name in "abc")
+    assert a == b != c
+    assert digest_value({"bytes": None, "path": "gone.png"}) != digest_value({"bytes": None, "path": "lost.png"})
+
+
+def test_digests_do_not_depend_on_the_order_of_keys() -> None:
+    assert digest_value({"a": 1, "b": [2.5, None]}) == digest_value({"b": [2.5, None], "a": 1})
+    assert digest_value({"a": "1"}) != digest_value({"a": 1})
+
+
+def test_the_fingerprint_of_local_files_is_that_of_their_content(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "d.json").write_text(json.dumps(QUESTIONS))
+    shutil.copy(folders[0] / "d.json", folders[1] / "d.json")
+    (folders[2] / "d.json").write_text(json.dumps(QUESTIONS[1:]))
+    any_split = pictures(1)
+    one, two, three = (dataset_fingerprint(any_split, None, {"test": [str(f / "d.json")]}) for f in folders)
+    assert one == two != three
+    assert dataset_fingerprint(any_split, folders[0], None) == one
+    assert dataset_fingerprint(any_split, None, {"test": str(folders[0] / "*.json")}) == one
+
+
+def test_the_fingerprint_of_other_data_is_the_librarys() -> None:
+    split = pictures(1)
+    assert dataset_fingerprint(split, None, None) == split._fingerprint

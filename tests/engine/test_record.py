@@ -1,0 +1,310 @@
+"""What an evaluation leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from lmms_eval_grpc.engine.api import EvaluationConfig, MetricScore, TaskScore
+from lmms_eval_grpc.engine.record.atomic import write_text
+from lmms_eval_grpc.engine.record.manifest import build_manifest
+from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line
+from lmms_eval_grpc.engine.record.redact import REDACTED, redact
+from lmms_eval_grpc.engine.record.results import WrittenResults, model_folder, write_results
+from lmms_eval_grpc.engine.record.samples import SampleRecord, to_lmms_eval_sample
+from lmms_eval_grpc.engine.tasks.load import load_tasks
+from tests.support.task_files import datasets_cache, write_task
+
+__all__ = ["datasets_cache"]
+
+STARTED = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def test_values_of_every_kind_become_plain_json() -> None:
+    @dataclass
+    class Point:
+        x: int
+
+    value = {
+        "numpy": [numpy.float32(0.5), numpy.int64(3), numpy.bool_(True), numpy.array([[1, 2]])],
+        "torch": torch.tensor([1.5]),
+        "nan": [math.nan, math.inf, numpy.float64("nan")],
+        "set": {"b", "a"},
+        "tuple": (1, (2,)),
+        "bytes": b"abc",
+        "image": Image.new("RGB", (3, 4)),
+        "path": Path("a/b"),
+        "time": STARTED,
+        "point": Point(1),
+        "function": math.sin,
+        3: {None: 1},
+        "odd": "\ud800",
+        "other": 2 + 1j,
+    }
+    assert json.loads(dump_line(value)) == {
+        "numpy": [0.5, 3, True, [[1, 2]]],
+        "torch": [1.5],
+        "nan": [None, None, None],
+        "set": ["a", "b"],
+        "tuple": [1, [2]],
+        "bytes": "<3 bytes>",
+        "image": "<RGB image of 3 x 4>",
+        "path": "a/b",
+        "time": "2026-03-04T05:06:07+00:00",
+        "point": {"x": 1},
+        "function": "sin",
+        "3": {"null": 1},
+        "odd": "?",
+        "other": "(2+1j)",
+    }
+
+
+def test_a_value_that_contains_itself_ends() -> None:
+    value: dict[str, Any] = {}
+    value["self"] = value
+    assert json.loads(dump_document(value))
+
+
+def test_a_line_is_one_line() -> None:
+    assert "\n" not in dump_line({"text": "two\nlines\u2028more"})
+
+
+RECORD = SampleRecord(
+    task="toy",
+    doc_id=3,
+    filter="none",
+    outcome="ok",
+    prompt="q?",
+    target="a",
+    responses=(" A ",),
+    filtered_responses=("A",),
+    scores={"exact_match": numpy.float32(1.0), "pair": (1, 2), "bad": math.nan},
+    input_tokens=7,
+    output_tokens=2,
+    doc_hash="ab",
+)
+
+
+def test_a_sample_record_survives_its_line() -> None:
+    line = RECORD.to_json()
+    assert set(json.loads(line)) == {
+        "task", "doc_id", "filter", "outcome", "prompt", "target", "responses", "filtered_responses", "scores",
+        "input_tokens", "output_tokens", "error", "doc_hash", "repeats",
+    }  # fmt: skip
+    again = SampleRecord.from_json(line)
+    assert again.responses == (" A ",)
+    assert again.scores == {"exact_match": 1.0, "pair": [1, 2], "bad": None}
+    assert SampleRecord.from_json(again.to_json()) == again
+
+
+def test_a_later_versions_key_is_ignored_and_a_torn_line_refused() -> None:
+    values = json.loads(RECORD.to_json()) | {"new": 1}
+    assert SampleRecord.from_json(json.dumps(values)).doc_id == 3
+    for line in (RECORD.to_json()[:-5], "[]", "{}", '{"outcome": "ok"}', '{"outcome": "odd"}'):
+        with pytest.raises(ValueError):
+            SampleRecord.from_json(line)
+
+
+def test_a_sample_in_lmms_evals_layout() -> None:
+    sample = to_lmms_eval_sample(RECORD)
+    assert sample["doc_id"] == 3
+    assert sample["input"] == "q?"
+    assert sample["target"] == "a"
+    assert sample["resps"] == [" A "]
+    assert sample["filtered_resps"] == "A"
+    assert sample["token_counts"] == [{"input_tokens": 7, "output_tokens": 2}]
+    assert sample["filter"] == "none"
+    assert sample["pair"] == (1, 2)
+    assert "error" not in sample
+    same = SampleRecord("t", 1, "none", "ok", responses=("x",), filtered_responses=("x",), scores={"target": 1})
+    assert "resps" not in to_lmms_eval_sample(same)
+    assert to_lmms_eval_sample(same)["metric_target"] == 1
+    assert to_lmms_eval_sample(same)["target"] == ""
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "f.txt"
+    write_text(path, ["old"])
+
+    def lines() -> Any:
+        yield "half"
+        raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        write_text(path, lines())
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_others_may_read_a_written_file_as_the_mask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        path = write_text(tmp_path / "f", ["x"])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_secrets_are_taken_out() -> None:
+    given = {
+        "api_key": "sk-1",
+        "my_token": "t",
+        "token": True,
+        "max_new_tokens": 5,
+        "note": "uses hf_abcdefghijklmn and access_token=xyz,x=1",
+        "list": [{"password": "p"}],
+    }
+    assert redact(given) == {
+        "api_key": REDACTED,
+        "my_token": REDACTED,
+        "token": True,
+        "max_new_tokens": 5,
+        "note": f"uses {REDACTED} and access_token={REDACTED},x=1",
+        "list": [{"password": REDACTED}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("model_args", "folder"),
+    [
+        ({"pretrained": "org/model"}, "org__model"),
+        ({"pretrained": "/runs/exp:1/step_100/"}, "exp__1__step_100"),
+        ({"pretrained": "../ckpt"}, "ckpt"),
+        ({"pretrained": ".."}, "qwen"),
+        ({"model": "a", "pretrained": "b"}, "b"),
+        ({}, "qwen"),
+    ],
+)
+def test_results_lie_in_a_folder_named_after_the_model(model_args: dict[str, str], folder: str) -> None:
+    assert model_folder(EvaluationConfig(model="qwen", tasks=("t",), model_args=model_args)) == folder
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> WrittenResults:
+    return write(tmp_path)
+
+
+def write(folder: Path, **changes: Any) -> WrittenResults:
+    for name in ("one", "two"):
+        write_task(folder / "tasks", "metadata: {version: 2}", name=name)
+    config = EvaluationConfig(
+        model="qwen",
+        tasks=("one", "two"),
+        model_args={"pretrained": "org/model", "api_key": "sk"},
+        include_paths=(folder / "tasks",),
+        system_instruction="Be brief.",
+    )
+    tasks = load_tasks(config)
+    metric = MetricScore("exact_match", "none", 0.5, 0.1, 0.3, 0.7, "t", True, 4)
+    custom = MetricScore("odd", "none", math.nan)
+    scores = [TaskScore("one", "2", (metric, custom), 5, 4, 1, 2.0), TaskScore("two", "2", (), 5, 0, 5)]
+    first = SampleRecord("one", 0, "none", "ok", "q", "a", ("a",), ("a",), {"exact_match": 1.0}, 10, 3, doc_hash="h")
+    records = [replace(first, doc_id=doc_id, **changes) for doc_id in (2, 0, 1)]
+    records.append(SampleRecord("one", 3, "", "model_error", error="no answer"))
+    return write_results(
+        config,
+        tasks,
+        scores,
+        records,
+        build_manifest(config, tasks, {"backend": "fake"}, device={"type": "cpu"}, processor_backend="pil"),
+        folder / "out",
+        started=STARTED,
+        finished=STARTED + timedelta(seconds=90),
+        batch_sizes=[8, 8, 4],
+        throughput={"samples_per_second": 3.5},
+    )
+
+
+def test_the_results_document_has_lmms_evals_keys(written: WrittenResults) -> None:
+    document, path, _ = written
+    assert json.loads(path.read_text()) == document
+    keys = [
+        "results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config", "date",
+        "throughput", "usage", "efficiency", "task_hashes", "model_source", "model_name", "model_name_sanitized",
+        "system_instruction", "system_instruction_sha", "fewshot_as_multiturn", "start_time", "end_time",
+        "total_evaluation_time_seconds",
+    ]  # fmt: skip
+    assert [key for key in document if key in keys] == keys
+    assert document["results"]["one"] == {
+        "alias": "one",
+        "exact_match,none": 0.5,
+        "exact_match_stderr,none": 0.1,
+        "exact_match_stderr_clt,none": 0.1,
+        "exact_match_stderr_clustered,none": "N/A",
+        "odd,none": None,
+        "odd_stderr,none": "N/A",
+        "odd_stderr_clt,none": "N/A",
+        "odd_stderr_clustered,none": "N/A",
+    }
+    assert document["versions"] == {"one": "2", "two": "2"}
+    assert document["n-samples"]["one"] == {"original": 6, "effective": 5}
+    assert document["config"]["model_args"] == f"pretrained=org/model,api_key={REDACTED}"
+    assert document["config"]["batch_size"] == "auto"
+    assert document["config"]["batch_sizes"] == [4, 8]
+    assert document["config"]["resolved_cli_args"]["system_instruction"] == "Be brief."
+    assert document["total_evaluation_time_seconds"] == "90.0"
+    assert "sk" not in json.loads(path.read_text())["config"]["resolved_cli_args"]["model_args"].values()
+
+
+def test_the_results_document_adds_intervals_counts_and_the_manifest(written: WrittenResults) -> None:
+    document = written.document
+    assert document["confidence_intervals"]["one"] == {
+        "exact_match,none": {"lower": 0.3, "upper": 0.7, "level": 0.95, "method": "t", "samples": 4}
+    }
+    assert document["sample_counts"]["two"] == {"asked": 5, "scored": 0, "errored": 5}
+    manifest = document["manifest"]
+    assert manifest["packages"]["numpy"] == numpy.__version__
+    assert manifest["seeds"] == {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
+    assert manifest["processor_backend"] == "pil"
+    assert len(manifest["tasks"]["one"]["identity"]) == 64
+    assert manifest["tasks"]["one"]["prompt"]["system_message"] == ["system_instruction"]
+
+
+def test_usage_and_efficiency_count_each_document_once(written: WrittenResults) -> None:
+    document = written.document
+    assert document["usage"]["total"] == {"input_tokens": 30, "output_tokens": 9, "total_tokens": 39}
+    overall = document["efficiency"]["overall"]
+    assert (overall["docs"], overall["docs_with_token_counts"], overall["total_correct_score"]) == (4, 3, 3.0)
+    assert overall["tokens_per_correct_answer"] == 3.0
+
+
+def test_samples_are_written_per_task_in_document_order(written: WrittenResults) -> None:
+    _, results_path, (samples_path,) = written
+    assert results_path.name == "20260304_050607_results.json"
+    assert results_path.parent.name == "org__model"
+    assert samples_path == results_path.with_name("20260304_050607_samples_one.jsonl")
+    lines = [json.loads(line) for line in samples_path.read_text().splitlines()]
+    assert [line["doc_id"] for line in lines] == [0, 1, 2, 3]
+    assert lines[0]["exact_match"] == 1.0
+    assert (lines[3]["outcome"], lines[3]["error"]) == ("model_error", "no answer")
+
+
+def test_a_second_evaluation_in_the_same_second_overwrites_nothing(tmp_path: Path) -> None:
+    first = write(tmp_path)
+    second = write(tmp_path)
+    assert second.results_path.name == "20260304_050607-2_results.json"
+    assert first.results_path.exists()
+    assert {path.name for path in (*first.samples_paths, *second.samples_paths)} == {
+        "20260304_050607_samples_one.jsonl",
+        "20260304_050607-2_samples_one.jsonl",
+    }
+
+
+def test_the_task_hash_depends_on_the_documents_and_not_on_the_answers(tmp_path: Path) -> None:
+    def task_hash(folder: str, **changes: Any) -> str:
+        (tmp_path / folder).mkdir()
+        return str(write(tmp_path / folder, **changes).document["task_hashes"]["one"])
+
+    same = task_hash("1")
+    assert task_hash("2", responses=("other",)) == same
+    assert task_hash("3", doc_hash="other") != same

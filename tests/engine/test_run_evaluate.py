@@ -1,0 +1,296 @@
+"""The run loop around a model that answers by a script: order, errors, resuming, counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError, EvaluationOutcome, Stage
+from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, SAMPLES, evaluate
+from lmms_eval_grpc.engine.run.log import read_sound_lines
+from tests.support.backends import ScriptedBackend
+from tests.support.reporters import Recorder
+
+UTILS = """
+def process_results(doc, results):
+    if doc["answer"] == "raise":
+        raise KeyError("no such field")
+    return {"exact_match": float(results[0] == doc["answer"])}
+"""
+
+
+@pytest.fixture
+def write_task(tmp_path: Path) -> Callable[..., Path]:
+    """``write_task("name", ["q a", …])``: a task whose documents ask ``q`` and want ``a``; returns its folder."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "utils.py").write_text(UTILS)
+
+    def write(name: str, documents: list[str], **more: Any) -> Path:
+        rows = [dict(zip(("question", "answer"), line.split(), strict=True)) for line in documents]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+            "test_split": "test",
+            "doc_to_text": "{{question}}",
+            "doc_to_target": "answer",
+            "generation_kwargs": {"max_new_tokens": 4, "until": ["\n"]},
+            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+            **more,
+        }
+        text = json.dumps(task, indent=1)
+        if more.get("process_results"):
+            text = text.replace('"!function utils.process_results"', "!function utils.process_results")
+        (folder / f"{name}.yaml").write_text(text)
+        return folder
+
+    return write
+
+
+def config_for(folder: Path, *tasks: str, **changes: Any) -> EvaluationConfig:
+    return replace(EvaluationConfig("idefics3", tasks, {"pretrained": "none"}, include_paths=(folder,)), **changes)
+
+
+def run(
+    config: EvaluationConfig, run_dir: Path, backend: ScriptedBackend, reporter: Recorder | None = None
+) -> EvaluationOutcome:
+    return evaluate(config, run_dir, reporter or Recorder(), backend=backend)
+
+
+def echo(text: str) -> str:
+    return text.upper()
+
+
+def samples_in(run_dir: Path) -> list[dict[str, Any]]:
+    return list(read_sound_lines(run_dir / SAMPLES)[1])
+
+
+QUESTIONS = [f"q{number} Q{number}" for number in range(10)]
+
+
+def test_an_unknown_task_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
+    config = EvaluationConfig("idefics3", ("no_such_task",), {"pretrained": str(tmp_path / "no checkpoint either")})
+    with pytest.raises(EvaluationError, match="no_such_task"):
+        evaluate(config, tmp_path / "run", Recorder())
+
+
+def test_two_tasks_in_one_job_keep_their_own_prompts_and_batches(tmp_path: Path, write_task: Any) -> None:
+    write_task("first", [f"a{n} A{n}" for n in range(5)])
+    folder = write_task("second", [f"b{n} B{n}" for n in range(3)], doc_to_text="second {{question}}")
+    backend, reporter = ScriptedBackend(lambda text: text.split()[-1].upper(), batch_size=4), Recorder()
+    outcome = run(config_for(folder, "first", "second"), tmp_path / "run", backend, reporter)
+    assert backend.prompts == [["a0", "a1", "a2", "a3"], ["a4"], ["second b0", "second b1", "second b2"]]
+    assert [score.task for score in reporter.scores] == ["first", "second"]
+    assert reporter.scores == list(outcome.tasks)
+    assert [score.metrics[0].value for score in outcome.tasks] == [1.0, 1.0]
+
+
+def test_limit_is_a_share_of_each_task(tmp_path: Path, write_task: Any) -> None:
+    write_task("small", QUESTIONS[:4])
+    folder = write_task("large", QUESTIONS)
+    outcome = run(config_for(folder, "small", "large", limit=0.5), tmp_path / "run", ScriptedBackend(echo))
+    assert [score.samples_asked for score in outcome.tasks] == [2, 5]
+
+
+def test_the_outcome_and_the_files_tell_the_same(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", [*QUESTIONS, "q10 wrong"])
+    outcome = run(config_for(folder, "task"), tmp_path / "run", ScriptedBackend(echo))
+    (score,) = outcome.tasks
+    assert (score.samples_asked, score.samples_scored, score.samples_errored) == (11, 11, 0)
+    assert score.metrics[0].value == pytest.approx(10 / 11)
+    assert outcome.results_document["results"]["task"]["exact_match,none"] == pytest.approx(10 / 11)
+    assert outcome.results_path is not None
+    assert json.loads(outcome.results_path.read_text())["results"] == outcome.results_document["results"]
+    samples = samples_in(tmp_path / "run")
+    assert [sample["scores"]["exact_match"] for sample in samples] == [1.0] * 10 + [0.0]
+    assert samples[3] | {"prompt": "q3", "target": "Q3", "responses": ["Q3"], "outcome": "ok"} == samples[3]
+    assert outcome.output_tokens == sum(sample["output_tokens"] for sample in samples) > 0
+    assert set(outcome.stage_seconds) == {stage.value for stage in Stage}
+
+
+def test_progress_counts_up_to_the_total(tmp_path: Path, write_task: Any) -> None:
+    write_task("one", QUESTIONS)
+    folder = write_task("two", QUESTIONS[:3])
+    reporter = Recorder()
+    run(config_for(folder, "one", "two"), tmp_path / "run", ScriptedBackend(echo), reporter)
+    done = [report.samples_done for report in reporter.reports]
+    assert done == sorted(done)
+    assert done[-1] == 13
+    assert {report.samples_total for report in reporter.reports[1:]} == {13}
+    stages = [report.stage for report in reporter.reports]
+    assert list(dict.fromkeys(stages)) == list(Stage)
+    last_of_one = [report for report in reporter.reports if report.task == "one"][-1]
+    assert (last_of_one.task_samples_done, last_of_one.task_samples_total) == (10, 10)
+    assert all(report.samples_per_second > 0 for report in reporter.reports if report.samples_done)
+
+
+def test_cancelling_keeps_what_was_answered_and_resuming_asks_only_the_rest(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+    with pytest.raises(EvaluationCancelled):
+        run(config, run_dir, ScriptedBackend(echo), Recorder(cancel_at=4))
+    again, reporter = ScriptedBackend(echo), Recorder()
+    outcome = run(config, run_dir, again, reporter)
+    assert again.asked == [f"q{number}" for number in range(4, 10)]
+    assert outcome.tasks[0].metrics[0].value == 1.0
+    assert reporter.reports[-1].samples_resumed == 4
+    assert sorted(sample["doc_id"] for sample in samples_in(run_dir)) == list(range(10))
+
+
+def test_cancelling_before_the_first_batch_asks_nothing(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    backend = ScriptedBackend(echo)
+    with pytest.raises(EvaluationCancelled):
+        run(config_for(folder, "task"), tmp_path / "run", backend, Recorder(cancel_at=0))
+    assert backend.prompts == []
+
+
+def test_samples_are_written_once_when_their_file_is_behind_the_log(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+    run(config, run_dir, ScriptedBackend(echo))
+    path = run_dir / SAMPLES
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    again = ScriptedBackend(echo)
+    run(config, run_dir, again)
+    assert again.prompts == []
+    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_another_model_or_other_arguments_begin_anew(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS[:2])
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+    run(config, run_dir, ScriptedBackend(echo))
+    for number, (changed, identity) in enumerate(
+        [(config, "other weights"), (replace(config, gen_kwargs={"until": ["x"]}), "other weights")], start=1
+    ):
+        backend = ScriptedBackend(lambda text: "different", identity=identity)
+        outcome = run(changed, run_dir, backend)
+        assert len(backend.asked) == 2
+        assert outcome.tasks[0].metrics[0].value == 0.0
+        assert [sample["responses"] for sample in samples_in(run_dir)] == [["different"]] * 2
+        assert (run_dir / f"{RUN_LOG}.{number}").exists()
+
+
+def test_the_batch_size_may_change_between_attempts(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    config, run_dir = config_for(folder, "task", batch_size=2), tmp_path / "run"
+    with pytest.raises(EvaluationCancelled):
+        run(config, run_dir, ScriptedBackend(echo), Recorder(cancel_at=6))
+    again = ScriptedBackend(echo)
+    run(replace(config, batch_size=8), run_dir, again)
+    assert len(again.asked) == 4
+
+
+def fail_on(*broken: str) -> Callable[[str], str | Exception]:
+    return lambda text: OSError(f"{text} is corrupt") if text in broken else text.upper()
+
+
+MANY = [f"q{number} Q{number}" for number in range(40)]
+
+
+def test_a_few_failures_are_counted_and_not_scored_as_wrong(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", MANY)
+    outcome = run(config_for(folder, "task"), tmp_path / "run", ScriptedBackend(fail_on("q3", "q7")))
+    (score,) = outcome.tasks
+    assert (score.samples_asked, score.samples_scored, score.samples_errored) == (40, 38, 2)
+    assert score.metrics[0].value == 1.0
+    assert score.metrics[0].sample_count == 38
+    failed = [sample for sample in samples_in(tmp_path / "run") if sample["outcome"] != "ok"]
+    assert [(sample["doc_id"], sample["outcome"]) for sample in failed] == [(3, "model_error"), (7, "model_error")]
+    assert failed[0]["error"] == "q3 is corrupt"
+    assert failed[0]["scores"] == {}
+
+
+def test_too_many_failures_fail_the_evaluation_and_quote_one(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", MANY)
+    backend = ScriptedBackend(fail_on("q1", "q2", "q3"))
+    with pytest.raises(EvaluationError, match=r"3 of 40 samples failed.*5%.*q3 is corrupt") as caught:
+        run(config_for(folder, "task"), tmp_path / "run", backend)
+    assert caught.value.reason == "TOO_MANY_ERRORS"
+    assert len(backend.asked) == 4  # it stops at once
+
+
+def test_a_scorer_that_raises_is_a_scoring_error(tmp_path: Path, write_task: Any) -> None:
+    documents = [*MANY[:30], "q30 raise"]
+    folder = write_task("task", documents, process_results="!function utils.process_results")
+    outcome = run(config_for(folder, "task"), tmp_path / "run", ScriptedBackend(echo))
+    (score,) = outcome.tasks
+    assert (score.samples_scored, score.samples_errored) == (30, 1)
+    (failed,) = [sample for sample in samples_in(tmp_path / "run") if sample["outcome"] != "ok"]
+    assert failed["outcome"] == "scoring_error"
+    assert failed["responses"] == ["Q30"]
+    assert "no such field" in failed["error"]
+
+
+def test_failures_are_asked_again_by_the_next_attempt(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", MANY)
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+    with pytest.raises(EvaluationCancelled):
+        run(config, run_dir, ScriptedBackend(fail_on("q3")), Recorder(cancel_at=10))
+    again = ScriptedBackend(echo)
+    outcome = run(config, run_dir, again)
+    assert again.asked[0] == "q3"
+    assert len(again.asked) == 31
+    assert outcome.tasks[0].samples_errored == 0
+    assert {sample["outcome"] for sample in samples_in(run_dir)} == {"ok"}
+
+
+def test_failures_of_a_finished_task_are_final(tmp_path: Path, write_task: Any) -> None:
+    write_task("first", MANY)
+    folder = write_task("second", QUESTIONS)
+    config, run_dir = config_for(folder, "first", "second"), tmp_path / "run"
+    earlier = Recorder(cancel_at=44)
+    with pytest.raises(EvaluationCancelled):
+        run(config, run_dir, ScriptedBackend(fail_on("q33")), earlier)
+    again = ScriptedBackend(echo)
+    outcome = run(config, run_dir, again)
+    assert len(again.asked) == 6
+    assert outcome.tasks[0].metrics == earlier.scores[0].metrics
+    assert outcome.tasks[0].samples_errored == 1
+    lines = [(sample["task"], sample["doc_id"]) for sample in samples_in(run_dir)]
+    assert len(lines) == len(set(lines)) == 50
+
+
+def test_repeats_are_asked_and_scored_together(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS[:3])
+    config, run_dir = config_for(folder, "task", repeats=3), tmp_path / "run"
+    with pytest.raises(EvaluationCancelled):
+        run(config, run_dir, ScriptedBackend(echo), Recorder(cancel_at=1))
+    again = ScriptedBackend(echo)
+    run(config, run_dir, again)
+    assert len(again.asked) == 9 - 4
+    assert [sample["responses"] for sample in samples_in(run_dir)] == [[f"Q{n}"] * 3 for n in range(3)]
+
+
+def test_predictions_only_are_recorded_without_scores(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    config = config_for(folder, "task", predict_only=True, log_samples=False)
+    run(config, tmp_path / "run", ScriptedBackend(echo))
+    samples = samples_in(tmp_path / "run")
+    assert [sample["filtered_responses"] for sample in samples] == [[f"Q{n}"] for n in range(10)]
+    assert all(sample["scores"] == {} for sample in samples)
+
+
+def test_no_samples_file_when_samples_are_not_logged(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    outcome = run(config_for(folder, "task", log_samples=False), tmp_path / "run", ScriptedBackend(echo))
+    assert not (tmp_path / "run" / SAMPLES).exists()
+    assert outcome.samples_paths == ()
+    assert outcome.tasks[0].metrics[0].value == 1.0
+
+
+def test_a_spent_token_budget_ends_the_job_in_words(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    with pytest.raises(EvaluationError, match="budget of 5") as caught:
+        run(config_for(folder, "task", max_tokens=5), tmp_path / "run", ScriptedBackend(echo))
+    assert caught.value.reason == "TOKEN_BUDGET_EXCEEDED"
+    run(config_for(folder, "task", max_tokens=20), tmp_path / "enough", ScriptedBackend(echo))

@@ -1,0 +1,55 @@
+"""A backend that answers by a function, for tests of what happens around a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lmms_eval_grpc.engine.models.protocol import Answer, Capabilities, GenerationRequest, GenerationResponse
+
+
+def prompt(request: GenerationRequest) -> str:
+    """The text of the request's last message."""
+    return "".join(item["text"] for item in request.messages[-1]["content"] if item["type"] == "text")
+
+
+class ScriptedBackend:
+    """Answers ``reply(prompt)`` in batches of ``batch_size``; a reply that is an exception is that request's error."""
+
+    def __init__(
+        self, reply: Callable[[str], str | Exception], batch_size: int = 2, identity: str = "scripted"
+    ) -> None:
+        self.reply = reply
+        self.batch_size = batch_size
+        self.prompts: list[list[str]] = []
+        """What was asked, by batch."""
+        self._identity = identity
+
+    @property
+    def asked(self) -> list[str]:
+        """Every prompt, in the order in which it was asked."""
+        return [text for batch in self.prompts for text in batch]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"backend": self._identity}
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
+        for start in range(0, len(requests), self.batch_size):
+            indices = range(start, min(start + self.batch_size, len(requests)))
+            texts = [prompt(requests[index]) for index in indices]
+            self.prompts.append(texts)
+            yield [Answer(index, self._respond(text)) for index, text in zip(indices, texts, strict=True)]
+
+    def _respond(self, text: str) -> GenerationResponse:
+        reply = self.reply(text)
+        if isinstance(reply, Exception):
+            return GenerationResponse(error=str(reply))
+        return GenerationResponse(reply, input_tokens=len(text), output_tokens=len(reply))
+
+    def close(self) -> None:
+        pass
