@@ -42,12 +42,14 @@ async def test_each_device_runs_a_job_of_its_own(new_service: NewService) -> Non
     service = await new_service("cuda:0", "cuda:1", "cuda:2")
     jobs = [await service.submit() for _ in range(5)]
     await until(lambda: len(service.executor.executions) == 3)
-    assert [execution.devices for execution in service.executor.executions] == [("cuda:0",), ("cuda:1",), ("cuda:2",)]
+    # They start side by side: whose worker is there first is not told, who gets which device is.
+    for job, device in zip(jobs, ("cuda:0", "cuda:1", "cuda:2"), strict=False):
+        assert (await service.executor.execution(job.job_id)).devices == (device,)
     view = service.scheduler.queue()
     assert [slot.job_id for slot in view.slots] == [job.job_id for job in jobs[:3]]
     assert view.running == tuple(job.job_id for job in jobs[:3])
     assert view.queued == tuple(job.job_id for job in jobs[3:])
-    service.executor.executions[1].complete()
+    (await service.executor.execution(jobs[1].job_id)).complete()
     assert (await service.executor.execution(jobs[3].job_id)).devices == ("cuda:1",)
     job = await service.reaches(jobs[3].job_id, JobState.RUNNING)
     assert job.devices == ("cuda:1",)
@@ -61,14 +63,14 @@ async def test_a_wide_job_is_not_starved_by_narrow_ones(new_service: NewService)
     wide = await service.submit(num_gpus=4)
     behind = [await service.submit() for _ in range(4)]
     for job in narrow:
-        assert service.executor.order == [each.order for each in narrow]
+        assert set(service.executor.order) == {each.order for each in narrow}
         (await service.executor.execution(job.job_id)).complete()
     execution = await service.executor.execution(wide.job_id)
     assert execution.devices == ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
     assert len(service.executor.executions) == 5
     execution.complete()
     await until(lambda: len(service.executor.executions) == 9)
-    assert service.executor.order[5:] == [job.order for job in behind]
+    assert set(service.executor.order[5:]) == {job.order for job in behind}
 
 
 async def test_a_job_for_a_busy_device_lets_others_use_the_idle_ones(new_service: NewService) -> None:
@@ -131,7 +133,7 @@ async def test_one_start_that_cannot_be_recorded_leaves_the_job_in_its_place(new
     job = await submission
     service.store.broken = True
     service.store.gate.set()
-    await until(lambda: service.store.refused == 1)
+    await until(lambda: service.store.refused >= 1)
     assert service.scheduler.position(job.job_id) == 0
     assert [slot.job_id for slot in service.scheduler.queue().slots][1] is None
     service.store.broken = False

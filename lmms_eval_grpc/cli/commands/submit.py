@@ -1,0 +1,70 @@
+"""``submit``: queues an evaluation."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lmms_eval_grpc.cli.commands.watch import follow_job
+from lmms_eval_grpc.cli.connection import connect
+from lmms_eval_grpc.cli.exit_codes import ExitCode
+from lmms_eval_grpc.cli.output import Output
+from lmms_eval_grpc.cli.words import to_document
+
+PLAIN_FLAGS = (
+    "model",
+    "model_args",
+    "tasks",
+    "num_fewshot",
+    "batch_size",
+    "max_batch_size",
+    "device",
+    "limit",
+    "offset",
+    "gen_kwargs",
+    "log_samples",
+    "predict_only",
+    "num_gpus",
+    "output_dir",
+    "seed",
+    "repeats",
+    "system_instruction",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "reasoning_tags",
+    "force_simple",
+    "trust_remote_code",
+    "use_cache",
+    "agentic_trace_mode",
+    "baseline",
+    "max_tokens",
+    "run_timeout",
+    "include_path",
+    "priority",
+    "request_id",
+    "validate_only",
+)
+"""Flags that the client takes under the same name."""
+
+
+def run(args: argparse.Namespace, output: Output) -> int:
+    """Prints the job's id, alone when the output is no terminal."""
+    given: dict[str, Any] = {name: getattr(args, name) for name in PLAIN_FLAGS if getattr(args, name) is not None}
+    with connect(args) as client:
+        submitted = client.evaluate(**given, labels=dict(args.label))
+        if args.validate_only:
+            if output.as_json:
+                output.document(submitted)
+            else:
+                output.line(submitted["message"])
+            return ExitCode.OK
+        job_id = submitted["job_id"]
+        if not output.as_json:
+            output.line(submitted["message"] if output.is_terminal else job_id)
+        if args.watch:
+            return follow_job(client, job_id, output)
+        if output.as_json:
+            output.document(to_document(client.get(job_id)))
+        elif output.is_terminal:
+            output.remark(f"follow it with: lmms-eval-grpc watch {job_id}")
+    return ExitCode.OK

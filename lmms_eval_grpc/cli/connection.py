@@ -1,0 +1,20 @@
+"""The client that the commands talk through."""
+
+from __future__ import annotations
+
+import argparse
+
+from lmms_eval_grpc.cli.usage import UsageError
+from lmms_eval_grpc.client import EvalClient
+
+
+def connect(args: argparse.Namespace) -> EvalClient:
+    """A client for ``--address``; dials at its first call.
+
+    Raises:
+        UsageError: the address is none.
+    """
+    try:
+        return EvalClient(args.address)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,79 @@
+"""From what went wrong to an exit code and words on stderr. The one table of the command line's failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmms_eval_grpc.cli.exit_codes import ExitCode
+from lmms_eval_grpc.cli.output import Output
+from lmms_eval_grpc.client import (
+    EvalServiceError,
+    InvalidRequest,
+    JobNotFound,
+    QueueFull,
+    RequestConflict,
+    SamplesNotLogged,
+    SequenceOutOfRange,
+    ServerUnavailable,
+)
+from lmms_eval_grpc.client.errors import TooManyWatches
+
+_EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
+    (InvalidRequest, ExitCode.USAGE),
+    (RequestConflict, ExitCode.USAGE),
+    (SamplesNotLogged, ExitCode.USAGE),
+    (SequenceOutOfRange, ExitCode.USAGE),
+    (JobNotFound, ExitCode.NOT_FOUND),
+    (QueueFull, ExitCode.REFUSED),
+    (TooManyWatches, ExitCode.REFUSED),
+    (ServerUnavailable, ExitCode.UNREACHABLE),
+)
+
+
+def exit_code_of(error: EvalServiceError) -> ExitCode:
+    """The exit code that tells ``error``."""
+    if isinstance(error, ServerUnavailable) and error.reason:
+        # The server itself said so: it is there, but starts, drains or cannot write.
+        return ExitCode.REFUSED
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), ExitCode.SERVER_ERROR)
+
+
+def report(error: EvalServiceError, output: Output) -> ExitCode:
+    """Prints ``error`` to stderr, each wrong field on a line of its own, and returns its exit code."""
+    code = exit_code_of(error)
+    if output.as_json:
+        output.report({"error": _describe(error)})
+    elif isinstance(error, InvalidRequest) and error.violations:
+        output.remark("error: the request is invalid")
+        for violation in error.violations:
+            output.remark(f"  {violation.field}: {violation.description}" if violation.field else violation.description)
+    else:
+        output.remark(f"error: {error}")
+        if error.retry_after is not None:
+            output.remark(f"try again in {error.retry_after:.0f} s")
+        if code is ExitCode.UNREACHABLE:
+            output.remark("start one with `lmms-eval-grpc serve`, or name another with --address")
+    return code
+
+
+def report_usage(message: str, output: Output) -> ExitCode:
+    """Prints what is wrong with the command line or its surroundings, and returns the exit code for that."""
+    if output.as_json:
+        output.report({"error": {"code": "USAGE", "reason": "", "message": message}})
+    else:
+        output.remark(f"error: {message}")
+    return ExitCode.USAGE
+
+
+def _describe(error: EvalServiceError) -> dict[str, Any]:
+    described: dict[str, Any] = {"code": error.code, "reason": error.reason, "message": str(error)}
+    if error.metadata:
+        described["metadata"] = error.metadata
+    if error.retry_after is not None:
+        described["retry_after_seconds"] = error.retry_after
+    if isinstance(error, InvalidRequest):
+        described["code"] = error.code or "INVALID_ARGUMENT"
+        described["violations"] = [
+            {"field": violation.field, "description": violation.description} for violation in error.violations
+        ]
+    return described

@@ -1,0 +1,43 @@
+"""Clients of the evaluation service: :class:`EvalClient` and its asyncio twin :class:`AsyncEvalClient`.
+
+What lives here: submitting, following, listing and cancelling jobs, reading samples and logs, retries, watches that
+reconnect, and typed errors. The twins share every decision (requests, dictionaries, errors, retry policy, resume state)
+and differ only in how they wait. What does not: anything that evaluates. This package imports grpc, protobuf and the
+generated messages, never torch or transformers, so that a trainer can afford it.
+"""
+
+from lmms_eval_grpc.client.aio import AsyncEvalClient
+from lmms_eval_grpc.client.arguments import parse_arg_string
+from lmms_eval_grpc.client.errors import (
+    EvalServiceError,
+    InvalidRequest,
+    JobFailed,
+    JobNotFound,
+    QueueFull,
+    RequestConflict,
+    SamplesNotLogged,
+    SequenceOutOfRange,
+    ServerUnavailable,
+    TooManyWatches,
+    Violation,
+)
+from lmms_eval_grpc.client.requests import EvaluationOptions
+from lmms_eval_grpc.client.sync import EvalClient
+
+__all__ = [
+    "AsyncEvalClient",
+    "EvalClient",
+    "EvalServiceError",
+    "EvaluationOptions",
+    "InvalidRequest",
+    "JobFailed",
+    "JobNotFound",
+    "QueueFull",
+    "RequestConflict",
+    "SamplesNotLogged",
+    "SequenceOutOfRange",
+    "ServerUnavailable",
+    "TooManyWatches",
+    "Violation",
+    "parse_arg_string",
+]

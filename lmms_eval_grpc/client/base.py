@@ -1,0 +1,124 @@
+"""What the sync and the asyncio client have in common: their settings, and what is decided from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lmms_eval_grpc.client import dictionaries
+from lmms_eval_grpc.client.address import Address, parse_address
+from lmms_eval_grpc.client.errors import JobFailed, ServerUnavailable
+from lmms_eval_grpc.client.streams import Reconnection
+from lmms_eval_grpc.v1 import job_pb2 as messages
+
+READY_POLL = 0.2
+"""Seconds between questions whether a server that answers takes jobs yet."""
+_DEFAULT_TIMEOUT = 30.0
+"""Seconds for a unary call."""
+_MISSED_HEARTBEATS = 3
+"""A watch that is silent for this many heartbeat intervals is taken for dead."""
+
+
+class PagedRequest(Protocol):
+    """A request for one page of a list."""
+
+    page_token: str
+
+
+class PagedResponse(Protocol):
+    """One page of a list."""
+
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A client's settings, checked."""
+
+    address: Address
+    call_timeout: float | None
+    """Seconds that a unary call may take. None: no bound."""
+    heartbeat_interval: float
+    """Seconds."""
+    reconnect_timeout: float | None
+    """Seconds. None: no bound."""
+
+    @property
+    def silence_limit(self) -> float:
+        """Seconds after which a silent watch is taken for dead."""
+        return _MISSED_HEARTBEATS * self.heartbeat_interval
+
+    def reconnection(self, what: str, timeout: float | None = None) -> Reconnection:
+        """When `what` ("watching job …") is tried again after a break."""
+        return Reconnection(what, address=self.address.target, give_up_after=self.reconnect_timeout, timeout=timeout)
+
+
+class ClientBase:
+    """Settings of a client. A client can be pickled: what travels is its settings, and the copy dials for itself."""
+
+    def __init__(
+        self,
+        base_url: str = "http://localhost:50051",
+        timeout: float | None = None,
+        *,
+        heartbeat_interval: float = 15.0,
+        reconnect_timeout: float | None = 300.0,
+    ) -> None:
+        """Checks the settings. Nothing is dialled before the first call.
+
+        Args:
+            base_url: The server: host:port, http://host:port, grpc://host:port or unix:/path/to/socket.
+            timeout: Seconds that one call may take, its retries included. None: 30. Streams have no such bound.
+            heartbeat_interval: Seconds of silence after which the server shows that a watch is alive, 1 to 300. After
+                three missed ones the client connects anew.
+            reconnect_timeout: Seconds of trying to reconnect a stream after which ServerUnavailable is raised. None:
+                it never is.
+
+        Raises:
+            ValueError: an argument is not as described.
+        """
+        for name, value in (("timeout", timeout), ("reconnect_timeout", reconnect_timeout)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value!r}: use a number of seconds greater than 0, or None")
+        if not 1 <= heartbeat_interval <= 300:
+            raise ValueError(f"heartbeat_interval={heartbeat_interval!r}: use 1 to 300 seconds")
+        self.base_url = base_url
+        self.timeout = timeout
+        call_timeout = _DEFAULT_TIMEOUT if timeout is None else timeout
+        self._settings = Settings(
+            parse_address(base_url),
+            None if math.isinf(call_timeout) else call_timeout,
+            heartbeat_interval,
+            reconnect_timeout,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        keywords = {
+            "heartbeat_interval": self._settings.heartbeat_interval,
+            "reconnect_timeout": self._settings.reconnect_timeout,
+        }
+        return _rebuild, (type(self), self.base_url, self.timeout, keywords)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r})"
+
+
+def outcome(job: messages.Job) -> dict[str, Any]:
+    """What waiting for a job that has ended comes to: its dictionary, or JobFailed."""
+    told = dictionaries.job(job)
+    if job.state == messages.JOB_STATE_FAILED:
+        raise JobFailed(told)
+    return told
+
+
+def not_ready(address: Address, timeout: float) -> ServerUnavailable:
+    """The error of a server that did not get ready in time."""
+    return ServerUnavailable(
+        f"the server at {address.target} was not ready within {timeout:g} s; see that it runs and what its log says",
+        code="UNAVAILABLE",
+    )
+
+
+def _rebuild(kind: type[ClientBase], base_url: str, timeout: float | None, keywords: dict[str, Any]) -> ClientBase:
+    return kind(base_url, timeout, **keywords)

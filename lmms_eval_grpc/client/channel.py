@@ -1,0 +1,71 @@
+"""How the clients dial: channel options, and which calls grpc itself retries."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lmms_eval_grpc.client.address import Address
+
+SERVICE = "lmms_eval_grpc.v1.EvaluationService"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
+_MEBIBYTE = 2**20
+
+# Every method may be retried: reads are harmless, CancelJob is idempotent, and Evaluate and MergeCheckpoint carry a
+# request_id that makes them so. Streams are retried only until their first message; reconnecting them afterwards is
+# `streams`' work. Five attempts are the most that grpc makes; these take about three seconds.
+_RETRY_POLICY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2.5,
+    # Never RESOURCE_EXHAUSTED: a full queue stays full for longer than retries last, and hammering it helps nobody.
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_RETRIED_METHODS = (
+    "Evaluate",
+    "GetJob",
+    "ListJobs",
+    "CancelJob",
+    "WatchJob",
+    "StreamSamples",
+    "StreamLogs",
+    "MergeCheckpoint",
+    "QueueStatus",
+    "WatchQueue",
+    "ListTasks",
+    "ListModels",
+    "GetServerInfo",
+)
+
+
+def channel_options(address: Address) -> list[tuple[str, Any]]:
+    """Options of every channel that the clients open."""
+    config = {
+        "methodConfig": [
+            {
+                "name": [{"service": SERVICE, "method": method} for method in _RETRIED_METHODS],
+                "retryPolicy": _RETRY_POLICY,
+            }
+        ]
+    }
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", 1),
+        # Without this, grpc shares one connection between channels to the same server, and watches could starve calls.
+        ("grpc.use_local_subchannel_pool", 1),
+        # A single sample record may be larger than the default of 4 MiB.
+        ("grpc.max_receive_message_length", 64 * _MEBIBYTE),
+        # Rich errors travel in the trailers; over the default of 8 KiB the call would break instead of explaining.
+        ("grpc.max_metadata_size", 64 * 1024),
+        # A restarted server is found again soon.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        # Half-open connections (a machine that lost power) are noticed while a call is in progress.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+    if address.is_local:
+        options.append(("grpc.enable_http_proxy", 0))
+    return options

@@ -1,0 +1,67 @@
+"""What `wait_for_job` prints while it waits."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from lmms_eval_grpc.client.dictionaries import state_name
+from lmms_eval_grpc.v1 import job_pb2 as messages
+
+_PROGRESS_EVERY = 5.0
+"""Seconds between lines about progress. State changes and task results are always told."""
+
+
+class Narrator:
+    """Prints a job's life, one line per event, or nothing when not `verbose`."""
+
+    def __init__(self, job_id: str, verbose: bool) -> None:
+        self._job_id = job_id
+        self._verbose = verbose
+        self._state = -1
+        self._next_progress = -math.inf
+
+    def tell_job(self, job: messages.Job) -> None:
+        """Tells the state that the job was found in, unless it was told before."""
+        place = f" (position: {job.queue_position})" if job.HasField("queue_position") else ""
+        self._tell_state(job.state, place)
+
+    def tell_event(self, event: messages.JobEvent) -> None:
+        """Tells one event."""
+        match event.WhichOneof("event"):
+            case "state_change":
+                reason = event.state_change.reason
+                self._tell_state(event.state_change.state, f" ({reason})" if reason else "")
+            case "task_result":
+                self._print(_describe_result(event.task_result))
+            case "progress" if time.monotonic() >= self._next_progress:
+                self._next_progress = time.monotonic() + _PROGRESS_EVERY
+                self._print(_describe_progress(event.progress))
+
+    def _tell_state(self, state: int, more: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._print(state_name(state) + more)
+
+    def _print(self, line: str) -> None:
+        if self._verbose:
+            print(f"Job {self._job_id[:8]}: {line}", flush=True)  # noqa: T201
+
+
+def _describe_result(result: messages.TaskResult) -> str:
+    metrics = ", ".join(
+        f"{metric.name} {metric.value:.4g}" + (f" ± {metric.standard_error:.2g}" if metric.standard_error else "")
+        for metric in result.metrics
+    )
+    return (
+        f"{result.task}: {metrics or 'no metrics'} ({result.samples.scored} of {result.samples.asked} samples scored)"
+    )
+
+
+def _describe_progress(progress: messages.Progress) -> str:
+    stage = messages.JobStage.Name(progress.stage) if progress.stage in messages.JobStage.values() else ""
+    words = stage.removeprefix("JOB_STAGE_").lower().replace("_", " ") or "working"
+    where = f" {progress.task}" if progress.task else ""
+    count = f", {progress.samples_done} of {progress.samples_total} samples" if progress.samples_total else ""
+    speed = f", {progress.samples_per_second:.3g} per second" if progress.samples_per_second else ""
+    return f"{words}{where}{count}{speed}"

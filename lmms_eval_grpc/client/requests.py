@@ -1,0 +1,268 @@
+"""Builds the service's requests from lmms-eval's arguments. Every decision about what an argument means is here.
+
+A wrong argument is an :class:`InvalidRequest` that names the field as the server would, raised before anything is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from numbers import Integral, Real
+from os import PathLike, fspath
+from typing import Any, Literal, TypedDict
+
+from google.protobuf.struct_pb2 import Struct
+
+from lmms_eval_grpc.client.arguments import parse_arg_string, to_json_value
+from lmms_eval_grpc.client.errors import InvalidRequest, Violation
+from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
+from lmms_eval_grpc.v1 import job_pb2 as messages
+
+CheckpointType = Literal["regular", "ema"]
+State = str | int
+"""A job's state: lmms-eval's word for it ("queued") or a `JobState` value."""
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """What `evaluate` takes beyond lmms-eval's client: the rest of its command line, by name, and the job's settings.
+
+    None means the same as leaving an option out.
+    """
+
+    max_batch_size: int | None
+    """Ceiling of the automatic batch size."""
+    offset: int | None
+    """Documents skipped at the start of each task, before `limit` counts."""
+    seed: int | str | Sequence[int | None] | None
+    """One seed for all, or up to four for Python, NumPy, torch and the few-shot choice; also as "0,1234,1234,1234"."""
+    repeats: int | None
+    """Generations per document."""
+    system_instruction: str | None
+    apply_chat_template: bool | None
+    fewshot_as_multiturn: bool | None
+    reasoning_tags: str | Sequence[Sequence[str]] | None
+    """[start, end] pairs that are cut from responses, also as JSON text; "none" cuts nothing."""
+    force_simple: bool | None
+    trust_remote_code: bool | None
+    use_cache: str | PathLike[str] | None
+    """Folder on the server of a response cache shared by jobs."""
+    agentic_trace_mode: Literal["basic", "full"] | None
+    baseline: str | None
+    """Samples file on the server, or a preset's name, for a paired comparison."""
+    max_tokens: int | None
+    """Budget of generated tokens for the whole job."""
+    run_timeout: float | None
+    """Longest time in seconds that one attempt may run."""
+    include_path: str | PathLike[str] | Sequence[str | PathLike[str]] | None
+    """Folders on the server with task YAML files."""
+    labels: Mapping[str, str] | None
+    """Your own labels, such as {"run": "sft-7", "step": "1200"}; `list_jobs` can filter by them."""
+    priority: int | None
+    """Higher runs first, -1000 to 1000."""
+    request_id: str | None
+    """Idempotency key, a UUID. Left out, a new one is made, so that a retry never queues twice."""
+    validate_only: bool | None
+    """Check only; nothing is queued."""
+
+
+_REQUEST_OPTIONS = ("labels", "priority", "request_id", "validate_only")
+
+
+def evaluate(
+    *,
+    model: str,
+    tasks: str | Sequence[str],
+    model_args: Mapping[str, Any] | str | None,
+    num_fewshot: int | None,
+    batch_size: int | str | None,
+    device: str | None,
+    limit: int | float | None,
+    gen_kwargs: Mapping[str, Any] | str | None,
+    log_samples: bool,
+    predict_only: bool,
+    num_gpus: int,
+    output_dir: str | PathLike[str] | None,
+    options: EvaluationOptions,
+) -> service.EvaluateRequest:
+    """The Evaluate request for these arguments.
+
+    Raises:
+        TypeError: an option is not one of `EvaluationOptions`.
+        InvalidRequest: an argument has a value that cannot be sent; all such arguments are listed.
+    """
+    if unknown := sorted(set(options) - set(EvaluationOptions.__annotations__)):
+        raise TypeError(
+            f"evaluate() got unexpected arguments {', '.join(unknown)};"
+            f" beyond lmms-eval's it takes {', '.join(EvaluationOptions.__annotations__)}"
+        )
+    given: dict[str, Any] = {
+        "model": model,
+        "tasks": tasks,
+        "model_args": model_args,
+        "num_fewshot": num_fewshot,
+        "batch_size": batch_size,
+        "device": device,
+        "limit": limit,
+        "gen_kwargs": gen_kwargs,
+        "log_samples": log_samples,
+        "predict_only": predict_only,
+        "num_gpus": num_gpus,
+        "output_dir": output_dir,
+        **options,
+    }
+    request = service.EvaluateRequest(request_id=str(given.get("request_id") or uuid.uuid4()))
+    violations = []
+    for name, value in given.items():
+        if value is None or name == "request_id":
+            continue
+        target: Any = request if name in _REQUEST_OPTIONS else request.spec
+        try:
+            _WRITERS.get(name, _set_plain)(target, name, value)
+        except (TypeError, ValueError) as error:
+            field = name if target is request else f"spec.{name}"
+            violations.append(Violation(field, f"{value!r} is not valid: {error}"))
+    if violations:
+        raise InvalidRequest.of(violations)
+    return request
+
+
+def merge_checkpoint(
+    checkpoint_path: str | PathLike[str],
+    output_path: str | PathLike[str] | None,
+    checkpoint_type: CheckpointType,
+) -> service.MergeCheckpointRequest:
+    """The MergeCheckpoint request for these arguments."""
+    kinds = {"regular": messages.CHECKPOINT_KIND_REGULAR, "ema": messages.CHECKPOINT_KIND_EMA}
+    if checkpoint_type not in kinds:
+        description = f"{checkpoint_type!r} is not a kind of checkpoint; use 'regular' or 'ema'"
+        raise InvalidRequest.of([Violation("spec.checkpoint_kind", description)])
+    spec = messages.MergeSpec(
+        checkpoint_path=fspath(checkpoint_path),
+        output_path=fspath(output_path) if output_path is not None else "",
+        checkpoint_kind=kinds[checkpoint_type],
+    )
+    return service.MergeCheckpointRequest(spec=spec, request_id=str(uuid.uuid4()))
+
+
+def list_jobs(
+    states: Iterable[State], labels: Mapping[str, str] | None, page_size: int, *, full: bool
+) -> service.ListJobsRequest:
+    """The request for the first page of ListJobs."""
+    return service.ListJobsRequest(
+        states=[_state(state) for state in states],
+        labels=labels or {},
+        page_size=page_size,
+        view=messages.JOB_VIEW_FULL if full else messages.JOB_VIEW_BASIC,
+    )
+
+
+def _state(state: State) -> messages.JobState.ValueType:
+    if isinstance(state, int):
+        return messages.JobState.ValueType(state)
+    try:
+        return messages.JobState.Value(f"JOB_STATE_{state.upper()}")
+    except ValueError:
+        known = ", ".join(name.removeprefix("JOB_STATE_").lower() for name in messages.JobState.keys()[1:])
+        raise InvalidRequest.of([Violation("states", f"{state!r} is not a state; use one of {known}")]) from None
+
+
+# Each writer puts one argument into the message, or raises a ValueError or TypeError that says what is wrong with it.
+
+
+def _set_plain(target: Any, name: str, value: Any) -> None:
+    setattr(target, name, value)
+
+
+def _set_text_path(target: Any, name: str, value: Any) -> None:
+    setattr(target, name, fspath(value))
+
+
+def _set_struct(target: Any, name: str, value: Any) -> None:
+    arguments = parse_arg_string(value) if isinstance(value, str) else value
+    if not isinstance(arguments, Mapping):
+        raise TypeError("use a dictionary, or text of the form key=value,key=value")
+    struct: Struct = getattr(target, name)
+    struct.update(to_json_value(arguments, name))
+
+
+def _set_tasks(target: Any, name: str, value: Any) -> None:
+    names = value.split(",") if isinstance(value, str) else list(value)
+    target.tasks.extend(item.strip() if isinstance(item, str) else item for item in names)
+
+
+def _set_batch_size(target: Any, name: str, value: Any) -> None:
+    if isinstance(value, str):
+        if value.strip().lower() == "auto":
+            target.batch_size.automatic.SetInParent()
+            return
+        value = int(value) if value.strip().isdecimal() else value
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError("use a whole number of at least 1, or 'auto'")
+    target.batch_size.fixed = int(value)
+
+
+def _set_limit(target: Any, name: str, value: Any) -> None:
+    remedy = "use a count of at least 1, a fraction between 0 and 1, or -1 for all documents"
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(remedy)
+    if value == -1:
+        return
+    if value <= 0:
+        raise ValueError(remedy)
+    # lmms-eval's rule: below 1 it is a share, from 1 on a count, 1.0 and 2.7 included (1 and 2 documents).
+    if value < 1:
+        target.limit.fraction = float(value)
+    else:
+        target.limit.count = math.floor(value)
+
+
+def _set_seeds(target: Any, name: str, value: Any) -> None:
+    if isinstance(value, str):
+        seeds = [None if part.strip() in ("", "None") else int(part) for part in value.split(",")]
+    else:
+        seeds = [value] if isinstance(value, int) else list(value)
+    if not 1 <= len(seeds) <= 4:
+        raise ValueError("give one seed for all, or up to four: python, numpy, torch, few-shot")
+    if len(seeds) == 1:
+        seeds *= 4
+    for field, seed in zip(("python", "numpy", "torch", "fewshot"), seeds, strict=False):
+        if seed is not None:
+            setattr(target.seeds, field, seed)
+
+
+def _set_reasoning_tags(target: Any, name: str, value: Any) -> None:
+    target.reasoning_tags = value if isinstance(value, str) else json.dumps([list(pair) for pair in value])
+
+
+def _set_include_path(target: Any, name: str, value: Any) -> None:
+    folders = [value] if isinstance(value, str | PathLike) else value
+    target.include_path.extend(fspath(folder) for folder in folders)
+
+
+def _set_run_timeout(target: Any, name: str, value: Any) -> None:
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError("use a number of seconds greater than 0")
+    target.run_timeout.FromTimedelta(timedelta(seconds=value))
+
+
+def _set_labels(target: Any, name: str, value: Any) -> None:
+    target.labels.update({key: str(item) for key, item in value.items()})
+
+
+_WRITERS: dict[str, Callable[[Any, str, Any], None]] = {
+    "tasks": _set_tasks,
+    "model_args": _set_struct,
+    "gen_kwargs": _set_struct,
+    "batch_size": _set_batch_size,
+    "limit": _set_limit,
+    "output_dir": _set_text_path,
+    "use_cache": _set_text_path,
+    "seed": _set_seeds,
+    "reasoning_tags": _set_reasoning_tags,
+    "include_path": _set_include_path,
+    "run_timeout": _set_run_timeout,
+    "labels": _set_labels,
+}

@@ -1,0 +1,168 @@
+"""Jobs on this machine: one worker process each, forked from a template process that has paid for the imports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmms_eval_grpc.executors.base import Device
+from lmms_eval_grpc.executors.devices import AUTO, LocalDevice, confine, find_devices, torch_device
+from lmms_eval_grpc.executors.local_worker import LocalExecution
+from lmms_eval_grpc.executors.template_process import ForkedWorker, TemplateProcess, TemplateUnavailable
+from lmms_eval_grpc.jobs import codec
+from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.worker import processes
+from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "worker.log"
+"""The worker's log, in the job's folder; later attempts append to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalExecutorSettings:
+    """How jobs run on this machine."""
+
+    devices: tuple[str, ...] = (AUTO,)
+    """See :func:`~lmms_eval_grpc.executors.devices.find_devices`."""
+    include_paths: tuple[Path, ...] = ()
+    """Folders with task YAML files, for every job."""
+    cancel_grace: float = 1.0
+    """Seconds between asking a worker to stop and killing it."""
+    torch_threads: int | None = None
+    """Threads that torch may use in a worker. None: the cores, shared out among the slots; one where there are at most
+    two cores, because there a second thread mostly waits for the first."""
+    use_template: bool = True
+    """False: every worker imports for itself, seconds slower; for plug-ins that do not bear a fork."""
+
+
+class LocalExecutor:
+    """An :class:`~lmms_eval_grpc.executors.base.Executor`. Imports neither torch nor transformers into this process."""
+
+    def __init__(self, settings: LocalExecutorSettings | None = None) -> None:
+        self._settings = settings or LocalExecutorSettings()
+        if self._settings.torch_threads is not None and self._settings.torch_threads < 1:
+            raise ValueError(f"torch_threads must be at least 1, or None; not {self._settings.torch_threads}")
+        self._devices: tuple[LocalDevice, ...] = ()
+        self._warm = TemplateProcess(preload=True)
+        # For workers that import for themselves: forked too, but from a process that has imported nothing.
+        self._cold = TemplateProcess(preload=False)
+        self._executions: set[LocalExecution] = set()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`. Empty before :meth:`start`."""
+        return tuple(local.device for local in self._devices)
+
+    @property
+    def warm(self) -> bool:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
+        return self._warm.ready
+
+    async def start(self) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`.
+
+        Raises:
+            UnknownDevice: the settings name a device that this machine does not have.
+        """
+        self._devices = await asyncio.to_thread(find_devices, self._settings.devices)
+        (self._warm if self._settings.use_template else self._cold).start()
+
+    async def stop(self) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`. Jobs that still run are reported as Stopped."""
+        await asyncio.gather(*(execution.end() for execution in self._executions))
+        await asyncio.gather(self._warm.stop(), self._cold.stop())
+
+    async def clear_leftovers(self, job_dirs: Sequence[Path]) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`. A later process that merely has the number of a former
+        worker is left alone."""
+        await asyncio.to_thread(_clear_leftovers, job_dirs)
+
+    async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> LocalExecution:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
+        held = self._find(devices)
+        threads = self._threads(len(held))
+        run = self._order(job, held, job_dir, threads)
+        log_path = Path(run.job_dir) / LOG_FILE
+        marker = f"{job.job_id}.{job.attempt}"
+        environment = {**confine(held), processes.MARKER: marker, "OMP_NUM_THREADS": str(threads)}
+
+        async def launch(sock: socket.socket, stop: asyncio.Event) -> ForkedWorker | None:
+            await asyncio.to_thread(log_path.parent.mkdir, parents=True, exist_ok=True)
+            return await self._launch(sock, stop, log_path, environment)
+
+        execution = LocalExecution(
+            run, launch, marker=marker, log_path=log_path, cancel_grace=self._settings.cancel_grace
+        )
+        self._executions.add(execution)
+        execution.when_ended(self._executions.discard)
+        return execution
+
+    async def _launch(
+        self, sock: socket.socket, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]
+    ) -> ForkedWorker | None:
+        """A worker from the warm template if there is one or soon will be, else from the cold one."""
+        templates = (self._warm, self._cold) if self._settings.use_template else (self._cold,)
+        why = "no template process could be started; the server's log says why"
+        for template in templates:
+            if template is self._cold:
+                template.start()
+            if not await _usable(template, stop):
+                continue
+            try:
+                return await template.fork(sock, log_path=log_path, environment=environment, working_dir=Path.cwd())
+            except TemplateUnavailable as error:
+                logger.warning("a worker could not be forked: %s", error)
+                why = str(error)
+        if stop.is_set():
+            return None
+        raise TemplateUnavailable(why)
+
+    def _order(self, job: Job, held: Sequence[LocalDevice], job_dir: Path, threads: int) -> RunJob:
+        return RunJob(
+            job_id=job.job_id,
+            spec_json=codec.encode(job.spec),
+            job_dir=str(job_dir.absolute()),
+            device=torch_device(held),
+            include_paths=[str(path.absolute()) for path in self._settings.include_paths],
+            attempt=job.attempt,
+            torch_threads=threads,
+        )
+
+    def _find(self, devices: Sequence[Device]) -> list[LocalDevice]:
+        by_name = {local.device.name: local for local in self._devices}
+        return [by_name[device.name] for device in devices]
+
+    def _threads(self, slots: int) -> int:
+        if self._settings.torch_threads is not None:
+            return self._settings.torch_threads
+        cores = len(os.sched_getaffinity(0))
+        return 1 if cores <= 2 else max(1, cores * slots // max(1, len(self._devices)))
+
+
+async def _usable(template: TemplateProcess, stop: asyncio.Event) -> bool:
+    """Whether the template can fork; not waited for any longer once ``stop`` is set."""
+    usable, stopped = asyncio.ensure_future(template.usable()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({usable, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return usable.done() and usable.result() and not stop.is_set()
+    finally:
+        usable.cancel()
+        stopped.cancel()
+
+
+def _clear_leftovers(job_dirs: Sequence[Path]) -> None:
+    for job_dir in job_dirs:
+        identity = processes.read_identity(job_dir)
+        if identity is None:
+            continue
+        if processes.members(identity):
+            logger.warning("killing worker %d, which an earlier server left behind", identity.pid)
+            processes.end_members(identity)
+        processes.remove_identity(job_dir)

@@ -1,0 +1,254 @@
+"""One attempt of one job in one worker process: talk to it, stop it, and let go only when nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from lmms_eval_grpc.executors.log_tail import read_log_tail
+from lmms_eval_grpc.executors.template_process import ForkedWorker, TemplateUnavailable
+from lmms_eval_grpc.jobs import codec
+from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
+from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
+from lmms_eval_grpc.worker import processes
+from lmms_eval_grpc.worker.frames import FrameError, encode_frame, read_frame
+from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand, WorkerEvent
+
+logger = logging.getLogger(__name__)
+
+LastWord = Completed | Failed | Stopped
+
+LINGER = 2.0
+"""Seconds that a worker may take to end once it has said its last word or closed its socket."""
+_LARGE_JSON = 256 * 1024
+_STREAM_LIMIT = 1024 * 1024
+
+
+class LocalExecution:
+    """An :class:`~lmms_eval_grpc.executors.base.Execution` whose worker is a process of this machine."""
+
+    def __init__(
+        self,
+        run: RunJob,
+        launch: Callable[[socket.socket, asyncio.Event], Awaitable[ForkedWorker | None]],
+        *,
+        marker: str,
+        log_path: Path,
+        cancel_grace: float,
+    ) -> None:
+        """
+        Args:
+            run: what the worker is told to do.
+            launch: makes a worker that owns a duplicate of the socket; None when the event, which says that the job
+                is to be stopped, was set before there was one.
+            marker: what tells this worker's processes from all others.
+            log_path: the worker's log.
+            cancel_grace: seconds between asking the worker to stop and killing it.
+        """
+        self._run = run
+        self._launch = launch
+        self._marker = marker
+        self._log_path = log_path
+        self._cancel_grace = cancel_grace
+        self._reports = _Reports()
+        self._stop_asked = asyncio.Event()
+        self._kill_asked = asyncio.Event()
+        self._cancel_reason = ""
+        self._task = asyncio.create_task(self._execute(), name=f"job-{run.job_id}")
+
+    async def reports(self) -> AsyncIterator[WorkerReport]:
+        """See :class:`~lmms_eval_grpc.executors.base.Execution`. For one reader; of progress that was not read in time
+        only the newest is kept."""
+        while (report := await self._reports.next()) is not None:
+            yield report
+
+    async def cancel(self, reason: str) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.Execution`."""
+        if not self._stop_asked.is_set():
+            self._cancel_reason = reason
+            self._stop_asked.set()
+
+    def when_ended(self, callback: Callable[[LocalExecution], object]) -> None:
+        """Has ``callback`` called once nothing of the worker is left."""
+        self._task.add_done_callback(lambda _: callback(self))
+
+    async def end(self) -> None:
+        """Kills the worker without grace; returns when nothing is left of it. The last report is Stopped, unless the
+        job had come to its end."""
+        self._kill_asked.set()
+        self._stop_asked.set()
+        await asyncio.wait({self._task})
+
+    async def _execute(self) -> None:
+        self._reports.put(Progress(JobStage.STARTING))
+        last: LastWord
+        try:
+            last = await self._attempt()
+        except TemplateUnavailable as error:
+            last = Failed(JobError(JobErrorCode.WORKER_DIED, "WORKER_NOT_STARTED", str(error)))
+        except Exception as error:
+            logger.exception("job %s: the executor failed", self._run.job_id)
+            last = Failed(JobError(JobErrorCode.INTERNAL, "EXECUTOR_FAILED", f"{type(error).__name__}: {error}"))
+        self._reports.put(last)
+        self._reports.close()
+
+    async def _attempt(self) -> LastWord:
+        ours, theirs = socket.socketpair()
+        try:
+            worker = await self._launch(theirs, self._stop_asked)
+            if worker is None:
+                return Stopped()
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_STREAM_LIMIT)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        try:
+            last_word, status = await self._accompany(worker, reader, writer)
+        finally:
+            writer.close()
+        return await self._conclude(last_word, status)
+
+    async def _accompany(
+        self, worker: ForkedWorker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[LastWord | None, int | None]:
+        """From the worker's first breath until nothing is left of it: its last word and its exit status."""
+        identity = processes.identify(worker.pid, self._marker)
+        writer.write(encode_frame(WorkerCommand(run=self._run)))
+        listening = asyncio.create_task(self._listen(reader))
+        stopping = asyncio.create_task(self._stop_when_asked(writer, identity))
+        try:
+            # A program that the worker started may hold its socket open, so the socket's end alone is not waited for.
+            ends: set[asyncio.Future[Any]] = {listening, worker.exited}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not worker.exited.done():
+                await asyncio.wait({worker.exited}, timeout=LINGER)
+            if identity is not None:
+                await asyncio.to_thread(_clear_up, identity, Path(self._run.job_dir))
+            # What it wrote before its end is in the socket still. All who could write more are gone.
+            await asyncio.wait(ends, timeout=LINGER)
+        finally:
+            stopping.cancel()
+            listening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        last_word = None
+        with contextlib.suppress(asyncio.CancelledError):
+            last_word = await listening
+        return last_word, worker.exited.result() if worker.exited.done() else None
+
+    async def _listen(self, reader: asyncio.StreamReader) -> LastWord | None:
+        """Passes reports on until the last word, which it returns; None when the worker ends without one."""
+        try:
+            while (event := await read_frame(reader, WorkerEvent)) is not None:
+                match event.WhichOneof("event"):
+                    case "progress_json":
+                        self._reports.put(codec.decode(Progress, event.progress_json))
+                    case "task_result_json":
+                        self._reports.put(codec.decode(TaskResult, event.task_result_json))
+                    case "completed_json":
+                        return Completed(await _decode_result(event.completed_json))
+                    case "failed_json":
+                        return Failed(codec.decode(JobError, event.failed_json))
+                    case "cancelled":
+                        return Stopped()
+        except FrameError as error:
+            logger.warning("job %s: what its worker sent cannot be read: %s", self._run.job_id, error)
+        except ConnectionError:
+            pass
+        return None
+
+    async def _stop_when_asked(self, writer: asyncio.StreamWriter, identity: processes.WorkerIdentity | None) -> None:
+        await self._stop_asked.wait()
+        if not self._kill_asked.is_set():
+            writer.write(encode_frame(WorkerCommand(cancel=CancelRun(reason=self._cancel_reason))))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kill_asked.wait(), self._cancel_grace)
+        if identity is not None:
+            await asyncio.to_thread(processes.kill_members, identity)
+
+    async def _conclude(self, last_word: LastWord | None, status: int | None) -> LastWord:
+        if last_word is None:
+            if self._stop_asked.is_set():
+                return Stopped()
+            last_word = Failed(describe_death(status))
+        if isinstance(last_word, Failed):
+            return Failed(await asyncio.to_thread(self._with_log_tail, last_word.error))
+        return last_word
+
+    def _with_log_tail(self, error: JobError) -> JobError:
+        return JobError(error.code, error.reason, error.message, error.details, read_log_tail(self._log_path))
+
+
+def describe_death(status: int | None) -> JobError:
+    """Why a worker without a last word is dead, from its exit status (minus the signal; None when nobody knows)."""
+    if status is None:
+        return JobError(
+            JobErrorCode.WORKER_DIED,
+            "WORKER_KILLED",
+            "the worker died together with the template process that it was forked from",
+        )
+    if status >= 0:
+        return JobError(
+            JobErrorCode.WORKER_DIED,
+            "WORKER_EXITED",
+            f"the worker ended with exit status {status} before the job was done",
+            {"exit_status": str(status)},
+        )
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    message = f"the worker was killed by {name}"
+    if name == "SIGKILL":
+        message += (
+            "; if nobody did that on purpose, it was the kernel's out-of-memory killer: try a smaller batch_size, or a"
+            " machine with more memory"
+        )
+    return JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", message, {"exit_status": str(status), "signal": name})
+
+
+def _clear_up(identity: processes.WorkerIdentity, job_dir: Path) -> None:
+    processes.end_members(identity)
+    processes.remove_identity(job_dir)
+
+
+class _Reports:
+    """A queue with one reader in which a progress replaces an unread one right before it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[WorkerReport] = deque()
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def put(self, report: WorkerReport) -> None:
+        if isinstance(report, Progress) and self._waiting and isinstance(self._waiting[-1], Progress):
+            self._waiting.pop()
+        self._waiting.append(report)
+        self._changed.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+    async def next(self) -> WorkerReport | None:
+        while not self._waiting:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._waiting.popleft()
+
+
+async def _decode_result(text: str) -> EvaluationResult:
+    if len(text) < _LARGE_JSON:
+        return codec.decode(EvaluationResult, text)
+    return await asyncio.to_thread(codec.decode, EvaluationResult, text)

@@ -1,0 +1,311 @@
+"""The server as an object: builds the parts, starts them in order, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from lmms_eval_grpc.executors.base import Executor
+from lmms_eval_grpc.executors.devices import UnknownDevice
+from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
+from lmms_eval_grpc.jobs.errors import StoreUnavailable
+from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
+from lmms_eval_grpc.server import catalog, health
+from lmms_eval_grpc.server.config import ServerArgs
+from lmms_eval_grpc.server.health import HealthServicer
+from lmms_eval_grpc.server.info import gather_facts
+from lmms_eval_grpc.server.interceptors import build_interceptors
+from lmms_eval_grpc.server.reflection import add_reflection
+from lmms_eval_grpc.server.servicer import EvaluationServicer
+from lmms_eval_grpc.server.state_dir import JOBS_NAME, STORE_NAME, ServerStartError, StateLock, make_state_dir
+from lmms_eval_grpc.server.validate import Validator
+from lmms_eval_grpc.store.samples import FileSampleStore
+from lmms_eval_grpc.store.sqlite import SqliteStore
+from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+_LAST_CALLS = 1.0
+"""Seconds that calls under way get at least, unless there is a hurry."""
+_LONGEST_SOCKET_PATH = 107
+_SERVICES = (health.READY, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
+
+
+def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
+    """Options of the gRPC server; each is here because its default loses calls or lies."""
+    return [
+        # By default a second server binds the same port and gets half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", args.max_request_bytes),
+        # Clients that ping to keep a quiet watch alive would be cut off for it.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Dead peers are noticed after a minute instead of two hours.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.max_concurrent_streams", 1_000),
+        # A burst beyond the default of about a thousand new calls is dropped without a word.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40_000),
+    ]
+
+
+class EvaluationServer:
+    """One server. Lives on the event loop that starts it; may be used as an async context manager.
+
+    Args:
+        args: its settings.
+        executor: runs the jobs in place of workers on this machine.
+    """
+
+    def __init__(self, args: ServerArgs | None = None, *, executor: Executor | None = None) -> None:
+        self.args = args or ServerArgs()
+        self._executor = executor or LocalExecutor(
+            LocalExecutorSettings(
+                devices=self.args.devices,
+                include_paths=self.args.include_path,
+                torch_threads=self.args.torch_threads,
+                use_template=self.args.use_template,
+            )
+        )
+        self._health = HealthServicer()
+        self._stack = AsyncExitStack()
+        self._hurry = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+        self._address: str | None = None
+        self._state_dir: Path | None = None
+        self._journal: Journal
+        self._scheduler: Scheduler
+        self._grpc: grpc.aio.Server
+
+    @property
+    def address(self) -> str:
+        """Where to reach the server: ``host:port``, or ``unix:`` and a path. Raises RuntimeError before the start."""
+        if self._address is None:
+            raise RuntimeError("the server has no address before it is started")
+        return self._address
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of the store and the jobs. Raises RuntimeError before the start."""
+        if self._state_dir is None:
+            raise RuntimeError("the server has no state folder before it is started")
+        return self._state_dir
+
+    async def start(self) -> None:
+        """Returns when the server takes calls: the store is open, what an earlier server left is recovered.
+
+        Raises:
+            ConfigError: the address can be reached from other machines, and nobody said that it may.
+            ServerStartError: the state folder, the store, a device or the port cannot be had.
+        """
+        self.args.check_exposure()
+        try:
+            await self._start()
+        except BaseException as error:
+            await self._stack.aclose()
+            self._closed.set()
+            if isinstance(error, UnknownDevice):
+                raise ServerStartError(f"devices: {error}") from error
+            if isinstance(error, StoreUnavailable):
+                raise ServerStartError(f"{self._state_dir}: {error}") from error
+            raise
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        self._state_dir = make_state_dir(self.args)
+        lock = StateLock(self._state_dir)
+        lock.acquire()
+        self._stack.callback(lock.release)
+        store = SqliteStore(self._state_dir / STORE_NAME)
+        await store.open()
+        self._stack.push_async_callback(store.close)
+        self._journal = Journal(store)
+        settings = SchedulerSettings(
+            jobs_dir=self._state_dir / JOBS_NAME,
+            max_queued_jobs=self.args.max_queued_jobs,
+            max_finished_jobs=self.args.max_completed_jobs,
+            finished_job_ttl=self.args.finished_job_ttl,
+        )
+        self._scheduler = Scheduler(store, self._executor, self._journal, settings)
+        tasks = catalog.TaskCatalog(self.args.include_path)
+        facts, models, _ = await asyncio.gather(
+            asyncio.to_thread(gather_facts, self.args),
+            asyncio.to_thread(catalog.models),
+            asyncio.to_thread(tasks.index),
+        )
+        self._grpc = grpc.aio.server(
+            interceptors=build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
+            options=channel_options(self.args),
+        )
+        servicer = EvaluationServicer(
+            store=store,
+            samples=FileSampleStore(),
+            journal=self._journal,
+            scheduler=self._scheduler,
+            executor=self._executor,
+            validator=Validator(
+                tasks,
+                lambda: self._executor.devices,
+                include_paths=self.args.include_path,
+                trust_remote_code=self.args.trust_remote_code,
+            ),
+            catalog=tasks,
+            models=models,
+            facts=facts,
+        )
+        evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        add_reflection(self._grpc, _SERVICES)
+        # A port that is taken is found before jobs are started; calls are answered only after the recovery.
+        self._stack.push_async_callback(self._grpc.stop, 0)
+        self._address = self._bind()
+        self._stack.push_async_callback(self._scheduler.stop)
+        await self._scheduler.start()
+        await self._grpc.start()
+        self._health.set_ready(True)
+        self._write_address()
+        devices = ", ".join(device.name for device in self._executor.devices)
+        logger.info(
+            "serving on %s; devices: %s; state in %s; ready after %.2f s",
+            self._address,
+            devices,
+            self._state_dir,
+            time.monotonic() - began,
+        )
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stops the server and returns when nothing of it is left. Idempotent; a later call may be in more of a hurry.
+
+        Nothing new is started or taken in; running jobs and open calls get ``grace`` seconds (None: as configured; 0:
+        none at all). Jobs that still run then are put back into the queue, where the next server finds them.
+        """
+        seconds = self.args.shutdown_grace if grace is None else grace
+        if seconds <= 0:
+            self._hurry.set()
+        if self._closed.is_set():
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(seconds))
+        await asyncio.shield(self._stopping)
+
+    async def wait_closed(self) -> None:
+        """Returns once the server has stopped."""
+        await self._closed.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _stop(self, grace: float) -> None:
+        deadline = time.monotonic() + grace
+        logger.info("stopping: no new jobs; running jobs and open calls have %.1f s", grace)
+        try:
+            self._health.set_ready(False)
+            await self._scheduler.drain()
+            await self._jobs_end(deadline)
+            # Followers first: a stream that waits would hold up the calls' end for the whole grace.
+            self._journal.close()
+            self._scheduler.queue_changes.close()
+            self._health.close()
+            await self._calls_end(deadline)
+        finally:
+            await self._stack.aclose()
+            self._closed.set()
+            logger.info("stopped")
+
+    async def _jobs_end(self, deadline: float) -> None:
+        feed = self._scheduler.queue_changes
+        hurry = asyncio.create_task(self._hurry.wait())
+        try:
+            while self._scheduler.queue().running and not hurry.done():
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return
+                change = asyncio.create_task(feed.wait_beyond(feed.revision, remaining))
+                await asyncio.wait({change, hurry}, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+        finally:
+            hurry.cancel()
+
+    async def _calls_end(self, deadline: float) -> None:
+        grace = max(_LAST_CALLS, deadline - time.monotonic())
+        ending = asyncio.create_task(self._grpc.stop(grace))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not ending.done():
+            await self._grpc.stop(0)
+        await ending
+
+    def _bind(self) -> str:
+        if self.args.unix_socket is not None:
+            return self._bind_socket(self.args.unix_socket.absolute())
+        host = self.args.host.strip("[]")
+        host = f"[{host}]" if ":" in host else host
+        wanted = f"{host}:{self.args.port}"
+        try:
+            port = self._grpc.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise ServerStartError(
+                f"cannot listen on {wanted}: it is taken by another program, or not an address of this machine;"
+                " choose another port or host (port 0 takes any free one)"
+            ) from error
+        return f"{host}:{port}"
+
+    def _bind_socket(self, path: Path) -> str:
+        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+            raise ServerStartError(
+                f"unix_socket: {path} is longer than {_LONGEST_SOCKET_PATH} bytes; choose a shorter one"
+            )
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.exists() and _answers(path):
+                raise ServerStartError(f"unix_socket: another program listens on {path}; choose another path")
+            self._grpc.add_insecure_port(f"unix:{path}")
+            path.chmod(0o600)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, ServerStartError):
+                raise
+            raise ServerStartError(f"unix_socket: cannot listen on {path}: {error}") from error
+        self._stack.callback(path.unlink, missing_ok=True)
+        return f"unix:{path}"
+
+    def _write_address(self) -> None:
+        path = self.args.address_file
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_text(f"{self.address}\n", encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            raise ServerStartError(f"address_file: {path} cannot be written: {error.strerror}") from error
+        self._stack.callback(path.unlink, missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,173 @@
+"""Specifications and submissions between the public messages and the domain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from lmms_eval_grpc.jobs.errors import Violation
+from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, JobSpec, MergeSpec, Seeds
+from lmms_eval_grpc.server.convert_values import read_duration, read_struct, write_duration, write_struct
+from lmms_eval_grpc.v1 import evaluation_service_pb2, job_pb2
+
+_CHECKPOINT_KINDS = {
+    CheckpointKind.REGULAR: job_pb2.CHECKPOINT_KIND_REGULAR,
+    CheckpointKind.EMA: job_pb2.CHECKPOINT_KIND_EMA,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a request asks to be queued."""
+
+    spec: EvaluationSpec
+    request_id: str
+    request_digest: str
+    """SHA-256 of all that decides the job: the same digest is the same request."""
+    labels: Mapping[str, str]
+    priority: int
+
+
+def read_evaluate_request(request: evaluation_service_pb2.EvaluateRequest) -> tuple[Submission, list[Violation]]:
+    """The submission, and what the message alone tells to be wrong with it."""
+    spec, violations = read_evaluation_spec(request.spec)
+    if not request.HasField("spec"):
+        violations = [Violation("spec", "not set; say what to evaluate")]
+    submission = Submission(
+        spec=spec,
+        request_id=request.request_id.lower(),
+        request_digest=digest_of(request),
+        labels=dict(request.labels),
+        priority=request.priority,
+    )
+    return submission, violations
+
+
+def digest_of(request: evaluation_service_pb2.EvaluateRequest) -> str:
+    """SHA-256, hexadecimal, of the request without what does not decide the job: ``request_id``, ``validate_only``."""
+    payload = evaluation_service_pb2.EvaluateRequest()
+    payload.CopyFrom(request)
+    payload.ClearField("request_id")
+    payload.ClearField("validate_only")
+    return hashlib.sha256(payload.SerializeToString(deterministic=True)).hexdigest()
+
+
+def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpec, list[Violation]]:
+    """The specification with its defaults filled in, and what the domain's types cannot express to be wrong."""
+    violations: list[Violation] = []
+    spec = EvaluationSpec(
+        model=message.model,
+        tasks=tuple(message.tasks),
+        model_args=read_struct(message.model_args, "spec.model_args", violations),
+        num_fewshot=message.num_fewshot if message.HasField("num_fewshot") else None,
+        batch_size=_read_batch_size(message, violations),
+        max_batch_size=message.max_batch_size or None,
+        device=message.device,
+        limit_count=message.limit.count if message.limit.WhichOneof("limit") == "count" else None,
+        limit_fraction=message.limit.fraction if message.limit.WhichOneof("limit") == "fraction" else None,
+        offset=message.offset,
+        gen_kwargs=read_struct(message.gen_kwargs, "spec.gen_kwargs", violations),
+        log_samples=message.log_samples if message.HasField("log_samples") else True,
+        predict_only=message.predict_only,
+        num_gpus=message.num_gpus or 1,
+        output_dir=message.output_dir,
+        seeds=_read_seeds(message.seeds),
+        repeats=message.repeats or 1,
+        system_instruction=message.system_instruction,
+        apply_chat_template=message.apply_chat_template,
+        fewshot_as_multiturn=message.fewshot_as_multiturn,
+        reasoning_tags=message.reasoning_tags,
+        force_simple=message.force_simple,
+        trust_remote_code=message.trust_remote_code,
+        use_cache=message.use_cache,
+        agentic_trace_mode=message.agentic_trace_mode or "basic",
+        baseline=message.baseline,
+        max_tokens=message.max_tokens,
+        run_timeout=read_duration(message.run_timeout) if message.HasField("run_timeout") else None,
+        include_path=tuple(message.include_path),
+    )
+    if message.HasField("limit") and message.limit.WhichOneof("limit") is None:
+        violations.append(Violation("spec.limit", "neither count nor fraction is set; set one, or leave limit out"))
+    return spec, violations
+
+
+def _read_batch_size(message: job_pb2.EvaluationSpec, violations: list[Violation]) -> int | None:
+    if not message.HasField("batch_size"):
+        return None
+    match message.batch_size.WhichOneof("size"):
+        case "fixed":
+            return message.batch_size.fixed
+        case "automatic":
+            return None
+        case _:
+            description = "neither fixed nor automatic is set; set one, or leave batch_size out"
+            violations.append(Violation("spec.batch_size", description))
+            return None
+
+
+def _read_seeds(message: job_pb2.Seeds) -> Seeds:
+    given = {field.name: value for field, value in message.ListFields()}
+    return Seeds(**given)
+
+
+def write_spec(spec: JobSpec) -> dict[str, Message]:
+    """The ``spec`` oneof of a Job: one keyword argument."""
+    if isinstance(spec, EvaluationSpec):
+        return {"evaluation": write_evaluation_spec(spec)}
+    return {"merge": write_merge_spec(spec)}
+
+
+def write_evaluation_spec(spec: EvaluationSpec) -> job_pb2.EvaluationSpec:
+    """The specification as a message, defaults written out."""
+    message = job_pb2.EvaluationSpec(
+        model=spec.model,
+        tasks=spec.tasks,
+        num_fewshot=spec.num_fewshot,
+        max_batch_size=spec.max_batch_size or 0,
+        device=spec.device,
+        offset=spec.offset,
+        log_samples=spec.log_samples,
+        predict_only=spec.predict_only,
+        num_gpus=spec.num_gpus,
+        output_dir=spec.output_dir,
+        seeds=job_pb2.Seeds(
+            python=spec.seeds.python, numpy=spec.seeds.numpy, torch=spec.seeds.torch, fewshot=spec.seeds.fewshot
+        ),
+        repeats=spec.repeats,
+        system_instruction=spec.system_instruction,
+        apply_chat_template=spec.apply_chat_template,
+        fewshot_as_multiturn=spec.fewshot_as_multiturn,
+        reasoning_tags=spec.reasoning_tags,
+        force_simple=spec.force_simple,
+        trust_remote_code=spec.trust_remote_code,
+        use_cache=spec.use_cache,
+        agentic_trace_mode=spec.agentic_trace_mode,
+        baseline=spec.baseline,
+        max_tokens=spec.max_tokens,
+        include_path=spec.include_path,
+    )
+    if spec.model_args:
+        message.model_args.CopyFrom(write_struct(spec.model_args))
+    if spec.gen_kwargs:
+        message.gen_kwargs.CopyFrom(write_struct(spec.gen_kwargs))
+    if spec.batch_size is not None:
+        message.batch_size.fixed = spec.batch_size
+    if spec.limit_count is not None:
+        message.limit.count = spec.limit_count
+    if spec.limit_fraction is not None:
+        message.limit.fraction = spec.limit_fraction
+    if spec.run_timeout is not None:
+        message.run_timeout.CopyFrom(write_duration(spec.run_timeout))
+    return message
+
+
+def write_merge_spec(spec: MergeSpec) -> job_pb2.MergeSpec:
+    """The specification of a merge as a message."""
+    return job_pb2.MergeSpec(
+        checkpoint_path=spec.checkpoint_path,
+        output_path=spec.output_path,
+        checkpoint_kind=_CHECKPOINT_KINDS[spec.checkpoint_kind],
+    )

@@ -1,0 +1,208 @@
+"""The one table from domain errors to gRPC statuses, and how a status is put on the wire."""
+
+from __future__ import annotations
+
+import base64
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from lmms_eval_grpc.jobs import errors as domain
+
+DOMAIN = "lmms-eval-grpc"
+"""``google.rpc.ErrorInfo.domain`` of every error of this service."""
+
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata key of the status details, as every gRPC library reads it."""
+
+MAX_WIRE_BYTES = 6000
+"""Bytes of status message and details together, as sent. Much larger trailers reach clients as a broken stream."""
+
+_MAX_MESSAGE = 1000
+_MAX_DESCRIPTION = 600
+_MAX_METADATA_VALUE = 200
+
+Details = Callable[[Any], Sequence[Message]]
+Metadata = Callable[[Any], dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one domain error is told."""
+
+    code: grpc.StatusCode
+    reason: str
+    """Stable upper-case word for programs: ``ErrorInfo.reason``."""
+    details: Details = lambda error: ()
+    metadata: Metadata = lambda error: {}
+    message: str | None = None
+    """Replaces the error's own text, where that could name a file of the server."""
+
+
+def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
+    delay = Duration()
+    delay.FromMicroseconds(max(0, round(seconds * 1e6)))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+def _bad_request(error: domain.InvalidRequest) -> error_details_pb2.BadRequest:
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(violation.field, _MAX_METADATA_VALUE),
+                description=_cut(violation.description, _MAX_DESCRIPTION),
+            )
+            for violation in error.violations
+        ]
+    )
+
+
+def _resource(job_id: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(
+        resource_type="job", resource_name=_cut(job_id, _MAX_METADATA_VALUE), description="no such job"
+    )
+
+
+def _quota(subject: str, description: str) -> error_details_pb2.QuotaFailure:
+    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
+    return error_details_pb2.QuotaFailure(violations=[violation])
+
+
+def _precondition(kind: str, subject: str, description: str) -> error_details_pb2.PreconditionFailure:
+    violation = error_details_pb2.PreconditionFailure.Violation(type=kind, subject=subject, description=description)
+    return error_details_pb2.PreconditionFailure(violations=[violation])
+
+
+_WATCH_RETRY_SECONDS = 5.0
+_STORE_RETRY_SECONDS = 5.0
+
+TABLE: dict[type[domain.ServiceError], Row] = {
+    domain.InvalidRequest: Row(
+        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", details=lambda error: [_bad_request(error)]
+    ),
+    domain.JobNotFound: Row(
+        grpc.StatusCode.NOT_FOUND,
+        "JOB_NOT_FOUND",
+        details=lambda error: [_resource(error.job_id)],
+        metadata=lambda error: {"job_id": error.job_id},
+    ),
+    domain.RequestIdConflict: Row(
+        grpc.StatusCode.ALREADY_EXISTS,
+        "REQUEST_ID_CONFLICT",
+        metadata=lambda error: {"request_id": error.request_id, "job_id": error.job_id},
+    ),
+    domain.QueueFull: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        details=lambda error: [_quota("queue", str(error)), _retry_info(error.retry_after)],
+        metadata=lambda error: {"capacity": str(error.capacity)},
+    ),
+    domain.TooManyWatches: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WATCHES",
+        details=lambda error: [_quota(error.scope, str(error)), _retry_info(_WATCH_RETRY_SECONDS)],
+        metadata=lambda error: {"limit": str(error.limit)},
+    ),
+    domain.NotAccepting: Row(
+        grpc.StatusCode.UNAVAILABLE, "NOT_ACCEPTING", details=lambda error: [_retry_info(error.retry_after)]
+    ),
+    domain.SequenceOutOfRange: Row(
+        grpc.StatusCode.OUT_OF_RANGE, "SEQUENCE_OUT_OF_RANGE", metadata=lambda error: {"job_id": error.job_id}
+    ),
+    domain.SamplesNotLogged: Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "SAMPLES_NOT_LOGGED",
+        details=lambda error: [_precondition("SAMPLES_LOGGED", f"jobs/{error.job_id}", str(error))],
+        metadata=lambda error: {"job_id": error.job_id},
+    ),
+    domain.NotImplementedYet: Row(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
+    domain.StoreUnavailable: Row(
+        grpc.StatusCode.UNAVAILABLE,
+        "STORE_UNAVAILABLE",
+        details=lambda error: [_retry_info(_STORE_RETRY_SECONDS)],
+        message="the job store cannot be written, nothing was accepted; the server's log says why",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A status ready to be sent."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
+    """A serialised ``google.rpc.Status``."""
+
+    async def abort(self, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+        """Ends the call with this status. Never returns."""
+        await context.abort(self.code, self.message, trailing_metadata=((DETAILS_KEY, self.details),))
+
+
+def status_of(error: domain.ServiceError) -> Status:
+    """The status that tells ``error``."""
+    row = TABLE[type(error)]
+    message = _cut(row.message or str(error), _MAX_MESSAGE)
+    metadata = {key: _cut(value, _MAX_METADATA_VALUE) for key, value in row.metadata(error).items()}
+    return _build(row.code, message, row.reason, metadata, row.details(error))
+
+
+def internal_status(error_id: str) -> Status:
+    """The status of a bug: nothing but an id, which the log has too."""
+    message = f"internal error {error_id}; the server's log has the details under this id"
+    return _build(grpc.StatusCode.INTERNAL, message, "INTERNAL", {"error_id": error_id}, ())
+
+
+def _build(
+    code: grpc.StatusCode, message: str, reason: str, metadata: dict[str, str], details: Sequence[Message]
+) -> Status:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in (info, *details):
+        status.details.append(_pack(detail))
+    packed = status.SerializeToString()
+    if _wire_bytes(message, packed) <= MAX_WIRE_BYTES:
+        return Status(code, message, packed)
+    return Status(code, message, _trimmed(status, details))
+
+
+def _trimmed(status: status_pb2.Status, details: Sequence[Message]) -> bytes:
+    """``status`` with as many field violations as fit, and a last one that says how many more there are."""
+    status = status_pb2.Status.FromString(status.SerializeToString())
+    for position, detail in enumerate(details, start=1):
+        if not isinstance(detail, error_details_pb2.BadRequest):
+            continue
+        violations = list(detail.field_violations)
+        for kept in range(len(violations) - 1, -1, -1):
+            shorter = error_details_pb2.BadRequest(field_violations=violations[:kept])
+            shorter.field_violations.add(
+                field="", description=f"and {len(violations) - kept} more; mend these and send the request again"
+            )
+            status.details[position].CopyFrom(_pack(shorter))
+            packed: bytes = status.SerializeToString()
+            if _wire_bytes(status.message, packed) <= MAX_WIRE_BYTES:
+                return packed
+    del status.details[1:]
+    return bytes(status.SerializeToString())
+
+
+def _pack(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def _wire_bytes(message: str, packed: bytes) -> int:
+    return len(urllib.parse.quote(message)) + len(base64.b64encode(packed))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

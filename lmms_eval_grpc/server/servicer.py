@@ -1,0 +1,124 @@
+"""The service's methods: each converts, makes one domain call, and converts back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc.aio
+
+from lmms_eval_grpc.engine.models.registry import ModelEntry
+from lmms_eval_grpc.executors.base import Executor
+from lmms_eval_grpc.jobs.errors import InvalidRequest, NotImplementedYet, Violation
+from lmms_eval_grpc.scheduler import Journal, Scheduler
+from lmms_eval_grpc.server import listings, streams, watch
+from lmms_eval_grpc.server.catalog import TaskCatalog
+from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_server
+from lmms_eval_grpc.server.convert_job import shows_results, write_job
+from lmms_eval_grpc.server.validate import Validator
+from lmms_eval_grpc.store.base import JobStore, SampleStore
+from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
+from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
+
+MAX_REASON = 1024
+"""Characters of a cancellation's reason."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
+    """The service, over the parts that do the work."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        samples: SampleStore,
+        journal: Journal,
+        scheduler: Scheduler,
+        executor: Executor,
+        validator: Validator,
+        catalog: TaskCatalog,
+        models: Sequence[tuple[ModelEntry, tuple[str, ...]]],
+        facts: ServerFacts,
+    ) -> None:
+        self._store = store
+        self._samples = samples
+        self._journal = journal
+        self._scheduler = scheduler
+        self._executor = executor
+        self._validator = validator
+        self._catalog = catalog
+        self._models = models
+        self._facts = facts
+
+    async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> pb.EvaluateResponse:
+        submission = await self._validator.check(request)
+        if request.validate_only:
+            return pb.EvaluateResponse()
+        job = await self._scheduler.submit(
+            submission.spec,
+            request_id=submission.request_id,
+            request_digest=submission.request_digest,
+            labels=submission.labels,
+            priority=submission.priority,
+        )
+        return pb.EvaluateResponse(job=write_job(job, full=True, queue_position=self._scheduler.position(job.job_id)))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        job = await self._journal.job(_job_id(request))
+        full = shows_results(request.view, default=True)
+        return pb.GetJobResponse(job=write_job(job, full=full, queue_position=self._scheduler.position(job.job_id)))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        return await listings.list_jobs(request, self._store, self._scheduler)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
+        job_id = _job_id(request)
+        if len(request.reason) > MAX_REASON:
+            description = f"{len(request.reason)} characters; at most {MAX_REASON} are accepted"
+            raise InvalidRequest([Violation("reason", description)])
+        job = await self._scheduler.cancel(job_id, request.reason)
+        return pb.CancelJobResponse(job=write_job(job, full=True))
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
+        _job_id(request)
+        await watch.watch_job(request, context, self._journal, self._scheduler)
+
+    async def StreamSamples(self, request: pb.StreamSamplesRequest, context: Context) -> None:  # type: ignore[override]
+        _job_id(request)
+        await streams.stream_samples(request, context, self._journal, self._scheduler, self._samples)
+
+    async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> None:  # type: ignore[override]
+        _job_id(request)
+        await streams.stream_logs(request, context, self._journal, self._scheduler)
+
+    async def MergeCheckpoint(self, request: pb.MergeCheckpointRequest, context: Context) -> pb.MergeCheckpointResponse:
+        raise NotImplementedYet("this server cannot merge checkpoints; merge it with the trainer's own tools first")
+
+    async def QueueStatus(self, request: pb.QueueStatusRequest, context: Context) -> pb.QueueStatusResponse:
+        return pb.QueueStatusResponse(queue=await watch.queue_snapshot(self._scheduler))
+
+    async def WatchQueue(self, request: pb.WatchQueueRequest, context: Context) -> None:  # type: ignore[override]
+        await watch.watch_queue(request, context, self._scheduler)
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
+        return await listings.list_tasks(request, self._catalog)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        return listings.list_models(request, self._models)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        server = write_server(
+            self._facts,
+            self._scheduler.queue().slots,
+            jobs_started=self._scheduler.jobs_started,
+            template_warm=self._executor.warm,
+        )
+        return pb.GetServerInfoResponse(server=server)
+
+
+def _job_id(request: Any) -> str:
+    if not request.job_id:
+        raise InvalidRequest([Violation("job_id", "not set; Evaluate returns it, and ListJobs lists it")])
+    return str(request.job_id)

@@ -1,0 +1,131 @@
+"""StreamSamples and StreamLogs: what a job's worker writes to files, read from any point, also while it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from lmms_eval_grpc.jobs.errors import InvalidRequest, SamplesNotLogged, StoreUnavailable, Violation
+from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.server.convert_samples import write_sample
+from lmms_eval_grpc.server.watch import stopping
+from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsResponse, StreamSamplesResponse
+
+if TYPE_CHECKING:
+    from lmms_eval_grpc.scheduler.journal import JobLog, Journal
+    from lmms_eval_grpc.scheduler.scheduler import Scheduler
+    from lmms_eval_grpc.store.base import SampleStore
+    from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsRequest, StreamSamplesRequest
+    from lmms_eval_grpc.v1.job_pb2 import SampleRecord
+
+MAX_SAMPLES_BYTES = 512 * 1024
+"""Bytes of JSON that make one message, which is then below 1 MiB unless a single record is larger."""
+MAX_LOG_BYTES = 256 * 1024
+"""Bytes of the log in one message."""
+POLL_INTERVAL = 0.5
+"""Seconds between looks at a file that may grow."""
+LOG_NAME = "worker.log"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+async def stream_samples(
+    request: StreamSamplesRequest, context: Context, journal: Journal, scheduler: Scheduler, samples: SampleStore
+) -> None:
+    """Writes a job's sample records, from a cursor on; following, until the job has ended and all of it was read.
+
+    Raises:
+        JobNotFound: there is no such job.
+        SamplesNotLogged: the job keeps none.
+        InvalidRequest: the cursor is none of this job's.
+        NotAccepting: the server is being stopped while the stream follows.
+    """
+    log = await journal.log(request.job_id)
+    spec = log.job.spec
+    if not isinstance(spec, EvaluationSpec):
+        raise SamplesNotLogged(request.job_id, "it is not an evaluation")
+    if not spec.log_samples:
+        raise SamplesNotLogged(request.job_id, "it was submitted with log_samples false; submit it again with true")
+    folder = scheduler.job_dir(request.job_id)
+    cursor = request.after_cursor
+    while True:
+        ended = log.job.state.ended  # Asked before reading: what is written by then is all there is.
+        batch = await samples.read(folder, cursor, MAX_SAMPLES_BYTES)
+        if batch.next_cursor == cursor:
+            if ended or not request.follow:
+                return
+            await _pause(log, journal)
+            continue
+        cursor = batch.next_cursor
+        records = await asyncio.to_thread(_write_samples, batch.records, request.task)
+        if records:
+            await context.write(StreamSamplesResponse(samples=records, next_cursor=cursor))
+
+
+def _write_samples(records: Sequence[Mapping[str, object]], task: str) -> list[SampleRecord]:
+    return [write_sample(record) for record in records if not task or record.get("task") == task]
+
+
+async def stream_logs(request: StreamLogsRequest, context: Context, journal: Journal, scheduler: Scheduler) -> None:
+    """Writes the log of a job's worker, from an offset on; following, until the job has ended and all of it was read.
+
+    Raises:
+        JobNotFound: there is no such job.
+        InvalidRequest: the offset is behind the end of the log.
+        NotAccepting: the server is being stopped while the stream follows.
+    """
+    log = await journal.log(request.job_id)
+    path = scheduler.job_dir(request.job_id) / LOG_NAME
+    size = await asyncio.to_thread(_size, path)
+    offset = request.after_offset if request.after_offset >= 0 else max(0, size + request.after_offset)
+    if offset > size:
+        raise InvalidRequest(
+            [
+                Violation(
+                    "after_offset", f"{offset} is behind the end of the log, which has {size} bytes; use an end_offset"
+                )
+            ]
+        )
+    while True:
+        ended = log.job.state.ended
+        data = await asyncio.to_thread(_read, path, offset)
+        # A character whose bytes are not all written yet waits for the rest, unless there will be none.
+        text, used = codecs.utf_8_decode(data, "replace", ended and len(data) < MAX_LOG_BYTES)
+        if used:
+            offset += used
+            await context.write(StreamLogsResponse(text=text, end_offset=offset))
+        elif ended or not request.follow:
+            return
+        else:
+            await _pause(log, journal)
+
+
+async def _pause(log: JobLog, journal: Journal) -> None:
+    """Until there may be more to read."""
+    if journal.closed:
+        raise stopping()
+    # An event wakes early: the job may have ended.
+    await log.wait_beyond(log.job.sequence, POLL_INTERVAL)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _read(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(MAX_LOG_BYTES)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StoreUnavailable(f"the job's log cannot be read: {error.strerror}") from error

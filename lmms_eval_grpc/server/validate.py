@@ -1,0 +1,243 @@
+"""Whether a submission can be run here, told all at once and before anything is queued."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmms_eval_grpc.engine.check import check_config
+from lmms_eval_grpc.executors.base import Device
+from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
+from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.scheduler.slots import unfit
+from lmms_eval_grpc.server.catalog import TaskCatalog
+from lmms_eval_grpc.server.convert_spec import Submission, read_evaluate_request
+from lmms_eval_grpc.worker.translate import to_config
+
+if TYPE_CHECKING:
+    from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest
+
+MAX_LABELS = 32
+MAX_LABEL_KEY = 63
+MAX_LABEL_VALUE = 255
+MAX_PRIORITY = 1000
+MAX_TASKS = 1000
+MAX_PATHS = 64
+MAX_BATCH_SIZE = 65_536
+MAX_NAME = 1024
+"""Characters of a name."""
+MAX_PATH = 4096
+"""Characters of a path."""
+MAX_TEXT = 64 * 1024
+"""Characters of free text."""
+MAX_RUN_TIMEOUT = 365 * 24 * 3600.0
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_SEEDS = ("python", "numpy", "torch", "fewshot")
+
+
+class Validator:
+    """Checks submissions against what this server has."""
+
+    def __init__(
+        self,
+        catalog: TaskCatalog,
+        devices: Callable[[], Sequence[Device]],
+        *,
+        include_paths: Sequence[Path],
+        trust_remote_code: bool,
+    ) -> None:
+        self._catalog = catalog
+        self._devices = devices
+        self._include_paths = tuple(include_paths)
+        self._trust_remote_code = trust_remote_code
+
+    async def check(self, request: EvaluateRequest) -> Submission:
+        """The submission that ``request`` makes. Works in a thread; touches folders, but reads no data and no weights.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+        """
+        return await asyncio.to_thread(self._check, request)
+
+    def _check(self, request: EvaluateRequest) -> Submission:
+        submission, violations = read_evaluate_request(request)
+        violations += _check_envelope(submission)
+        if request.HasField("spec"):
+            violations += _check_lengths(submission.spec)
+            violations += _check_ranges(submission.spec)
+            violations += self._check_permissions(submission.spec)
+            misfit = unfit(submission.spec, self._devices())
+            violations += [] if misfit is None else [misfit]
+            violations += _check_folder(submission.spec.output_dir, "spec.output_dir")
+            violations += _check_folder(submission.spec.use_cache, "spec.use_cache")
+            violations += self._check_engine(submission.spec, violations)
+        if violations:
+            raise InvalidRequest(violations)
+        return submission
+
+    def _check_permissions(self, spec: EvaluationSpec) -> Iterator[Violation]:
+        if self._trust_remote_code:
+            return
+        remedy = (
+            "this server does not run code from checkpoints; leave it out, or start the server with trust_remote_code"
+        )
+        if spec.trust_remote_code:
+            yield Violation("spec.trust_remote_code", remedy)
+        if spec.model_args.get("trust_remote_code"):
+            yield Violation("spec.model_args.trust_remote_code", remedy)
+
+    def _check_engine(self, spec: EvaluationSpec, told: Sequence[Violation]) -> list[Violation]:
+        """What the engine finds wrong beside the fields that were told already."""
+        if any(violation.field.startswith("spec.include_path") for violation in told):
+            return []  # Which tasks there are is not known then.
+        config = to_config(spec, include_paths=self._include_paths, device=spec.device or "cpu")
+        more_paths = [Path(path).expanduser() for path in spec.include_path]
+        problems = check_config(config, self._catalog.index(more_paths))
+        if problems:
+            # The index may be a moment old: a task file that was added just now must count.
+            problems = check_config(config, self._catalog.index(more_paths, max_age=0))
+        found = []
+        for problem in problems:
+            field = _request_field(problem.field, len(self._include_paths))
+            if field is not None and not any(_overlap(field, violation.field) for violation in told):
+                found.append(Violation(field, problem.description))
+        return found
+
+
+def _request_field(field: str, own_include_paths: int) -> str | None:
+    """The request's name of a field of the engine's configuration; None when it is not of the request's making."""
+    match = re.fullmatch(r"(seed|include_paths)\[(\d+)\]", field)
+    if match is None:
+        return f"spec.{field}"
+    position = int(match[2])
+    if match[1] == "seed":
+        return f"spec.seeds.{_SEEDS[position]}"
+    return f"spec.include_path[{position - own_include_paths}]" if position >= own_include_paths else None
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two fields are the same, or one is a part of the other."""
+    return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
+
+
+def _check_envelope(submission: Submission) -> Iterator[Violation]:
+    request_id = submission.request_id
+    if request_id and not _UUID.fullmatch(request_id):
+        yield Violation("request_id", f"{_shown(request_id)} is not a UUID; leave it empty or use a fresh UUID4")
+    if abs(submission.priority) > MAX_PRIORITY:
+        yield Violation("priority", f"{submission.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}")
+    yield from check_labels(submission.labels)
+
+
+def check_labels(labels: Mapping[str, str]) -> Iterator[Violation]:
+    """What is wrong with the labels of a job."""
+    if len(labels) > MAX_LABELS:
+        yield Violation("labels", f"{len(labels)} labels; at most {MAX_LABELS} are accepted")
+        return
+    for key, value in sorted(labels.items()):
+        if not 1 <= len(key) <= MAX_LABEL_KEY:
+            yield Violation(
+                "labels", f"the key {_shown(key)} must have 1 to {MAX_LABEL_KEY} characters, not {len(key)}"
+            )
+        if len(value) > MAX_LABEL_VALUE:
+            yield Violation(
+                f"labels.{key}", f"the value has {len(value)} characters; at most {MAX_LABEL_VALUE} are accepted"
+            )
+
+
+def _check_lengths(spec: EvaluationSpec) -> Iterator[Violation]:
+    for name, longest in (
+        ("model", MAX_NAME),
+        ("device", MAX_NAME),
+        ("agentic_trace_mode", MAX_NAME),
+        ("output_dir", MAX_PATH),
+        ("use_cache", MAX_PATH),
+        ("baseline", MAX_PATH),
+        ("system_instruction", MAX_TEXT),
+        ("reasoning_tags", MAX_TEXT),
+    ):
+        length = len(getattr(spec, name))
+        if length > longest:
+            yield Violation(f"spec.{name}", f"{length} characters; at most {longest} are accepted")
+    for name, most in (("tasks", MAX_TASKS), ("include_path", MAX_PATHS)):
+        values = getattr(spec, name)
+        if len(values) > most:
+            yield Violation(f"spec.{name}", f"{len(values)} entries; at most {most} are accepted")
+            continue
+        for index, value in enumerate(values):
+            if not value or len(value) > MAX_PATH:
+                problem = "empty" if not value else f"{len(value)} characters; at most {MAX_PATH} are accepted"
+                yield Violation(f"spec.{name}[{index}]", problem)
+
+
+def _check_ranges(spec: EvaluationSpec) -> Iterator[Violation]:
+    """Bounds that the engine does not check, or of fields that it knows by other names."""
+    if not spec.model:
+        yield Violation("spec.model", "not set; name a backend, as ListModels lists them")
+    if not spec.tasks:
+        yield Violation("spec.tasks", "empty; name at least one task, as ListTasks lists them")
+    if spec.batch_size is not None and not 1 <= spec.batch_size <= MAX_BATCH_SIZE:
+        yield Violation("spec.batch_size.fixed", f"{spec.batch_size} is not between 1 and {MAX_BATCH_SIZE}")
+    if spec.limit_count is not None and spec.limit_count < 1:
+        yield Violation("spec.limit.count", f"{spec.limit_count} is less than 1; leave limit out for all documents")
+    if spec.limit_fraction is not None and not 0 < spec.limit_fraction < 1:
+        yield Violation(
+            "spec.limit.fraction",
+            f"{spec.limit_fraction} is not more than 0 and less than 1; use count for a number of documents",
+        )
+    if spec.num_gpus < 1:
+        yield Violation("spec.num_gpus", f"{spec.num_gpus} is negative")
+    if spec.run_timeout is not None and not 0 < spec.run_timeout <= MAX_RUN_TIMEOUT:
+        yield Violation("spec.run_timeout", f"{spec.run_timeout} s is not more than 0 and at most a year")
+    yield from _check_generation(spec.gen_kwargs)
+
+
+def _check_generation(gen_kwargs: Mapping[str, Any]) -> Iterator[Violation]:
+    """Types of the generation arguments that every backend knows; others are passed on as they are."""
+    for key, value in gen_kwargs.items():
+        rule = _GENERATION_RULES.get(key)
+        if rule is not None and value is not None and not rule[0](value):
+            yield Violation(f"spec.gen_kwargs.{key}", f"{_shown(value)} is not {rule[1]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_GENERATION_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": (_is_count, "a whole number of at least 1"),
+    "num_beams": (_is_count, "a whole number of at least 1"),
+    "temperature": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
+    "top_p": (lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and at most 1"),
+    "do_sample": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+def _check_folder(path: str, field: str) -> Iterator[Violation]:
+    """Whether a folder is there and can be written to, or can be made. Makes nothing."""
+    if not path or len(path) > MAX_PATH:
+        return
+    folder = Path(path).expanduser()
+    if "\0" in path or not folder.is_absolute():
+        yield Violation(field, f"{_shown(path)} is not an absolute path; the server has a working folder of its own")
+        return
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    if not existing.is_dir():
+        yield Violation(field, f"{_shown(path)} cannot be a folder: {_shown(str(existing))} is a file")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Violation(field, f"{_shown(path)} cannot be written: the server may not write to {_shown(str(existing))}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,216 @@
+"""Processes as Linux shows them in ``/proc``: who belongs to a worker, is a number still the process it was, kill all.
+
+A worker leads a session and a process group of its own, so its number names all three. What it starts belongs to it
+too, also when it left the group: descendants are followed while the worker lives, and programs that it started carry
+its :data:`MARKER` in their environment for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MARKER = "LMMS_EVAL_GRPC_WORKER"
+"""Environment variable that every worker sets to a value of its own."""
+
+IDENTITY_FILE = "worker.json"
+"""File in a job's folder that names the worker that runs it."""
+
+_PROC = Path("/proc")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    state: str
+    start_ticks: int
+    """Clock ticks between the machine's boot and the process's start: with the pid, unique until the next boot."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still holds anything: a zombie does not."""
+        return self.state not in "ZX"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """A worker, so that it can be told from a later process with the same number."""
+
+    pid: int
+    pgid: int
+    start_ticks: int
+    boot_id: str
+    marker: str
+
+
+def read_process(pid: int) -> Process | None:
+    """The process with this number, or None."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The name, in brackets, may itself hold brackets and blanks; the fields after it hold neither.
+    fields = text.rpartition(")")[2].split()
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0], int(fields[19]))
+
+
+def list_processes() -> list[Process]:
+    """All processes that this one can see."""
+    numbers = (int(name) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - ten times faster than Path
+    return [process for pid in numbers if (process := read_process(pid)) is not None]
+
+
+def identify(pid: int, marker: str) -> WorkerIdentity | None:
+    """What tells this worker from later processes; None when it is gone."""
+    process = read_process(pid)
+    return None if process is None else WorkerIdentity(pid, process.group, process.start_ticks, _boot_id(), marker)
+
+
+def write_identity(job_dir: Path, identity: WorkerIdentity) -> None:
+    """Writes ``worker.json``, whole or not at all."""
+    path = job_dir / IDENTITY_FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(identity)), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_identity(job_dir: Path) -> WorkerIdentity | None:
+    """What :func:`write_identity` wrote; None when there is no such file or it cannot be understood."""
+    try:
+        return WorkerIdentity(**json.loads((job_dir / IDENTITY_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_identity(job_dir: Path) -> None:
+    """Removes ``worker.json``: nothing of the worker is left."""
+    (job_dir / IDENTITY_FILE).unlink(missing_ok=True)
+
+
+def members(identity: WorkerIdentity) -> list[Process]:
+    """Every live process of this worker: its session, its group, its descendants, programs that carry its marker.
+
+    A process that merely has the same number by now is none of them.
+    """
+    if identity.boot_id != _boot_id():
+        return []
+    table = {process.pid: process for process in list_processes()}
+    leader = table.get(identity.pid)
+    reused = leader is not None and leader.start_ticks != identity.start_ticks
+    found: set[int] = set()
+    if not reused:
+        # While a group or session has members, the kernel gives its number to no new process; and members cannot be
+        # older than the leader was.
+        found = {
+            process.pid
+            for process in table.values()
+            if identity.pid in (process.pid, process.group, process.session)
+            and process.start_ticks >= identity.start_ticks
+        }
+        found |= _descendants(table.values(), found)
+    found |= {pid for pid in table if pid not in found and _carries(pid, identity.marker)}
+    return [table[pid] for pid in sorted(found) if table[pid].alive]
+
+
+def end_members(identity: WorkerIdentity) -> None:
+    """Kills every process of this worker and returns when none is left. Blocks; may be called from any thread."""
+    while found := members(identity):
+        for process in found:
+            kill(process.pid)
+        pause = 0.001
+        while any(_is_alive(process.pid) for process in found):
+            # A process that waits for a device driver cannot die before the driver answers.
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+
+def kill_members(identity: WorkerIdentity) -> None:
+    """Sends SIGKILL to every live process of this worker, without waiting for their end."""
+    for process in members(identity):
+        kill(process.pid)
+
+
+def kill_tree(root: int) -> None:
+    """Kills all descendants of ``root``, but not ``root`` itself, until none is left."""
+    while found := [pid for pid in _descendants(list_processes(), {root}) if _is_alive(pid)]:
+        for pid in found:
+            kill(pid)
+        time.sleep(0.005)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def kill(pid: int) -> None:
+    """Sends SIGKILL; a process that is gone already is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the thread that forked it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of descendants whose own parent ends, so that it can reap them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_process_name(name: str) -> None:
+    """What ``top`` and ``ps -o comm`` show; at most 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def _descendants(processes: Iterable[Process], roots: set[int]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for process in processes:
+        children.setdefault(process.parent, []).append(process.pid)
+    found: set[int] = set()
+    pending = list(roots)
+    while pending:
+        for pid in children.get(pending.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                pending.append(pid)
+    return found
+
+
+def _carries(pid: int, marker: str) -> bool:
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return f"{MARKER}={marker}".encode() in environment.split(b"\0")
+
+
+def _is_alive(pid: int) -> bool:
+    process = read_process(pid)
+    return process is not None and process.alive
+
+
+def _boot_id() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    value = argument if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")

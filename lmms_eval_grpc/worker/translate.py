@@ -1,0 +1,233 @@
+"""Between the service's words for a job (``jobs``) and the engine's (``engine.api``). Light: imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_eval_grpc.engine.api import (
+    EvaluationConfig,
+    EvaluationError,
+    EvaluationOutcome,
+    MetricScore,
+    ProgressReport,
+    Stage,
+    TaskScore,
+)
+from lmms_eval_grpc.engine.record.plain_json import to_plain
+from lmms_eval_grpc.jobs.results import (
+    EvaluationResult,
+    GroupResult,
+    JobError,
+    JobErrorCode,
+    JobStage,
+    Metric,
+    Progress,
+    TaskResult,
+)
+from lmms_eval_grpc.jobs.spec import EvaluationSpec
+
+MAX_MESSAGE = 4000
+"""Longest error message that leaves a worker, in characters; the log has all of it."""
+
+INVALID_REASONS = frozenset(
+    {
+        "DATASET_UNAVAILABLE",
+        "INVALID_GENERATION_ARGS",
+        "INVALID_LIMIT",
+        "INVALID_MODEL_ARGS",
+        "INVALID_REASONING_TAGS",
+        "MISSING_PACKAGES",
+        "MODEL_LOAD_FAILED",
+        "NO_DOCUMENTS",
+        "TASK_LOAD_FAILED",
+        "UNKNOWN_MODEL",
+        "UNKNOWN_TASK",
+        "UNSUPPORTED_TASK",
+    }
+)
+"""The engine's reasons that lie in the job as it was asked for: trying again will not help."""
+
+
+def to_config(
+    spec: EvaluationSpec, *, include_paths: Sequence[Path], device: str, job_dir: Path | None = None
+) -> EvaluationConfig:
+    """What the engine is to run.
+
+    Args:
+        include_paths: folders with task YAML files that the server was started with; those of the job come after them.
+        device: torch device string, as the worker sees it.
+        job_dir: where results go when the job names no output folder; None leaves that to the engine.
+    """
+    default_output = None if job_dir is None else job_dir / "results"
+    return EvaluationConfig(
+        model=spec.model,
+        tasks=spec.tasks,
+        model_args=spec.model_args,
+        include_paths=(*include_paths, *map(Path, spec.include_path)),
+        num_fewshot=spec.num_fewshot,
+        batch_size=spec.batch_size,
+        max_batch_size=spec.max_batch_size,
+        device=device,
+        limit=spec.limit_fraction if spec.limit_count is None else spec.limit_count,
+        offset=spec.offset,
+        gen_kwargs=spec.gen_kwargs,
+        log_samples=spec.log_samples,
+        predict_only=spec.predict_only,
+        output_dir=Path(spec.output_dir) if spec.output_dir else default_output,
+        seed=(spec.seeds.python, spec.seeds.numpy, spec.seeds.torch, spec.seeds.fewshot),
+        repeats=spec.repeats,
+        system_instruction=spec.system_instruction or None,
+        apply_chat_template=spec.apply_chat_template,
+        fewshot_as_multiturn=spec.fewshot_as_multiturn,
+        reasoning_tags=spec.reasoning_tags or None,
+        force_simple=spec.force_simple,
+        trust_remote_code=spec.trust_remote_code,
+        use_cache=Path(spec.use_cache) if spec.use_cache else None,
+        agentic_trace_mode=spec.agentic_trace_mode,
+        baseline=spec.baseline or None,
+        max_tokens=spec.max_tokens or None,
+    )
+
+
+def to_progress(report: ProgressReport) -> Progress:
+    """``report`` in the service's words. The time left is the scheduler's to tell."""
+    return Progress(
+        stage=JobStage(report.stage.value),
+        task=report.task,
+        samples_done=report.samples_done,
+        samples_total=report.samples_total,
+        task_samples_done=report.task_samples_done,
+        task_samples_total=report.task_samples_total,
+        samples_resumed=report.samples_resumed,
+        samples_errored=report.samples_errored,
+        samples_per_second=report.samples_per_second,
+        batch_size=report.batch_size,
+        output_tokens=report.output_tokens,
+    )
+
+
+def to_task_result(score: TaskScore) -> TaskResult:
+    """The outcome of one task."""
+    return TaskResult(
+        task=score.task,
+        version=score.version,
+        metrics=tuple(map(_to_metric, score.metrics)),
+        samples_asked=score.samples_asked,
+        samples_scored=score.samples_scored,
+        samples_errored=score.samples_errored,
+        elapsed_seconds=score.seconds,
+    )
+
+
+def to_result(outcome: EvaluationOutcome) -> EvaluationResult:
+    """The outcome of the whole job. Non-finite numbers in the documents become null, which every language can read."""
+    generating = outcome.stage_seconds.get(Stage.GENERATING.value, 0.0)
+    task_results = tuple(map(to_task_result, outcome.tasks))
+    return EvaluationResult(
+        task_results=task_results,
+        group_results=read_groups(outcome.results_document, task_results),
+        results_json=_dump(outcome.results_document),
+        manifest_json=_dump(outcome.manifest),
+        results_path="" if outcome.results_path is None else str(outcome.results_path),
+        samples_paths=tuple(map(str, outcome.samples_paths)),
+        stage_seconds={str(stage): float(seconds) for stage, seconds in outcome.stage_seconds.items()},
+        samples_per_second=outcome.samples_per_second,
+        output_tokens_per_second=outcome.output_tokens / generating if generating > 0 else 0.0,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+    )
+
+
+def read_groups(document: Mapping[str, Any], task_results: Sequence[TaskResult]) -> tuple[GroupResult, ...]:
+    """The groups of a results document in lmms-eval's layout: ``groups``, ``group_subtasks`` and ``versions``."""
+    scored = {result.task: result.samples_scored for result in task_results}
+    subtasks: Mapping[str, Sequence[str]] = document.get("group_subtasks") or {}
+    groups: Mapping[str, Mapping[str, Any]] = document.get("groups") or {}
+    return tuple(
+        GroupResult(
+            group=name,
+            version=str((document.get("versions") or {}).get(name, "")),
+            metrics=_read_metrics(
+                values,
+                (document.get("higher_is_better") or {}).get(name) or {},
+                sum(scored.get(task, 0) for task in _leaves(name, subtasks)),
+            ),
+            members=tuple(subtasks.get(name, ())),
+        )
+        for name, values in groups.items()
+    )
+
+
+def to_error(error: EvaluationError) -> JobError:
+    """What the engine says about an evaluation that cannot go on."""
+    code = JobErrorCode.INVALID if error.reason in INVALID_REASONS else JobErrorCode.EVALUATION
+    return JobError(code, error.reason, _shorten(error.message))
+
+
+def to_unexpected_error(error: BaseException) -> JobError:
+    """An exception that nobody foresaw; its traceback is for the log."""
+    text = str(error)
+    kind = type(error).__name__
+    message = f"{kind}: {text}" if text else kind
+    return JobError(JobErrorCode.EVALUATION, "UNEXPECTED_ERROR", _shorten(message), {"exception": kind})
+
+
+def _to_metric(score: MetricScore) -> Metric:
+    return Metric(
+        name=score.name,
+        filter=score.filter,
+        value=score.value,
+        standard_error=score.standard_error,
+        confidence_lower=score.confidence_lower,
+        confidence_upper=score.confidence_upper,
+        confidence_method=score.confidence_method,
+        higher_is_better=score.higher_is_better,
+        sample_count=score.sample_count,
+    )
+
+
+def _read_metrics(values: Mapping[str, Any], better: Mapping[str, Any], sample_count: int) -> tuple[Metric, ...]:
+    metrics = []
+    for key, value in values.items():
+        name, comma, pipeline = key.partition(",")
+        # "acc,none" is a metric; "alias" and "acc_stderr,none" are not.
+        if not comma or "_stderr" in name:
+            continue
+        number, error = _number(value), _number(values.get(f"{name}_stderr,{pipeline}"))
+        higher = better.get(name)
+        metrics.append(
+            Metric(
+                name,
+                pipeline,
+                math.nan if number is None else number,
+                standard_error=error,
+                higher_is_better=higher if isinstance(higher, bool) else None,
+                sample_count=sample_count,
+            )
+        )
+    return tuple(metrics)
+
+
+def _leaves(group: str, subtasks: Mapping[str, Sequence[str]]) -> set[str]:
+    leaves: set[str] = set()
+    for name in subtasks.get(group, ()):
+        leaves |= _leaves(name, subtasks) if name in subtasks else {name}
+    return leaves
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _dump(document: Mapping[str, Any]) -> str:
+    return json.dumps(to_plain(document), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _shorten(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}… (the log has all of it)"

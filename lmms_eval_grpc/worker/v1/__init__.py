@@ -1,0 +1,1 @@
+"""Generated messages of the frames between server and workers. Regenerate with ``scripts/generate``."""

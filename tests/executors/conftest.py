@@ -1,0 +1,107 @@
+"""Real executors with real workers, and tasks that go wrong in real ways."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+import lmms_eval_grpc
+from lmms_eval_grpc.executors.local import LocalExecutor
+from lmms_eval_grpc.executors.local_worker import LocalExecution
+from lmms_eval_grpc.jobs.events import WorkerReport
+from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
+from lmms_eval_grpc.jobs.state import JobState
+from tests.executors import misbehaviour
+
+PATIENCE = 120.0
+BEHAVIOURS = [
+    name
+    for name, function in inspect.getmembers(misbehaviour, inspect.isfunction)
+    if name not in ("doc_to_visual", "doc_to_target")
+]
+
+
+@pytest.fixture(scope="session")
+def tasks_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One task per function of :mod:`tests.executors.misbehaviour`, named after it, on the real digits."""
+    folder = tmp_path_factory.mktemp("tasks")
+    digits = Path(lmms_eval_grpc.__file__).parent / "benchmarks" / "handwritten_digits"
+    shutil.copy(digits / "test.parquet", folder)
+    shutil.copy(misbehaviour.__file__, folder / "utils.py")
+    whole = (digits / "handwritten_digits.yaml").read_text()
+    for name in BEHAVIOURS:
+        text = re.sub(r"^task: .*$", f"task: {name}", whole, flags=re.MULTILINE)
+        text = text.replace("utils.doc_to_text", f"utils.{name}").replace("tag: digits\n", "")
+        text = re.sub(r"^lmms_eval_specific_kwargs:\n(  .*\n)+", "", text, flags=re.MULTILINE)
+        (folder / f"{name}.yaml").write_text(text)
+    assert yaml.safe_load(text.replace("!function ", ""))["doc_to_text"] == f"utils.{BEHAVIOURS[-1]}"
+    return folder
+
+
+class Jobs:
+    """Runs jobs on an executor, each in a folder of its own."""
+
+    def __init__(self, executor: LocalExecutor, checkpoint: Path, folder: Path) -> None:
+        self.executor = executor
+        self.checkpoint = checkpoint
+        self.folder = folder
+        self.count = 0
+
+    def spec(self, task: str, **more: object) -> EvaluationSpec:
+        values = {"model_args": {"pretrained": str(self.checkpoint)}, "limit_count": 8, **more}
+        return EvaluationSpec("huggingface", (task,), **values)  # type: ignore[arg-type]
+
+    async def start(
+        self, spec: JobSpec, *, attempt: int = 1, job_dir: Path | None = None
+    ) -> tuple[LocalExecution, Path]:
+        self.count += 1
+        job_dir = job_dir or self.folder / f"job-{self.count}"
+        job = Job(f"{self.folder.name}-{self.count}", spec, JobState.RUNNING, time.time(), self.count, attempt=attempt)
+        return await self.executor.execute(job, self.executor.devices[:1], job_dir), job_dir
+
+    async def run(self, spec: JobSpec, **more: int) -> tuple[list[WorkerReport], Path]:
+        execution, job_dir = await self.start(spec, **more)
+        return await collect(execution), job_dir
+
+
+async def collect(execution: LocalExecution) -> list[WorkerReport]:
+    """Everything that an execution reports, to its end."""
+    async with asyncio.timeout(PATIENCE):
+        return [report async for report in execution.reports()]
+
+
+async def wait_until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110 - what is waited for happens in other processes
+            await asyncio.sleep(0.01)
+
+
+async def wait_for_log(job_dir: Path, pattern: str) -> re.Match[str]:
+    """Waits until the worker's log matches."""
+    path = job_dir / "worker.log"
+    found: list[re.Match[str]] = []
+
+    def look() -> bool:
+        match = re.search(pattern, path.read_text()) if path.exists() else None
+        found.extend([match] if match else [])
+        return match is not None
+
+    await wait_until(look)
+    return found[0]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,198 @@
+"""Between a job's specification and results and the engine's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lmms_eval_grpc.engine.api import (
+    EvaluationConfig,
+    EvaluationError,
+    EvaluationOutcome,
+    MetricScore,
+    ProgressReport,
+    Stage,
+    TaskScore,
+)
+from lmms_eval_grpc.jobs.results import JobErrorCode, JobStage
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, Seeds
+from lmms_eval_grpc.worker import translate
+
+FULL = EvaluationSpec(
+    model="qwen2_5_vl",
+    tasks=("a", "b"),
+    model_args={"pretrained": "x"},
+    num_fewshot=2,
+    batch_size=3,
+    max_batch_size=4,
+    device="cuda:7",
+    limit_count=5,
+    offset=6,
+    gen_kwargs={"top_k": 1},
+    log_samples=False,
+    predict_only=True,
+    output_dir="out",
+    seeds=Seeds(1, 2, 3, 4),
+    repeats=7,
+    system_instruction="Be brief.",
+    apply_chat_template=True,
+    fewshot_as_multiturn=True,
+    reasoning_tags="none",
+    force_simple=True,
+    trust_remote_code=True,
+    use_cache="cache",
+    agentic_trace_mode="full",
+    baseline="base",
+    max_tokens=8,
+    include_path=("job",),
+)
+
+
+def test_every_field_of_a_specification_reaches_the_engine() -> None:
+    config = translate.to_config(FULL, include_paths=(Path("server"),), device="cuda:0")
+    assert config == EvaluationConfig(
+        model="qwen2_5_vl",
+        tasks=("a", "b"),
+        model_args={"pretrained": "x"},
+        include_paths=(Path("server"), Path("job")),
+        num_fewshot=2,
+        batch_size=3,
+        max_batch_size=4,
+        device="cuda:0",
+        limit=5,
+        offset=6,
+        gen_kwargs={"top_k": 1},
+        log_samples=False,
+        predict_only=True,
+        output_dir=Path("out"),
+        seed=(1, 2, 3, 4),
+        repeats=7,
+        system_instruction="Be brief.",
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+        reasoning_tags="none",
+        force_simple=True,
+        trust_remote_code=True,
+        use_cache=Path("cache"),
+        agentic_trace_mode="full",
+        baseline="base",
+        max_tokens=8,
+    )
+    plain = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu")
+    unchanged = [
+        field.name
+        for field in dataclasses.fields(EvaluationConfig)
+        if getattr(plain, field.name) == getattr(config, field.name)
+    ]
+    assert unchanged == [], "these fields were not told apart by this test"
+
+
+def test_a_plain_specification_gives_the_engine_its_own_defaults() -> None:
+    config = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu")
+    assert config == EvaluationConfig("m", ("t",), device="cpu")
+
+
+@pytest.mark.parametrize(("count", "fraction", "limit"), [(None, None, None), (0, None, 0), (None, 0.5, 0.5)])
+def test_limits_keep_their_kind(count: int | None, fraction: float | None, limit: float | None) -> None:
+    spec = EvaluationSpec("m", ("t",), limit_count=count, limit_fraction=fraction)
+    config = translate.to_config(spec, include_paths=(), device="cpu")
+    assert config.limit == limit
+    assert type(config.limit) is type(limit)
+
+
+def test_results_go_into_the_job_folder_unless_the_job_names_another() -> None:
+    job_dir = Path("jobs/1")
+    plain = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu", job_dir=job_dir)
+    named = translate.to_config(FULL, include_paths=(), device="cpu", job_dir=job_dir)
+    assert plain.output_dir == job_dir / "results"
+    assert named.output_dir == Path("out")
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_every_stage_has_its_name_in_the_service(stage: Stage) -> None:
+    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9))
+    assert progress.stage is JobStage(stage.value)
+    assert dataclasses.astuple(progress)[1:9] == ("t", 1, 2, 3, 4, 5, 6, 7.0)
+    assert (progress.batch_size, progress.output_tokens) == (8, 9)
+
+
+def test_an_outcome_becomes_a_result_whose_documents_are_json() -> None:
+    metric = MetricScore("acc", "none", math.nan, 0.1, 0.2, 0.3, "t", True, 4)
+    outcome = EvaluationOutcome(
+        tasks=(TaskScore("t", "2.0", (metric,), 5, 4, 1, 6.0),),
+        results_document={"results": {"t": {"acc,none": math.nan}}, "name": "ä"},
+        results_path=Path("r/results.json"),
+        samples_paths=(Path("r/samples_t.jsonl"),),
+        manifest={"versions": {"torch": "2"}},
+        stage_seconds={"generating": 2.0},
+        input_tokens=10,
+        output_tokens=20,
+        samples_per_second=2.5,
+    )
+    result = translate.to_result(outcome)
+    assert json.loads(result.results_json) == {"results": {"t": {"acc,none": None}}, "name": "ä"}
+    assert json.loads(result.manifest_json) == {"versions": {"torch": "2"}}
+    assert result.results_path == "r/results.json"
+    assert result.samples_paths == ("r/samples_t.jsonl",)
+    assert (result.output_tokens_per_second, result.samples_per_second) == (10.0, 2.5)
+    (task,) = result.task_results
+    assert (task.task, task.version, task.samples_asked, task.samples_scored, task.samples_errored) == (
+        "t",
+        "2.0",
+        5,
+        4,
+        1,
+    )
+    assert math.isnan(task.metrics[0].value)
+    assert dataclasses.astuple(task.metrics[0])[3:6] == (0.1, 0.2, 0.3)
+    assert task.metrics[0].higher_is_better is True
+
+
+def test_groups_are_read_from_the_results_document() -> None:
+    document = {
+        "groups": {
+            "digits": {"alias": "digits", "acc,none": 0.75, "acc_stderr,none": 0.1, "acc_stderr_clt,none": 0.2},
+            "all": {"acc,strict": 0.5, "acc_stderr,strict": "N/A"},
+        },
+        "group_subtasks": {"all": ["digits", "c"], "digits": ["a", "b"]},
+        "versions": {"digits": 1.0},
+        "higher_is_better": {"digits": {"acc": True}},
+    }
+    results = [translate.to_task_result(TaskScore(name, "1", (), 10, 10, 0)) for name in "abc"]
+    digits, everything = translate.read_groups(document, results)
+    assert (digits.group, digits.version, digits.members) == ("digits", "1.0", ("a", "b"))
+    (metric,) = digits.metrics
+    assert (metric.name, metric.filter, metric.value, metric.standard_error) == ("acc", "none", 0.75, 0.1)
+    assert (metric.higher_is_better, metric.sample_count) == (True, 20)
+    (metric,) = everything.metrics
+    assert (metric.filter, metric.standard_error, metric.sample_count) == ("strict", None, 30)
+
+
+def test_a_document_without_groups_has_none() -> None:
+    assert translate.read_groups({"results": {}}, ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("TASK_LOAD_FAILED", JobErrorCode.INVALID),
+        ("MODEL_LOAD_FAILED", JobErrorCode.INVALID),
+        ("DATASET_UNAVAILABLE", JobErrorCode.INVALID),
+        ("OUT_OF_MEMORY", JobErrorCode.EVALUATION),
+        ("TOO_MANY_ERRORS", JobErrorCode.EVALUATION),
+    ],
+)
+def test_errors_that_lie_in_the_job_are_told_from_those_of_the_evaluation(reason: str, code: JobErrorCode) -> None:
+    error = translate.to_error(EvaluationError(reason, "why"))
+    assert (error.code, error.reason, error.message) == (code, reason, "why")
+
+
+def test_an_unexpected_error_says_its_type_and_is_not_endless() -> None:
+    error = translate.to_unexpected_error(KeyError("x" * 100_000))
+    assert error.message.startswith("KeyError: 'xxx")
+    assert len(error.message) < 5000
+    assert error.details == {"exception": "KeyError"}
