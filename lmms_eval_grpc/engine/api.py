@@ -18,7 +18,7 @@ class EvaluationConfig:
     """One evaluation: a model, tasks, and how to run them. Names follow lmms-eval's command line."""
 
     model: str
-    """Backend name or alias as the user typed it, e.g. ``qwen2_5_vl``; model-specific task settings are looked up by it."""
+    """Backend name or alias as the user typed it, e.g. ``qwen2_5_vl``; tasks have settings for models by this name."""
     tasks: tuple[str, ...]
     """Task names, or paths of task YAML files."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +56,14 @@ class EvaluationConfig:
     baseline: str | None = None
     max_tokens: int | None = None
     """Budget of generated tokens for the whole job; None: none."""
+    override_tasks: bool = False
+    """Whether a name in an include path wins over the same name in the package, and in a later path over an earlier."""
+    compat: frozenset[str] = frozenset()
+    """Behaviours of lmms-eval to keep where this engine corrects them, of :data:`COMPAT`."""
+
+
+COMPAT = {"fewshot_stream": "Few-shot examples are drawn from one random stream, so they depend on limit and offset."}
+"""What :attr:`EvaluationConfig.compat` may name, and what it means."""
 
 
 class Stage(StrEnum):
@@ -107,6 +115,9 @@ class MetricScore:
     """How the interval was made, e.g. ``t``; empty when there is none."""
     higher_is_better: bool | None = None
     sample_count: int = 0
+    legacy_errors: Mapping[str, float] = field(default_factory=dict)
+    """The standard errors that lmms-eval reports beside the value, by its names: ``stderr``, ``stderr_clt``,
+    ``stderr_clustered``. Those that would be of something else than ``value`` are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,22 @@ class TaskScore:
     samples_scored: int
     samples_errored: int
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """The outcome of a group of tasks."""
+
+    group: str
+    alias: str
+    """For display."""
+    version: str
+    members: tuple[str, ...]
+    """Tasks and groups directly below it, in their order."""
+    metrics: tuple[MetricScore, ...]
+    """Empty for a group that is only a heading."""
+    sample_count: int
+    """Samples scored in all its tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +165,8 @@ class EvaluationOutcome:
     input_tokens: int = 0
     output_tokens: int = 0
     samples_per_second: float = 0.0
+    groups: tuple[GroupScore, ...] = ()
+    """The groups among what was asked for, outer ones first."""
 
 
 class Reporter(Protocol):
@@ -149,7 +178,7 @@ class Reporter(Protocol):
         """Called once per task, when its last sample is scored."""
 
     def cancelled(self) -> bool:
-        """Asked between batches; True makes :func:`~lmms_eval_grpc.engine.run.evaluate` raise :class:`EvaluationCancelled`."""
+        """Asked between batches; True makes the evaluation raise :class:`EvaluationCancelled`."""
 
 
 class EvaluationCancelled(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, Problem
+from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
 from lmms_eval_grpc.engine.tasks.index import TaskIndex, is_task_file
@@ -101,17 +101,13 @@ def _task_problem(name: str, index: TaskIndex) -> str:
     for match in matches:
         if not index.expand(match):
             return f"{match!r} has no tasks that are known"
-        entry = index.get(match)
-        if entry is not None and entry.kind == "group" and index.group_config(match).get("aggregate_metric_list"):
-            return (
-                f"group {match!r} has a score over several tasks (aggregate_metric_list), which is not supported yet; "
-                f"ask for its tasks instead: {', '.join(index.expand(match))}"
-            )
         for leaf in index.expand(match):
             task = index.get(leaf)
-            if task is not None and (task.kind == "python_task" or task.output_type != "generate_until"):
-                kind = "a Python class" if task.kind == "python_task" else f"output type {task.output_type!r}"
-                return f"task {leaf!r} has {kind}, which is not supported yet; only generate_until is"
+            if task is not None and task.output_type == "generate_visual_cot":
+                return (
+                    f"task {leaf!r} has output type 'generate_visual_cot', which needs a model that draws while it "
+                    "thinks; no backend here does"
+                )
     return ""
 
 
@@ -159,12 +155,12 @@ def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
     """Settings that nothing reads yet: refused, so that nobody takes their absence for their effect."""
     if config.num_fewshot is not None and config.num_fewshot < 0:
         yield Problem("num_fewshot", f"num_fewshot must not be negative, but is {config.num_fewshot}")
-    elif config.num_fewshot:
-        yield Problem("num_fewshot", f"few-shot prompts are not supported yet; unset num_fewshot {config.num_fewshot}")
-    if config.fewshot_as_multiturn and not config.num_fewshot:
+    if config.fewshot_as_multiturn and config.num_fewshot == 0:
         yield Problem(
-            "fewshot_as_multiturn", "fewshot_as_multiturn says how few-shot examples are given; there are none"
+            "fewshot_as_multiturn", "fewshot_as_multiturn says how few-shot examples are given, but num_fewshot is 0"
         )
+    for name in sorted(config.compat - COMPAT.keys()):
+        yield Problem("compat", f"there is no behaviour {name!r} to keep; there are {', '.join(sorted(COMPAT))}")
     for field in ("use_cache", "baseline"):
         value = getattr(config, field)
         if value is not None:

@@ -86,8 +86,8 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"seed": (1, 2)}, "seed"),
         ({"gen_kwargs": {"until": 3}}, "gen_kwargs.until"),
-        ({"num_fewshot": 3}, "num_fewshot"),
-        ({"fewshot_as_multiturn": True}, "fewshot_as_multiturn"),
+        ({"num_fewshot": 0, "fewshot_as_multiturn": True}, "fewshot_as_multiturn"),
+        ({"compat": frozenset({"everything"})}, "compat"),
         ({"use_cache": Path("cache")}, "use_cache"),
         ({"baseline": "x"}, "baseline"),
         ({"force_simple": True}, "force_simple"),
@@ -128,16 +128,16 @@ def test_a_task_whose_file_is_broken_shows_why(checkpoint: Path, tmp_path: Path)
     assert "not valid YAML" in check(checkpoint, tmp_path / "tasks", tasks=("mine",))["tasks[0]"]
 
 
-def test_kinds_of_tasks_that_cannot_run_yet_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_kinds_of_tasks_that_no_backend_can_run_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tasks"
-    write_yaml(folder, "a.yaml", "task: a\noutput_type: multiple_choice\n")
+    write_yaml(folder, "a.yaml", "task: a\noutput_type: generate_visual_cot\n")
     write_yaml(folder, "b.yaml", "task: b\nclass: !function x.Task\n")
-    write_yaml(folder, "c.yaml", "task: c\n")
+    write_yaml(folder, "c.yaml", "task: c\noutput_type: multiple_choice\n")
     write_yaml(folder, "g.yaml", "group: g\ntask: [c]\naggregate_metric_list: [{metric: acc}]\n")
     write_yaml(folder, "h.yaml", "group: h\ntask: [nobody]\n")
     problems = check(checkpoint, folder, tasks=("a", "b", "g", "c", "h"))
-    assert set(problems) == {"tasks[0]", "tasks[1]", "tasks[2]", "tasks[4]"}
-    assert "ask for its tasks instead: c" in problems["tasks[2]"]
+    assert set(problems) == {"tasks[0]", "tasks[4]"}
+    assert "draws while it thinks" in problems["tasks[0]"]
 
 
 def test_checking_takes_milliseconds(checkpoint: Path) -> None:

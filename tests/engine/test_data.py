@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
+import soundfile
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.digest import digest_value
@@ -73,7 +76,7 @@ def test_a_hub_dataset_without_network_says_what_to_do(monkeypatch: pytest.Monke
     assert "HF_TOKEN" in raised.value.message
 
 
-@pytest.mark.parametrize("key", ["video", "From_YouTube", "builder_script", "streaming"])
+@pytest.mark.parametrize("key", ["From_YouTube", "builder_script", "streaming"])
 def test_kinds_of_data_that_are_not_read_yet_are_refused(key: str) -> None:
     with pytest.raises(EvaluationError, match=key) as raised:
         open_split(source("x/y", **{key: True}), "test")
@@ -116,12 +119,31 @@ def test_a_process_docs_that_fails_is_named(process_docs: Any, message: str) -> 
     assert raised.value.reason == "TASK_LOAD_FAILED"
 
 
-def test_audio_is_refused_until_it_is_decoded() -> None:
+def test_audio_is_decoded_when_a_document_is_asked_for() -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.array([0.0, 0.5, -0.5, 0.25]), 16000, format="WAV", subtype="FLOAT")
+    sounds = datasets.Dataset.from_list([{"sound": {"bytes": buffer.getvalue(), "path": "a.wav"}, "text": "hum"}])
+    documents = Documents("toy", sounds.cast_column("sound", datasets.Audio()))
+    assert documents.without_media(0) == {"text": "hum"}
+    sound = documents.with_media(0)["sound"]
+    assert sound["array"].tolist() == [0.0, 0.5, -0.5, 0.25]
+    assert (sound["sampling_rate"], sound["path"]) == (16000, "a.wav")
+    assert len(documents.digest(0)) == 64
+
+
+def test_broken_audio_says_so() -> None:
     sounds = datasets.Dataset.from_list([{"sound": {"bytes": b"RIFF", "path": "a.wav"}}])
-    sounds = sounds.cast_column("sound", datasets.Audio(decode=False))
-    with pytest.raises(EvaluationError, match="'sound' holds audio") as raised:
-        Documents("toy", sounds)
-    assert raised.value.reason == "UNSUPPORTED_TASK"
+    documents = Documents("toy", sounds.cast_column("sound", datasets.Audio()))
+    with pytest.raises(ValueError, match=r"a\.wav is no audio"):
+        documents.with_media(0)
+
+
+def test_videos_are_given_by_their_files() -> None:
+    videos = datasets.Dataset.from_list([{"video": {"bytes": None, "path": "a.mp4"}, "clips": [{"path": "b.mp4"}]}])
+    features = datasets.Features({"video": datasets.Video(), "clips": datasets.List(datasets.Video())})
+    documents = Documents("toy", videos.cast(features))
+    assert documents.with_media(0) == {"video": "a.mp4", "clips": ["b.mp4"]}
+    assert documents.columns == ("video", "clips")
 
 
 def test_digests_of_documents_follow_their_values_and_media() -> None:

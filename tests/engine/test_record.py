@@ -20,7 +20,7 @@ from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line
 from lmms_eval_grpc.engine.record.redact import REDACTED, redact
-from lmms_eval_grpc.engine.record.results import WrittenResults, model_folder, write_results
+from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS, WrittenResults, model_folder, write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord, to_lmms_eval_sample
 from lmms_eval_grpc.engine.tasks.load import load_tasks
 from tests.support.task_files import datasets_cache, write_task
@@ -205,7 +205,7 @@ def write(folder: Path, **changes: Any) -> WrittenResults:
         system_instruction="Be brief.",
     )
     tasks = load_tasks(config)
-    metric = MetricScore("exact_match", "none", 0.5, 0.1, 0.3, 0.7, "t", True, 4)
+    metric = MetricScore("exact_match", "none", 0.5, 0.1, 0.3, 0.7, "t", True, 4, {"stderr": 0.1, "stderr_clt": 0.1})
     custom = MetricScore("odd", "none", math.nan)
     scores = [TaskScore("one", "2", (metric, custom), 5, 4, 1, 2.0), TaskScore("two", "2", (), 5, 0, 5)]
     first = SampleRecord("one", 0, "none", "ok", "q", "a", ("a",), ("a",), {"exact_match": 1.0}, 10, 3, doc_hash="h")
@@ -228,13 +228,8 @@ def write(folder: Path, **changes: Any) -> WrittenResults:
 def test_the_results_document_has_lmms_evals_keys(written: WrittenResults) -> None:
     document, path, _ = written
     assert json.loads(path.read_text()) == document
-    keys = [
-        "results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config", "date",
-        "throughput", "usage", "efficiency", "task_hashes", "model_source", "model_name", "model_name_sanitized",
-        "system_instruction", "system_instruction_sha", "fewshot_as_multiturn", "start_time", "end_time",
-        "total_evaluation_time_seconds",
-    ]  # fmt: skip
-    assert [key for key in document if key in keys] == keys
+    own = ["lmms_eval_grpc_version", "confidence_intervals", "sample_counts", "manifest"]
+    assert list(document) == [key for key in LMMS_EVAL_KEYS if key != "groups"] + own
     assert document["results"]["one"] == {
         "alias": "one",
         "exact_match,none": 0.5,
@@ -259,14 +254,26 @@ def test_the_results_document_has_lmms_evals_keys(written: WrittenResults) -> No
 def test_the_results_document_adds_intervals_counts_and_the_manifest(written: WrittenResults) -> None:
     document = written.document
     assert document["confidence_intervals"]["one"] == {
-        "exact_match,none": {"lower": 0.3, "upper": 0.7, "level": 0.95, "method": "t", "samples": 4}
+        "exact_match,none": {
+            "lower": 0.3,
+            "upper": 0.7,
+            "level": 0.95,
+            "method": "t",
+            "standard_error": 0.1,
+            "samples": 4,
+        }
     }
     assert document["sample_counts"]["two"] == {"asked": 5, "scored": 0, "errored": 5}
     manifest = document["manifest"]
     assert manifest["packages"]["numpy"] == numpy.__version__
     assert manifest["seeds"] == {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
     assert manifest["processor_backend"] == "pil"
-    assert len(manifest["tasks"]["one"]["identity"]) == 64
+    assert manifest["batch_policy"]["batch_size"] == "auto"
+    assert manifest["code"].keys() == {"commit", "branch"}
+    task = manifest["tasks"]["one"]
+    for key in ("identity", "config_digest", "items_digest"):
+        assert len(task[key]) == 64
+    assert (task["items"], task["documents"], task["function_sources"]) == (6, 6, {})
     assert manifest["tasks"]["one"]["prompt"]["system_message"] == ["system_instruction"]
 
 
@@ -308,3 +315,22 @@ def test_the_task_hash_depends_on_the_documents_and_not_on_the_answers(tmp_path:
     same = task_hash("1")
     assert task_hash("2", responses=("other",)) == same
     assert task_hash("3", doc_hash="other") != same
+
+
+def test_the_manifest_tells_which_documents_ran_and_from_which_sources(tmp_path: Path) -> None:
+    keys = "process_results: !function utils.process\nmetric_list: [{metric: m, aggregation: mean}]"
+    write_task(tmp_path / "tasks", keys, utils="def process(doc, results):\n    return {'m': 1}\n")
+    config = EvaluationConfig(model="qwen", tasks=("toy",), include_paths=(tmp_path / "tasks",), offset=1)
+    tasks = load_tasks(config)
+
+    def entry(**changes: Any) -> dict[str, Any]:
+        manifest: dict[str, Any] = build_manifest(config, tasks, {}, **changes)["tasks"]["toy"]
+        return manifest
+
+    assert entry()["items_digest"] == entry(doc_ids={"toy": range(1, 6)})["items_digest"]
+    assert entry()["items_digest"] != entry(doc_ids={"toy": [5, 4, 3, 2, 1]})["items_digest"]
+    (source,) = entry()["function_sources"]
+    assert source == "tasks/utils.py"
+    manifest = build_manifest(config, tasks, {"api_key": "sk-1"}, decode_backend="torchcodec")
+    assert manifest["decode_backend"] == "torchcodec"
+    assert "sk-1" not in json.dumps(manifest)

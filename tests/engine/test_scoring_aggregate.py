@@ -55,6 +55,10 @@ def test_a_mean_has_the_t_interval(tmp_path: Path) -> None:
         confidence_method="t",
         higher_is_better=True,
         sample_count=6,
+        legacy_errors={
+            "stderr": intervals.mean_standard_error(values),
+            "stderr_clt": intervals.mean_standard_error(values),
+        },
     )
     assert (score.samples_asked, score.samples_scored, score.samples_errored, score.seconds) == (7, 6, 1, 1.0)
 
@@ -156,6 +160,32 @@ def test_scores_in_clusters_are_resampled_by_cluster(tmp_path: Path) -> None:
     assert clustered.standard_error > 2 * plain.standard_error
 
 
+def test_lmms_evals_errors_are_given_where_the_value_is_a_mean(tmp_path: Path) -> None:
+    items = [{"score": float(i % 3 == 0), "video": i // 4} for i in range(40)]
+    values, clusters = [item["score"] for item in items], [item["video"] for item in items]
+    mean = "def total(items):\n    return sum(item['score'] for item in items) / len(items)\n"
+    keys = KEYS + "    cluster_key: video\n"
+    averaged = only(aggregate(tmp_path / "1", items, keys=keys, utils=mean))
+    assert averaged.legacy_errors == {
+        "stderr": averaged.standard_error,
+        "stderr_clt": intervals.mean_standard_error(values),
+        "stderr_clustered": intervals.clustered_standard_error_of_lmms_eval(values, clusters),
+    }
+    percent = mean.replace("return ", "return 100 * ")
+    assert set(only(aggregate(tmp_path / "2", items, keys=keys, utils=percent)).legacy_errors) == {"stderr"}
+
+
+def test_an_aggregation_with_args_that_is_a_mean_has_the_t_interval(tmp_path: Path) -> None:
+    utils = "def total(items, args):\n    return sum(item['score'] for item in items) / len(items)\n"
+    items = [{"score": float(i % 3 == 0), "video": i // 4} for i in range(40)]
+    values = [item["score"] for item in items]
+    plain = only(aggregate(tmp_path / "1", items, utils=utils))
+    clustered = only(aggregate(tmp_path / "2", items, keys=KEYS + "    cluster_key: video\n", utils=utils))
+    assert (plain.confidence_method, clustered.confidence_method) == ("t", "t_clustered")
+    assert plain.standard_error == intervals.mean_standard_error(values)
+    assert clustered.standard_error == intervals.clustered_standard_error(values, [i // 4 for i in range(40)])
+
+
 def test_repeats_give_stability_scores(tmp_path: Path) -> None:
     write_task(tmp_path)
     task = load(tmp_path, repeats=4)
@@ -169,6 +199,8 @@ def test_repeats_give_stability_scores(tmp_path: Path) -> None:
     assert scores["exact_match_internal_variance"].higher_is_better is False
     assert scores["exact_match_consistency_rate"].value == 0.5
     assert scores["exact_match_expected_accuracy"].sample_count == 4
+    assert scores["exact_match_pass@2"].value == pytest.approx((1 + 1 + (1 - 1 / 6) + 0) / 4)
+    assert scores["exact_match_pass@4"].value == 0.75
 
 
 def test_each_filter_is_scored_by_itself(tmp_path: Path) -> None:

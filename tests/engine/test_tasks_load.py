@@ -201,9 +201,17 @@ def test_a_corrupt_image_is_its_documents_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "settings", "reason", "message"),
     [
-        ("output_type: multiple_choice", {}, "UNSUPPORTED_TASK", "multiple_choice is not supported yet"),
-        ("num_fewshot: 2", {}, "UNSUPPORTED_TASK", "few-shot prompts are not supported yet"),
-        ("", {"num_fewshot": 2}, "UNSUPPORTED_TASK", "few-shot prompts are not supported yet"),
+        ("output_type: multiple_choice", {}, "TASK_LOAD_FAILED", "needs doc_to_choice"),
+        (
+            "output_type: loglikelihood\nprocess_results: !function utils.f\ndoc_to_target: null",
+            {},
+            "TASK_LOAD_FAILED",
+            "needs doc_to_target",
+        ),
+        ("output_type: generate_until_agentic", {}, "TASK_LOAD_FAILED", "needs a function as doc_to_text"),
+        ("output_type: generate_until_multi_round", {}, "TASK_LOAD_FAILED", "a function that makes each round"),
+        ("num_fewshot: 6", {}, "TASK_LOAD_FAILED", "num_fewshot 6 needs more documents than the 6 of split 'test'"),
+        ("fewshot_config: {sampler: best}", {}, "TASK_LOAD_FAILED", "one of default, first_n, but is 'best'"),
         ("test_split: null", {}, "TASK_LOAD_FAILED", "test_split or a validation_split"),
         ("test_split: dev", {}, "TASK_LOAD_FAILED", "no split 'dev', only test"),
         ("dataset_path: null", {}, "TASK_LOAD_FAILED", "dataset_path is missing"),
@@ -216,7 +224,7 @@ def test_a_corrupt_image_is_its_documents_error(tmp_path: Path) -> None:
         ("filter_list: [{name: f, filter: [{function: nope}]}]", {}, "TASK_LOAD_FAILED", "'nope' is none of"),
         ("reasoning_tags: [think]", {}, "TASK_LOAD_FAILED", "list of pairs"),
         ("surprise: 1", {}, "TASK_LOAD_FAILED", "toy.yaml: unknown key 'surprise'"),
-        ("doc_to_text: !function utils.missing", {}, "TASK_LOAD_FAILED", "there is no file"),
+        ("doc_to_text: !function nowhere.missing", {}, "TASK_LOAD_FAILED", "there is no file"),
         ("", {"offset": 6}, "NO_DOCUMENTS", "lower the offset"),
         ("", {"tasks": ()}, "UNKNOWN_TASK", "tasks is empty"),
     ],
@@ -224,7 +232,7 @@ def test_a_corrupt_image_is_its_documents_error(tmp_path: Path) -> None:
 def test_a_task_that_cannot_run_says_why(
     tmp_path: Path, keys: str, settings: dict[str, Any], reason: str, message: str
 ) -> None:
-    write_task(tmp_path, keys)
+    write_task(tmp_path, keys, utils="def f(doc, results):\n    return {}\n")
     with pytest.raises(EvaluationError, match=message) as raised:
         load(tmp_path, **settings)
     assert raised.value.reason == reason

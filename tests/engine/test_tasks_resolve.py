@@ -9,6 +9,7 @@ import pytest
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
 from lmms_eval_grpc.engine.tasks.resolve import ResolvedTask, resolve_tasks
+from lmms_eval_grpc.engine.tasks.resolve import resolve as resolve_request
 from tests.support.task_files import write_yaml
 
 
@@ -96,12 +97,6 @@ def test_a_yaml_file_may_be_named_by_its_path(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason", "message"),
     [
-        (
-            "group: g\ntask: [a]\naggregate_metric_list: [{metric: acc}]\n",
-            "UNSUPPORTED_TASK",
-            "ask for its tasks instead: a",
-        ),
-        ("task: g\nclass: !function m.Task\n", "UNSUPPORTED_TASK", "Python class"),
         ("group: g\ntask: [nobody]\n", "TASK_LOAD_FAILED", "'nobody' is no task, group or tag"),
         ("group: g\ntask: [{task: g}]\n", "TASK_LOAD_FAILED", "g contains itself: g -> g"),
     ],
@@ -117,3 +112,16 @@ def test_an_unknown_name_offers_the_closest(folder: Path) -> None:
     with pytest.raises(EvaluationError, match="unknown task 'leters'; did you mean 'letters'") as raised:
         resolve(folder, "leters")
     assert raised.value.reason == "UNKNOWN_TASK"
+
+
+def test_groups_are_resolved_with_their_members_outer_ones_first(folder: Path) -> None:
+    write_yaml(folder, "inner.yaml", "group: inner\ntask: [a, {task: a, repeats: 2}]\nmetadata: {version: 1}\n")
+    write_yaml(folder, "outer.yaml", "group: outer\ntask: [c, inner, {group: within, task: [b]}]\n")
+    index = TaskIndex.scan([folder], include_defaults=False)
+    groups = resolve_request(("outer",), index).groups
+    assert [(group.name, group.members) for group in groups] == [
+        ("outer", ("c", "inner", "within")),
+        ("inner", ("a", "a-1")),
+        ("within", ("b",)),
+    ]
+    assert groups[1].values["metadata"] == {"version": 1}

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lmms_eval_grpc.engine.models.protocol import Answer, Capabilities, GenerationRequest, GenerationResponse
+from lmms_eval_grpc.engine.models.protocol import (
+    Answer,
+    Capabilities,
+    GenerationRequest,
+    GenerationResponse,
+    LoglikelihoodRequest,
+    Request,
+)
 
 
-def prompt(request: GenerationRequest) -> str:
+def prompt(request: Request) -> str:
     """The text of the request's last message."""
     return "".join(item["text"] for item in request.messages[-1]["content"] if item["type"] == "text")
 
@@ -45,6 +52,9 @@ class ScriptedBackend:
             self.prompts.append(texts)
             yield [Answer(index, self._respond(text)) for index, text in zip(indices, texts, strict=True)]
 
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
+        raise NotImplementedError("this backend only generates")
+
     def _respond(self, text: str) -> GenerationResponse:
         reply = self.reply(text)
         if isinstance(reply, Exception):
@@ -53,3 +63,36 @@ class ScriptedBackend:
 
     def close(self) -> None:
         pass
+
+
+class LikelihoodBackend(ScriptedBackend):
+    """Finds each continuation as likely as ``weigh(prompt, continuation)`` says; greedy where that is above -1.
+
+    With ``loss`` it returns the negative, as many backends of lmms-eval do.
+    """
+
+    def __init__(self, weigh: Callable[[str, str], float], *, loss: bool = False, batch_size: int = 3) -> None:
+        super().__init__(lambda text: text, batch_size)
+        self.weigh = weigh
+        self.loss = loss
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(loglikelihood=True, loglikelihood_is_loss=self.loss)
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
+        for start in range(0, len(requests), self.batch_size):
+            batch = []
+            for index in range(start, min(start + self.batch_size, len(requests))):
+                request = requests[index]
+                value = self.weigh(prompt(request), request.continuation)
+                self.prompts.append([f"{prompt(request)} -> {request.continuation}"])
+                batch.append(
+                    Answer(
+                        index,
+                        GenerationResponse(
+                            input_tokens=1, log_probability=-value if self.loss else value, is_greedy=value > -1
+                        ),
+                    )
+                )
+            yield batch

@@ -1,6 +1,7 @@
 """Data: opening a task's dataset and handing out its documents one by one.
 
-Documents are read and their images decoded when they are asked for, never all at once. Also the digests by which a
-document and a dataset are recognised again. What a document means to a task lives in
-:mod:`lmms_eval_grpc.engine.tasks`.
+Documents are read and their media decoded when they are asked for, never all at once. :mod:`.source` opens datasets,
+:mod:`.archives` unpacks the videos that come beside them, :mod:`.folders` says where things lie, :mod:`.documents` and
+:mod:`.recordings` hand them out, :mod:`.digest` makes the digests by which a document and a dataset are recognised
+again. What a document means to a task lives in :mod:`lmms_eval_grpc.engine.tasks`.
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.digest import digest_value
+from lmms_eval_grpc.engine.data.recordings import decode_recording, without_decoding
 
 
 class Documents:
@@ -19,15 +20,11 @@ class Documents:
     def __init__(self, task: str, dataset: Any, process_docs: Callable[[Any], Any] | None = None) -> None:
         """``dataset`` is a ``datasets.Dataset``.
 
-        Raises EvaluationError TASK_LOAD_FAILED when ``process_docs`` raises or returns something else,
-        UNSUPPORTED_TASK when the documents hold audio or video columns, which are not decoded yet.
+        Raises EvaluationError TASK_LOAD_FAILED when ``process_docs`` raises or returns something else.
         """
-        self._dataset = _processed(task, dataset, process_docs)
+        self._dataset = _processed(task, without_decoding(dataset), process_docs)
         media = {name: kind for name, feature in self._dataset.features.items() if (kind := _media_kind(feature))}
-        for name, kind in media.items():
-            if kind != "image":
-                message = f"task {task}: column {name!r} holds {kind}, which is not supported yet; only images are"
-                raise EvaluationError("UNSUPPORTED_TASK", message)
+        self._recordings = [name for name, kind in media.items() if kind in ("audio", "video")]
         # A dataset without any column forgets how long it is, so there is none for documents of media alone.
         only_media = len(media) == len(self._dataset.column_names)
         self._plain = None if only_media else self._dataset.remove_columns(list(media))
@@ -38,8 +35,14 @@ class Documents:
         return len(self._dataset)
 
     def with_media(self, doc_id: int) -> dict[str, Any]:
-        """Document ``doc_id``; images are PIL images. Raises what decoding raises when one is corrupt."""
+        """Document ``doc_id``. Raises what decoding raises when a medium is corrupt.
+
+        Images are PIL images. Audio is a mapping of ``array`` (samples, or samples by channels), ``sampling_rate`` and
+        ``path``. A video is its path, or its bytes where the dataset holds the file itself.
+        """
         document: dict[str, Any] = self._dataset[doc_id]
+        for name in self._recordings:
+            document[name] = decode_recording(self._dataset.features[name], document[name])
         return document
 
     def without_media(self, doc_id: int) -> dict[str, Any]:

@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data.archives import prepare_media
+from lmms_eval_grpc.engine.data.folders import datasets_cache, task_folder
 
 PACKAGED_BUILDERS = frozenset({"csv", "json", "parquet", "text", "pandas", "arrow", "imagefolder", "webdataset"})
 """Readers that come with the datasets library; a folder of such a name in the working directory means nothing."""
 
 # Handled here or meaningless for load_dataset; everything else in dataset_kwargs is handed on to it.
 _OWN_KEYS = frozenset(
-    {"load_from_disk", "local_files_only", "max_retries", "force_download", "force_unzip", "create_link"}
+    {
+        "load_from_disk",
+        "local_files_only",
+        "max_retries",
+        "num_proc",
+        "force_download",
+        "force_unzip",
+        "create_link",
+        "video",
+    }
 )
-_UNSUPPORTED_KEYS = ("video", "From_YouTube", "builder_script", "streaming")
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+_UNSUPPORTED_KEYS = ("From_YouTube", "builder_script", "streaming")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,10 @@ class DatasetSource:
         path = Path(self.path).expanduser()
         return path if path.exists() else None
 
+    def open(self) -> Mapping[str, Any]:
+        """Every split: see :func:`open_splits`."""
+        return open_splits(self)
+
 
 def open_split(source: DatasetSource, split: str) -> Any:
     """The ``datasets.Dataset`` of one split, media not yet decoded.
@@ -45,8 +61,11 @@ def open_split(source: DatasetSource, split: str) -> Any:
     Raises EvaluationError: DATASET_UNAVAILABLE when the data cannot be had (with what to do about it), TASK_LOAD_FAILED
     when the task asks for a split that the data does not have, UNSUPPORTED_TASK for kinds of data not read yet.
     """
-    _refuse_unsupported(source)
-    splits = _open(source)
+    return pick_split(source, open_splits(source), split)
+
+
+def pick_split(source: DatasetSource, splits: Mapping[str, Any], split: str) -> Any:
+    """One of ``splits``, which were opened from ``source``. Raises EvaluationError TASK_LOAD_FAILED."""
     if split not in splits:
         raise EvaluationError(
             "TASK_LOAD_FAILED",
@@ -56,10 +75,17 @@ def open_split(source: DatasetSource, split: str) -> Any:
     return splits[split]
 
 
-def _open(source: DatasetSource) -> Mapping[str, Any]:
+def open_splits(source: DatasetSource) -> Mapping[str, Any]:
+    """Every split of the data, by name. Media that the data keep in archives are unpacked first.
+
+    Raises EvaluationError as :func:`open_split` does.
+    """
     import datasets
 
+    _refuse_unsupported(source)
     kwargs = dict(source.kwargs or {})
+    if kwargs.get("video"):
+        _prepare_videos(source, kwargs)
     try:
         if kwargs.get("load_from_disk"):
             loaded = datasets.load_from_disk(str(Path(str(source.path)).expanduser()))
@@ -84,17 +110,42 @@ def _load_dataset(source: DatasetSource, kwargs: dict[str, Any]) -> Any:
     import datasets
 
     download = datasets.DownloadConfig(
-        max_retries=int(kwargs.get("max_retries", 10)), local_files_only=bool(kwargs.get("local_files_only", False))
+        max_retries=int(kwargs.get("max_retries", 10)),
+        num_proc=int(kwargs.get("num_proc", 1)),
+        local_files_only=bool(kwargs.get("local_files_only", False)),
     )
     options = {key: value for key, value in kwargs.items() if key not in _OWN_KEYS}
     if kwargs.get("force_download"):
         options["download_mode"] = datasets.DownloadMode.FORCE_REDOWNLOAD
-    options.setdefault("cache_dir", os.environ.get("LMMS_EVAL_DATASETS_CACHE") or None)
+    cache = datasets_cache()
+    if cache is not None:
+        options.setdefault("cache_dir", str(cache))
     trusted = options.pop("trust_remote_code", False) or source.trust_remote_code
     if trusted and int(datasets.__version__.partition(".")[0]) < 4:
         options["trust_remote_code"] = True  # Later versions run no code of a dataset's, and say so at length.
     path = source.local_path
     return datasets.load_dataset(str(path or source.path), source.name, download_config=download, **options)
+
+
+def _prepare_videos(source: DatasetSource, kwargs: dict[str, Any]) -> None:
+    """Unpacks the videos and takes ``cache_dir`` away: it says where they go, not where prepared data are kept."""
+    name = kwargs.pop("cache_dir", None)
+    if not isinstance(name, str):
+        message = (
+            f"task {source.task}: dataset_kwargs.video needs cache_dir, the folder where the task looks for its videos"
+        )
+        raise EvaluationError("TASK_LOAD_FAILED", message)
+    prepare_media(
+        source.task,
+        str(source.path),
+        task_folder(name),
+        revision=kwargs.get("revision"),
+        force_download=bool(kwargs.get("force_download")),
+        force_unzip=bool(kwargs.get("force_unzip")),
+        create_link=bool(kwargs.get("create_link")),
+        local_files_only=bool(kwargs.get("local_files_only")),
+        token=kwargs.get("token"),
+    )
 
 
 def _refuse_unsupported(source: DatasetSource) -> None:
@@ -119,6 +170,9 @@ def _explain(source: DatasetSource, error: Exception) -> str:
         or (source.kwargs or {}).get("load_from_disk")
     ):
         return f"{start} Check that the files named in the task file exist on this machine and are whole."
+    offline = next((name for name in _OFFLINE if os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON")), None)
+    if offline is not None:
+        start += f" {offline} is set, so nothing is downloaded."
     return (
         f"{start} If this machine has no network, put the dataset into its Hugging Face cache first (load it once with "
         "network and the same HF_HOME) or point dataset_path to a local copy; if the dataset is private or gated, set "

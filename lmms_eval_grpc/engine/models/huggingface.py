@@ -16,8 +16,9 @@ from transformers.utils import cached_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation import GenerationPlan, plan_generation
-from lmms_eval_grpc.engine.models.identity import digest_checkpoint
+from lmms_eval_grpc.engine.models.identity import digest_checkpoint, digest_template
 from lmms_eval_grpc.engine.models.images import fit_pixels, load_image
+from lmms_eval_grpc.engine.models.likelihood import append_continuations, score_continuations, tokenize_continuation
 from lmms_eval_grpc.engine.models.loading import check_checkpoint, load_checkpoint, resolve_device
 from lmms_eval_grpc.engine.models.memory import BatchSizer, is_out_of_memory, release_memory
 from lmms_eval_grpc.engine.models.messages import to_conversation
@@ -32,7 +33,14 @@ from lmms_eval_grpc.engine.models.planning import (
 )
 from lmms_eval_grpc.engine.models.prefetch import Prefetcher
 from lmms_eval_grpc.engine.models.processor import count_tokens, encode, set_pixel_bounds
-from lmms_eval_grpc.engine.models.protocol import Answer, Capabilities, GenerationRequest, GenerationResponse
+from lmms_eval_grpc.engine.models.protocol import (
+    Answer,
+    Capabilities,
+    GenerationRequest,
+    GenerationResponse,
+    LoglikelihoodRequest,
+    Message,
+)
 from lmms_eval_grpc.engine.models.stopping import StopStrings, truncate
 
 _PIXELS_PER_TOKEN = 28 * 28
@@ -105,7 +113,7 @@ class HuggingFaceBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(modalities=frozenset({"text", "image"}))
+        return Capabilities(modalities=frozenset({"text", "image"}), loglikelihood=True)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -113,6 +121,14 @@ class HuggingFaceBackend:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
         steps = plan_batches(requests, prepare=self._prepare, encode=self._encode, choose_size=self._choose_size)
+        with Prefetcher(steps) as prepared:
+            for step in prepared:
+                yield from self._answer(step)
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
+        steps = plan_batches(
+            requests, prepare=self._prepare_likelihood, encode=self._encode, choose_size=self._choose_size
+        )
         with Prefetcher(steps) as prepared:
             for step in prepared:
                 yield from self._answer(step)
@@ -127,12 +143,8 @@ class HuggingFaceBackend:
 
     def _prepare(self, index: int, request: GenerationRequest) -> PreparedRequest:
         options = self.options
-        conversation = to_conversation(request.messages, options.system_prompt)
-        images = tuple(load_image(source) for source in conversation.images)
-        if not self._bounds_are_native:
-            images = tuple(fit_pixels(image, options.min_pixels, options.max_pixels) for image in images)
-        prompt = self.processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
-        key = share_key(request, bool(images))
+        prompt, images, cost = self._read(request.messages)
+        key = share_key(request.generation, bool(images))
         if key not in self._plans:
             self._plans[key] = plan_generation(
                 request.generation,
@@ -141,12 +153,32 @@ class HuggingFaceBackend:
                 use_cache=options.use_cache,
                 special_tokens=self.processor.tokenizer.get_added_vocab(),
             )
-        pixels = sum(image.width * image.height for image in images)
-        cost = count_tokens(self.processor, prompt) + pixels / _PIXELS_PER_TOKEN
         return PreparedRequest(index, prompt, images, request.generation, key, cost)
 
+    def _prepare_likelihood(self, index: int, request: LoglikelihoodRequest) -> PreparedRequest:
+        prompt, images, cost = self._read(request.messages)
+        tokens = tokenize_continuation(self.processor.tokenizer, request.continuation)
+        key = share_key(None, bool(images))
+        return PreparedRequest(index, prompt, images, {}, key, cost + len(tokens), tokens)
+
+    def _read(self, messages: Sequence[Message]) -> tuple[str, tuple[Any, ...], float]:
+        """The conversation as prompt and decoded images, and roughly how many tokens these are."""
+        options = self.options
+        conversation = to_conversation(messages, options.system_prompt)
+        images = tuple(load_image(source) for source in conversation.images)
+        if not self._bounds_are_native:
+            images = tuple(fit_pixels(image, options.min_pixels, options.max_pixels) for image in images)
+        prompt = self.processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
+        pixels = sum(image.width * image.height for image in images)
+        return prompt, images, count_tokens(self.processor, prompt) + pixels / _PIXELS_PER_TOKEN
+
     def _encode(self, chunk: Sequence[PreparedRequest]) -> Any:
-        return encode(self.processor, [request.prompt for request in chunk], [request.images for request in chunk])
+        prompts, images = [request.prompt for request in chunk], [request.images for request in chunk]
+        if not chunk[0].continuation:
+            return encode(self.processor, prompts, images)
+        inputs = encode(self.processor, prompts, images, side="right")
+        pad = self.processor.tokenizer.pad_token_id
+        return append_continuations(inputs, [request.continuation for request in chunk], pad)
 
     def _choose_size(self, longest: PreparedRequest) -> int:
         """Batch size for requests no longer than this one, by encoding the longest seen so far alone."""
@@ -158,7 +190,9 @@ class HuggingFaceBackend:
                 inputs = self._encode([longest])
             except Exception:  # a broken request; whoever encodes its batch will say so
                 return self._sizer.limit
-            tokens = inputs["input_ids"].shape[1] + self._plans[longest.key].max_new_tokens
+            tokens = inputs["input_ids"].shape[1]
+            if not longest.continuation:
+                tokens += self._plans[longest.key].max_new_tokens
             known = (longest.cost, tokens, sum(tensor.nbytes for tensor in inputs.values()))
             self._longest[longest.key] = known
         return self._sizer.size_for(known[1], known[2])
@@ -196,9 +230,23 @@ class HuggingFaceBackend:
     def _try(self, batch: Batch) -> tuple[list[Answer], Exception | None]:
         """Answers or the failure, without its traceback, which would keep the failed batch's tensors alive."""
         try:
-            return self._generate(batch), None
+            return (self._score(batch) if batch.requests[0].continuation else self._generate(batch)), None
         except Exception as error:
             return [], error.with_traceback(None)
+
+    def _score(self, batch: Batch) -> list[Answer]:
+        inputs = batch.inputs.to(self.model.device, self.model.dtype)
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        scores = score_continuations(self.model, inputs, [request.continuation for request in batch.requests])
+        return [
+            Answer(
+                request.index,
+                GenerationResponse(
+                    input_tokens=int(tokens), log_probability=score.log_probability, is_greedy=score.is_greedy
+                ),
+            )
+            for request, tokens, score in zip(batch.requests, prompt_tokens, scores, strict=True)
+        ]
 
     @torch.inference_mode()
     def _generate(self, batch: Batch) -> list[Answer]:
@@ -240,6 +288,7 @@ def _identify(options: HuggingFaceOptions, model: Any, processor: Any) -> dict[s
         "image_backend": "pil" if image_processor.endswith("Pil") else "torchvision",
         "min_pixels": options.min_pixels,
         "max_pixels": options.max_pixels,
+        "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
         "system_prompt": options.system_prompt,
         "max_new_tokens": options.max_new_tokens,
         "use_cache": options.use_cache,

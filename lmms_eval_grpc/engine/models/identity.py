@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 WHOLE_FILE_LIMIT = 256 * 1024 * 1024
 """Files up to this size are hashed whole, in bytes."""
@@ -36,6 +37,14 @@ def digest_checkpoint(folder: Path) -> str:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             digest.update(_digest_file(path))
     return digest.hexdigest()
+
+
+def digest_template(template: Any) -> str | None:
+    """SHA-256 of a chat template: its text, or several by name; None where there is none."""
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest_file(path: Path) -> bytes:

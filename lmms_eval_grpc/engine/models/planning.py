@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation import generation_key
-from lmms_eval_grpc.engine.models.protocol import Answer, GenerationRequest, GenerationResponse
+from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
+
+R = TypeVar("R", bound=Request)
 
 WINDOW_REQUESTS = 512
 """Requests that are looked at together, at most; sorting needs many, memory and the wait for the first batch few."""
@@ -29,6 +31,8 @@ class PreparedRequest:
     key: str
     cost: float
     """Roughly its tokens; only for sorting."""
+    continuation: tuple[int, ...] = ()
+    """Tokens whose likelihood is asked for; empty: an answer is to be generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,16 @@ def broken(index: int, error: BaseException) -> Answer:
     return Answer(index, GenerationResponse(error=describe_failure(error)))
 
 
-def share_key(request: GenerationRequest, has_images: bool) -> str:
-    """Requests with different keys never share a batch."""
-    return f"{'images' if has_images else 'text'} {generation_key(request.generation)}"
+def share_key(generation: Mapping[str, Any] | None, has_images: bool) -> str:
+    """Requests with different keys never share a batch. ``generation`` is None where a likelihood is asked for."""
+    what = "likelihood" if generation is None else generation_key(generation)
+    return f"{'images' if has_images else 'text'} {what}"
 
 
 def plan_batches(
-    requests: Sequence[GenerationRequest],
+    requests: Sequence[R],
     *,
-    prepare: Callable[[int, GenerationRequest], PreparedRequest],
+    prepare: Callable[[int, R], PreparedRequest],
     encode: Callable[[Sequence[PreparedRequest]], Any],
     choose_size: Callable[[PreparedRequest], int],
 ) -> Iterator[Prepared]:

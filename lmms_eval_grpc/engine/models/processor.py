@@ -81,8 +81,8 @@ def count_tokens(processor: Any, prompt: str) -> int:
     return len(processor.tokenizer(prompt)["input_ids"])
 
 
-def encode(processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Any]]) -> Any:
-    """Input tensors on the CPU, padded on the left: ``input_ids`` is (prompts, longest prompt).
+def encode(processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Any]], side: str = "left") -> Any:
+    """Input tensors on the CPU, padded on the given side: ``input_ids`` is (prompts, longest prompt).
 
     Either every prompt has images or none has: image processors disagree on what an empty list among full ones means.
     """
@@ -93,7 +93,7 @@ def encode(processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Any
         text=list(prompts),
         images=[list(own) for own in images] if any(images) else None,
         padding=True,
-        padding_side="left",
+        padding_side=side,
         add_special_tokens=not has_bos,
         return_tensors="pt",
     )

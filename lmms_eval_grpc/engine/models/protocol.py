@@ -26,14 +26,33 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class LoglikelihoodRequest:
+    """One text whose likelihood is asked for, as the beginning of the answer to a conversation."""
+
+    messages: Sequence[Message]
+    continuation: str
+    """Not empty."""
+
+
+Request = GenerationRequest | LoglikelihoodRequest
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationResponse:
     """What the model said to one request, or why it said nothing."""
 
     text: str = ""
+    """Empty for a likelihood."""
     input_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
     """Set when this request failed alone (a corrupt image, a refused prompt). ``text`` is then no answer."""
+    log_probability: float | None = None
+    """Of a :class:`LoglikelihoodRequest`: natural logarithm, summed over the continuation's tokens."""
+    is_greedy: bool | None = None
+    """Of a :class:`LoglikelihoodRequest`: whether greedy decoding would give exactly the continuation."""
+    rounds: tuple[str, ...] | None = None
+    """Of a conversation of several rounds: what the model said in each; ``text`` is then the last. Set by the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,11 @@ class Capabilities:
     modalities: frozenset[str] = field(default_factory=lambda: frozenset({"text"}))
     """Subset of ``text``, ``image``, ``video``, ``audio``."""
     loglikelihood: bool = False
+    """Whether :meth:`Backend.loglikelihood` works."""
+    loglikelihood_is_loss: bool = False
+    """Whether ``log_probability`` is a loss, as many older backends return it: the smaller, the likelier."""
+    visual_cot: bool = False
+    """Whether the model can draw while it thinks, which tasks of output type ``generate_visual_cot`` want."""
 
 
 class Backend(Protocol):
@@ -75,6 +99,12 @@ class Backend(Protocol):
 
         The caller may stop iterating and close the iterator at any time (cancellation); nothing is left running then.
         Raises :class:`~lmms_eval_grpc.engine.api.EvaluationError` for what is wrong with all requests alike.
+        """
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
+        """As :meth:`generate`, with ``log_probability`` and ``is_greedy`` of each continuation as responses.
+
+        Only for backends whose capabilities say so.
         """
 
     def close(self) -> None:

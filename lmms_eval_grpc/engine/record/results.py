@@ -10,15 +10,50 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, MetricScore, TaskScore
+from lmms_eval_grpc.engine.api import EvaluationConfig, GroupScore, MetricScore, TaskScore
 from lmms_eval_grpc.engine.record import usage
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
 from lmms_eval_grpc.engine.record.redact import redact
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
+from lmms_eval_grpc.engine.scoring.aggregate import MAX_REPLICATES
 from lmms_eval_grpc.engine.tasks.task import Task
 
+LMMS_EVAL_KEYS = (
+    "results",
+    "groups",
+    "group_subtasks",
+    "configs",
+    "versions",
+    "n-shot",
+    "higher_is_better",
+    "n-samples",
+    "config",
+    "git_hash",
+    "git_branch",
+    "lmms_eval_version",
+    "date",
+    "throughput",
+    "usage",
+    "efficiency",
+    "task_hashes",
+    "model_source",
+    "model_name",
+    "model_name_sanitized",
+    "system_instruction",
+    "system_instruction_sha",
+    "fewshot_as_multiturn",
+    "chat_template",
+    "chat_template_sha",
+    "start_time",
+    "end_time",
+    "total_evaluation_time_seconds",
+)
+"""The keys of lmms-eval's results document, in its order; ``groups`` only where a group has scores."""
+
 _NOT_AVAILABLE = "N/A"
+_LEGACY_ERRORS = ("stderr", "stderr_clt", "stderr_clustered")
+"""lmms-eval's keys, always there; more is in ``confidence_intervals``."""
 _MODEL_NAME_KEYS = ("peft", "delta", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
 _UNSAFE = re.compile(r"[\"<>:/|\\?*\[\]]+")
 
@@ -44,6 +79,7 @@ def write_results(
     finished: datetime,
     batch_sizes: Sequence[int] = (),
     throughput: Mapping[str, Any] | None = None,
+    groups: Sequence[GroupScore] = (),
 ) -> WrittenResults:
     """Writes ``<output_dir>/<model>/<date>_results.json`` and, per task, ``<date>_samples_<task>.jsonl`` beside it.
 
@@ -56,7 +92,9 @@ def write_results(
         by_task.setdefault(record.task, []).append(record)
     for records in by_task.values():
         records.sort(key=lambda record: record.doc_id)
-    document = build_document(config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput)
+    document = build_document(
+        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups
+    )
     folder = output_dir / model_folder(config)
     date = _free_date(folder, started)
     samples_paths = tuple(
@@ -82,23 +120,31 @@ def build_document(
     finished: datetime,
     batch_sizes: Sequence[int],
     throughput: Mapping[str, Any] | None,
+    groups: Sequence[GroupScore] = (),
 ) -> dict[str, Any]:
-    """The results document: lmms-eval's keys in its order, then those of our own."""
+    """The results document: lmms-eval's keys in its order (:data:`LMMS_EVAL_KEYS`), then those of our own."""
     usages = _usages(tasks, records)
     model_name = _model_name(config)
+    rows = {group.group: _group_results(group) for group in groups}
+    aggregated = {group.group: rows[group.group] for group in groups if group.metrics}
+    chat_template = _model_value(manifest, "chat_template")
     document: dict[str, Any] = {
-        "results": {score.task: _task_results(task, score) for task, score in zip(tasks, scores, strict=True)},
-        "group_subtasks": {task.name: [] for task in tasks},
+        "results": rows | {score.task: _task_results(task, score) for task, score in zip(tasks, scores, strict=True)},
+        **({"groups": aggregated} if aggregated else {}),
+        "group_subtasks": {group.group: list(group.members) for group in groups} | {task.name: [] for task in tasks},
         "configs": {task.name: task.config.dump() for task in tasks},
-        "versions": {task.name: task.version for task in tasks},
+        "versions": {group.group: group.version for group in groups} | {task.name: task.version for task in tasks},
         "n-shot": {task.name: task.num_fewshot for task in tasks},
-        "higher_is_better": {task.name: dict(task.higher_is_better) for task in tasks},
+        "higher_is_better": {group.group: _directions(group) for group in groups}
+        | {task.name: dict(task.higher_is_better) for task in tasks},
         "n-samples": {
             task.name: {"original": task.total_documents, "effective": score.samples_asked}
             for task, score in zip(tasks, scores, strict=True)
         },
         "config": _config(config, manifest, batch_sizes),
-        "lmms_eval_grpc_version": _version(),
+        "git_hash": _git(manifest, "commit"),
+        "git_branch": _git(manifest, "branch"),
+        "lmms_eval_version": f"lmms-eval-grpc {_version()}",
         "date": started.astimezone(UTC).strftime("%Y%m%d_%H%M%S"),
         "throughput": dict(throughput or {}),
         "usage": _usage(config, usages),
@@ -110,10 +156,14 @@ def build_document(
         "system_instruction": config.system_instruction,
         "system_instruction_sha": text_digest(config.system_instruction) if config.system_instruction else None,
         "fewshot_as_multiturn": config.fewshot_as_multiturn,
+        "chat_template": chat_template,
+        "chat_template_sha": _model_value(manifest, "chat_template_digest"),
         "start_time": started.timestamp(),
         "end_time": finished.timestamp(),
         "total_evaluation_time_seconds": str((finished - started).total_seconds()),
-        "confidence_intervals": {score.task: _intervals(score) for score in scores},
+        "lmms_eval_grpc_version": _version(),
+        "confidence_intervals": {score.task: _intervals(score.metrics) for score in scores}
+        | {group: _intervals(score.metrics) for group, score in ((group.group, group) for group in groups)},
         "sample_counts": {
             score.task: {
                 "asked": score.samples_asked,
@@ -135,52 +185,68 @@ def model_folder(config: EvaluationConfig) -> str:
 
 
 def _task_results(task: Task, score: TaskScore) -> dict[str, Any]:
-    results: dict[str, Any] = {"alias": task.config.task_alias or task.name}
-    for metric in score.metrics:
+    return {"alias": task.config.task_alias or task.name, **_metric_results(score.metrics, _LEGACY_ERRORS)}
+
+
+def _group_results(group: GroupScore) -> dict[str, Any]:
+    """A group's row; one without metrics is a heading, which lmms-eval marks by a blank."""
+    if not group.metrics:
+        return {"alias": group.alias, " ": " "}
+    return {"alias": group.alias, **_metric_results(group.metrics, _LEGACY_ERRORS[:1]), "samples": group.sample_count}
+
+
+def _metric_results(metrics: Sequence[MetricScore], errors: Sequence[str]) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for metric in metrics:
         results[f"{metric.name},{metric.filter}"] = metric.value
-        for kind, error in _legacy_errors(metric).items():
-            results[f"{metric.name}_{kind},{metric.filter}"] = _NOT_AVAILABLE if error is None else error
+        for kind in errors:
+            results[f"{metric.name}_{kind},{metric.filter}"] = metric.legacy_errors.get(kind, _NOT_AVAILABLE)
     return results
 
 
-def _legacy_errors(metric: MetricScore) -> dict[str, float | None]:
-    """The three keys of lmms-eval. ``stderr_clt`` is given only where the aggregation is a mean, as else it is of
-    something other than the value."""
-    error, method = metric.standard_error, metric.confidence_method
-    return {
-        "stderr": error,
-        "stderr_clt": error if method == "t" else None,
-        "stderr_clustered": error if method in ("t_clustered", "cluster_bootstrap") else None,
-    }
+def _directions(group: GroupScore) -> dict[str, bool]:
+    """By metric; one about whose direction the group's tasks disagree is absent."""
+    return {metric.name: metric.higher_is_better for metric in group.metrics if metric.higher_is_better is not None}
 
 
-def _intervals(score: TaskScore) -> dict[str, Any]:
+def _intervals(metrics: Sequence[MetricScore]) -> dict[str, Any]:
     return {
         f"{metric.name},{metric.filter}": {
             "lower": metric.confidence_lower,
             "upper": metric.confidence_upper,
             "level": 0.95,
             "method": metric.confidence_method,
+            "standard_error": metric.standard_error,
             "samples": metric.sample_count,
         }
-        for metric in score.metrics
+        for metric in metrics
         if metric.confidence_method
     }
 
 
+def _model_value(manifest: Mapping[str, Any], key: str) -> Any:
+    model = manifest.get("model")
+    return model.get(key) if isinstance(model, Mapping) else None
+
+
+def _git(manifest: Mapping[str, Any], key: str) -> Any:
+    code = manifest.get("code")
+    return code.get(key) if isinstance(code, Mapping) else None
+
+
 def _config(config: EvaluationConfig, manifest: Mapping[str, Any], batch_sizes: Sequence[int]) -> dict[str, Any]:
     python, numpy, torch, fewshot = config.seed
-    model = manifest.get("model")
     return {
         "model": config.model,
         "model_args": ",".join(f"{key}={value}" for key, value in redact(config.model_args).items()),
-        "model_backend": model.get("backend") if isinstance(model, Mapping) else None,
+        "model_backend": _model_value(manifest, "backend"),
         "batch_size": "auto" if config.batch_size is None else config.batch_size,
         "batch_sizes": sorted(set(batch_sizes)),
         "device": config.device,
         "use_cache": config.use_cache,
         "limit": config.limit,
         "offset": config.offset,
+        "bootstrap_iters": MAX_REPLICATES,
         "gen_kwargs": dict(config.gen_kwargs),
         "random_seed": python,
         "numpy_seed": numpy,
@@ -205,6 +271,9 @@ def _usage(config: EvaluationConfig, usages: Mapping[str, usage.TaskUsage]) -> d
     return {
         "total": usage.total(usages.values()).tokens(),
         "by_task": {name: of_task.tokens() for name, of_task in usages.items()},
+        "by_source": usage.by_source(usages.values()),
+        "budget_exceeded": config.max_tokens is not None
+        and usage.total(usages.values()).output_tokens >= config.max_tokens,
         "budget_total_tokens": config.max_tokens,
     }
 

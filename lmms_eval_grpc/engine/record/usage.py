@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.samples import SampleRecord
 
 _SCORE_NAMES = ("score", "acc", "accuracy", "exact_match")
@@ -64,6 +65,21 @@ def total(usages: Iterable[TaskUsage]) -> TaskUsage:
         summed.output_tokens += usage.output_tokens
         summed.correct += usage.correct
     return summed
+
+
+def by_source(usages: Iterable[TaskUsage]) -> dict[str, dict[str, int]]:
+    """Tokens of the evaluated model, and of judges where any was asked in this process."""
+    sources = {"model": total(usages).tokens()}
+    judged = USAGE.by_model().values()
+    if judged:
+        given, made = sum(one.input_tokens for one in judged), sum(one.output_tokens for one in judged)
+        sources["judge"] = {
+            "input_tokens": given,
+            "output_tokens": made,
+            "total_tokens": given + made,
+            "n_api_calls": sum(one.requests for one in judged),
+        }
+    return sources
 
 
 def _positive_score(scores: Mapping[str, Any], score_key: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,25 +19,30 @@ from lmms_eval_grpc.engine.api import (
     Stage,
     TaskScore,
 )
+from lmms_eval_grpc.engine.judge.cache import use_cache
+from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Backend, GenerationResponse
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.engine.run.answers import ask, expected_parts, require_capabilities, scored_value, shown_text
 from lmms_eval_grpc.engine.run.device import describe_device
 from lmms_eval_grpc.engine.run.log import AnswerKey, RunLog
 from lmms_eval_grpc.engine.run.policy import check_errors
 from lmms_eval_grpc.engine.run.progress import Progress, StageClock
-from lmms_eval_grpc.engine.run.requests import OpenRequests
 from lmms_eval_grpc.engine.run.sample_file import SampleFile
 from lmms_eval_grpc.engine.run.seeds import set_seeds
 from lmms_eval_grpc.engine.scoring.aggregate import ScoredSample, aggregate_task
+from lmms_eval_grpc.engine.scoring.groups import aggregate_groups
 from lmms_eval_grpc.engine.scoring.process import ScoringError, score_sample
-from lmms_eval_grpc.engine.tasks.load import load_tasks
+from lmms_eval_grpc.engine.tasks.group import Group
+from lmms_eval_grpc.engine.tasks.load import LoadedTasks, load
 from lmms_eval_grpc.engine.tasks.task import DocumentError, Task
 
 RUN_LOG = "run_log.jsonl"
 SAMPLES = "samples.jsonl"
+JUDGE_CACHE = "judge_cache.sqlite3"
 
 
 def load_backend(config: EvaluationConfig) -> Backend:
@@ -58,25 +63,30 @@ def evaluate(
     reporter: Reporter,
     *,
     tasks: Sequence[Task] | None = None,
+    groups: Sequence[Group] = (),
     backend: Backend | None = None,
 ) -> EvaluationOutcome:
     """Runs the evaluation, or takes it up again where an earlier call with the same ``run_dir`` was interrupted.
 
-    ``run_dir`` (made if need be) holds the run log and the scored samples; one evaluation's alone. ``tasks`` and
-    ``backend`` may be handed in ready-made; a backend that was handed in is left open.
+    ``run_dir`` (made if need be) holds the run log and the scored samples; one evaluation's alone. ``tasks``, with
+    their ``groups``, and ``backend`` may be handed in ready-made; a backend that was handed in is left open.
 
     Raises :class:`EvaluationCancelled` when the reporter asks for it, :class:`EvaluationError` when it cannot go on.
     Every answer that was given by then is in the run log, and is not asked for again.
     """
     started = datetime.now(UTC)
     run_dir.mkdir(parents=True, exist_ok=True)
+    # An attempt that takes up another scores its answers again; judges are not to be paid twice for that.
+    use_cache(run_dir / JUDGE_CACHE)
+    USAGE.reset()
     clock = StageClock()
     progress = Progress(reporter, clock)
 
     with clock.stage(Stage.PREPARING):
         progress.report(Stage.PREPARING)
         # Tasks come first: they fail more often than models, and in a fraction of the time.
-        tasks = tuple(tasks) if tasks is not None else load_tasks(config)
+        loaded = load(config) if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
+        tasks = loaded.tasks
         doc_ids = {task.name: task.doc_ids(config.limit, config.offset) for task in tasks}
         progress.counters.samples_total = sum(map(len, doc_ids.values()))
         progress.stop_if_cancelled()
@@ -89,12 +99,14 @@ def evaluate(
         identity = backend.identity
     try:
         progress.stop_if_cancelled()
+        require_capabilities(tasks, backend)
         manifest = build_manifest(
             config,
             tasks,
             identity,
             device=describe_device(config.device),
             processor_backend=str(identity.get("image_backend", "")),
+            doc_ids=doc_ids,
         )
         with ExitStack() as files:
             log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity)))
@@ -103,6 +115,7 @@ def evaluate(
                 samples = files.enter_context(SampleFile(run_dir / SAMPLES, keep=log.taken_up))
             run = _Run(config, backend, log, samples, progress, clock, reporter)
             scores = [run.evaluate_task(task, doc_ids[task.name]) for task in tasks]
+            group_scores = aggregate_groups(loaded.groups, scores)
     finally:
         if own_backend:
             backend.close()
@@ -121,6 +134,7 @@ def evaluate(
             finished=datetime.now(UTC),
             batch_sizes=sorted(progress.counters.batch_sizes, reverse=True),
             throughput=_throughput(progress, clock),
+            groups=group_scores,
         )
     return EvaluationOutcome(
         tasks=tuple(scores),
@@ -132,6 +146,7 @@ def evaluate(
         input_tokens=progress.counters.input_tokens,
         output_tokens=progress.counters.output_tokens,
         samples_per_second=progress.samples_per_second,
+        groups=group_scores,
     )
 
 
@@ -165,8 +180,10 @@ class _TaskState:
 
     task: Task
     asked: int
+    expected: dict[int, int] = field(default_factory=dict)
+    """Requests by document."""
     pending: dict[int, dict[int, GenerationResponse]] = field(default_factory=dict)
-    """Responses by repeat of documents that still lack some."""
+    """Responses by request of documents that still lack some."""
     scored: list[ScoredSample] = field(default_factory=list)
     failed: list[SampleRecord] = field(default_factory=list)
     """Written at the task's end: until then another attempt may still answer them."""
@@ -216,20 +233,22 @@ class _Run:
 
     def _take_up(self, state: _TaskState, doc_ids: Sequence[int]) -> list[AnswerKey]:
         """Uses what earlier attempts answered; returns what is still to be asked."""
-        identity, repeats = state.task.identity, range(state.task.repeats)
+        identity = state.task.identity
         failures_are_final = self.log.is_finished(identity)
         open_keys: list[AnswerKey] = []
         with self.clock.stage(Stage.SCORING):
             for doc_id in doc_ids:
                 answered: dict[int, GenerationResponse] = {}
-                for repeat in repeats:
+                parts = expected_parts(state.task, doc_id)
+                state.expected[doc_id] = len(parts)
+                for repeat in parts:
                     key = AnswerKey(identity, doc_id, repeat)
                     response = self.log.answers.get(key)
                     if response is not None and (response.error is None or failures_are_final):
                         answered[repeat] = response
                     else:
                         open_keys.append(key)
-                if len(answered) == len(repeats):
+                if len(answered) == len(parts):
                     self.progress.counters.samples_resumed += 1
                     self._settle(state, doc_id, answered, prompt=None)
                 elif answered:
@@ -238,25 +257,22 @@ class _Run:
 
     def _generate(self, state: _TaskState, keys: Sequence[AnswerKey]) -> None:
         """Asks the model; every batch is on disk before it is scored."""
-        requests = OpenRequests(state.task, keys, self.lock)
-        with self.clock.stage(Stage.GENERATING):
-            batches = self.backend.generate(requests)
-            try:
-                self.progress.stop_if_cancelled()
-                for answers in batches:
-                    pairs = [(keys[answer.index], answer.response) for answer in answers]
+        prompts: dict[int, str] = {}
+        with (
+            self.clock.stage(Stage.GENERATING),
+            closing(ask(self.backend, state.task, keys, self.lock, prompts)) as batches,
+        ):
+            self.progress.stop_if_cancelled()
+            for answers in batches:
+                pairs = [(keys[answer.index], answer.response) for answer in answers]
+                if pairs:
                     self.log.record_answers(pairs, state.task.name)
                     self.progress.counters.note_batch(len(answers))
-                    with self.clock.stage(Stage.SCORING):
-                        self._accept(state, pairs, requests.prompts)
-                    self.progress.report(Stage.GENERATING)
-                    self._check_budget()
-                    self.progress.stop_if_cancelled()
-            finally:
-                # Ends the backend's preparation at once, also when this loop is left half-way.
-                close = getattr(batches, "close", None)
-                if close is not None:
-                    close()
+                with self.clock.stage(Stage.SCORING):
+                    self._accept(state, pairs, prompts)
+                self.progress.report(Stage.GENERATING)
+                self._check_budget()
+                self.progress.stop_if_cancelled()
 
     def _accept(
         self,
@@ -267,7 +283,7 @@ class _Run:
         for key, response in pairs:
             answered = state.pending.setdefault(key.doc_id, {})
             answered[key.repeat] = response
-            if len(answered) == state.task.repeats:
+            if len(answered) == state.expected[key.doc_id]:
                 del state.pending[key.doc_id]
                 self._settle(state, key.doc_id, answered, prompts.pop(key.doc_id, None))
 
@@ -285,12 +301,11 @@ class _Run:
         if failure is not None:
             self._fail(state, doc_id, "model_error", failure, responses, prompt)
             return
-        texts = [response.text for response in responses]
         try:
             with self.lock:
-                scores = score_sample(state.task, doc_id, texts)
+                scores = score_sample(state.task, doc_id, [scored_value(response) for response in responses])
         except ScoringError as error:
-            self._fail(state, doc_id, "scoring_error", error.message, responses, prompt)
+            self._fail(state, doc_id, error.outcome, error.message, responses, prompt)
             return
         state.scored.append(ScoredSample(doc_id, scores))
         if self.samples is None:
@@ -333,7 +348,7 @@ class _Run:
                 "doc_id": doc_id,
                 "prompt": prompt if prompt is not None else _or_empty(task.input_text, doc_id),
                 "target": str(_or_empty(task.target, doc_id)),
-                "responses": tuple(response.text for response in responses if response.error is None),
+                "responses": tuple(shown_text(response) for response in responses if response.error is None),
                 "input_tokens": sum(response.input_tokens for response in responses),
                 "output_tokens": sum(response.output_tokens for response in responses),
                 "doc_hash": _or_empty(task.doc_hash, doc_id),

@@ -14,6 +14,9 @@ from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 
 FORMAT_VERSION = 1
 
+_SPECIAL = ("log_probability", "is_greedy", "rounds")
+"""Fields of a response that most have not."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerKey:
@@ -22,6 +25,7 @@ class AnswerKey:
     task: str
     doc_id: int
     repeat: int
+    """Which of the document's requests: a repeat, or a choice."""
 
 
 def digest_header(header: Mapping[str, Any]) -> str:
@@ -68,6 +72,7 @@ class RunLog:
             line = {"kind": "answer", "identity": key.task, "task": task, "doc_id": key.doc_id, "repeat": key.repeat}
             line |= {"input_tokens": response.input_tokens, "output_tokens": response.output_tokens}
             line |= {"text": response.text} if response.error is None else {"error": response.error}
+            line |= {name: value for name in _SPECIAL if (value := getattr(response, name)) is not None}
             lines.append(line)
         self._write(lines)
 
@@ -99,8 +104,15 @@ class RunLog:
         for line in lines:
             if line["kind"] == "answer":
                 key = AnswerKey(line["identity"], line["doc_id"], line["repeat"])
+                rounds = line.get("rounds")
                 self._answers[key] = GenerationResponse(
-                    line.get("text", ""), line["input_tokens"], line["output_tokens"], line.get("error")
+                    line.get("text", ""),
+                    line["input_tokens"],
+                    line["output_tokens"],
+                    line.get("error"),
+                    line.get("log_probability"),
+                    line.get("is_greedy"),
+                    None if rounds is None else tuple(rounds),
                 )
             elif line["kind"] == "finished":
                 self._finished.add(line["identity"])

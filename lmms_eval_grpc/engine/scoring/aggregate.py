@@ -22,7 +22,10 @@ from lmms_eval_grpc.engine.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
-_BOOTSTRAP_SIZES = (1000, 200)
+MAX_REPLICATES = 1000
+"""Replicates of a bootstrap, unless the aggregation is slow."""
+
+_BOOTSTRAP_SIZES = (MAX_REPLICATES, 200)
 _BOOTSTRAP_SECONDS = 5.0
 """A task's own aggregation may be slow; its interval is not worth waiting longer for."""
 _DRAW_SECONDS = 2e-7
@@ -47,9 +50,9 @@ def aggregate_task(task: Task, samples: Sequence[ScoredSample], asked: int, erro
     ``asked`` and ``errored`` count the samples that were to be scored and those that could not be; ``seconds`` is the
     task's wall time. A metric whose aggregation is a mean has the t interval, one with another aggregation the
     bootstrap of that aggregation, and with several responses per document how stable they are is scored too.
-    Aggregations with a parameter ``args`` often write files, so they run once only and have no interval. One that
-    returns a mapping gives one score per number in it, named ``metric.key``. Metrics that no sample has a score of
-    are left out.
+    Aggregations with a parameter ``args`` often write files, so they run once only; they have the t interval where
+    their value is the mean of the samples' scores, else none. One that returns a mapping gives one score per number in
+    it, named ``metric.key``. Metrics that no sample has a score of are left out.
 
     Raises EvaluationError AGGREGATION_FAILED when an aggregation raises.
     """
@@ -91,7 +94,7 @@ def _metric_scores(task: Task, metric: Metric, name: str, scores: Sequence[Filte
     seconds = time.perf_counter() - started
     for key, number in _numbers(value):
         # One interval per aggregation: those of many numbers are rare, and each would cost a bootstrap of its own.
-        spread = _NO_SPREAD if key or not math.isfinite(number) else _spread(task, metric, items, seconds)
+        spread = _NO_SPREAD if key or not math.isfinite(number) else _spread(task, metric, items, number, seconds)
         yield MetricScore(
             name=f"{metric.name}.{key}" if key else metric.name,
             filter=name,
@@ -102,6 +105,7 @@ def _metric_scores(task: Task, metric: Metric, name: str, scores: Sequence[Filte
             confidence_method=spread.method if spread.interval else "",
             higher_is_better=metric.higher_is_better,
             sample_count=len(items),
+            legacy_errors={} if key else _legacy_errors(task, metric, items, number, spread),
         )
     yield from stability_scores(metric.name, name, _repeats(task, metric, scores), metric.higher_is_better)
 
@@ -118,14 +122,49 @@ class _Spread:
 _NO_SPREAD = _Spread()
 
 
-def _spread(task: Task, metric: Metric, items: list[Any], seconds: float) -> _Spread:
+def _spread(task: Task, metric: Metric, items: list[Any], value: float, seconds: float) -> _Spread:
     clusters = _clusters(task, items)
     if metric.aggregation is not aggregations.mean:
-        return _bootstrap(task, metric, items, clusters, seconds)
-    if clusters is not None:
-        error = intervals.clustered_standard_error(items, clusters)
-        return _Spread(error, intervals.clustered_t_interval(items, clusters), "t_clustered")
-    return _Spread(intervals.mean_standard_error(items), intervals.t_interval(items), "t")
+        spread = _bootstrap(task, metric, items, clusters, seconds)
+        if spread.method:
+            return spread
+    means = _averaged(task, items, value)
+    if means is None:
+        return _NO_SPREAD
+    if clusters is None:
+        spread = _Spread(intervals.mean_standard_error(means), intervals.t_interval(means), "t")
+    else:
+        error = intervals.clustered_standard_error(means, clusters)
+        spread = _Spread(error, intervals.clustered_t_interval(means, clusters), "t_clustered")
+    # An unknown aggregation of equal scores can be their mean by chance.
+    return spread if spread.error or metric.aggregation is aggregations.mean else _NO_SPREAD
+
+
+def _legacy_errors(task: Task, metric: Metric, items: list[Any], value: float, spread: _Spread) -> dict[str, float]:
+    """lmms-eval's three standard errors, where they are of ``value``.
+
+    It gives the last two for any aggregation, whatever that computes and on whatever scale. They are standard errors of
+    the mean of the samples' scores, so here they are given where ``value`` is that mean.
+    """
+    errors = {"stderr": spread.error}
+    means = _averaged(task, items, value)
+    if means is not None:
+        errors["stderr_clt"] = intervals.mean_standard_error(means)
+        if metric.aggregation is aggregations.mean:
+            errors["stderr"] = errors["stderr_clt"]
+        clusters = _clusters(task, items)
+        if clusters is not None:
+            errors["stderr_clustered"] = intervals.clustered_standard_error_of_lmms_eval(means, clusters)
+    return {name: error for name, error in errors.items() if error is not None}
+
+
+def _averaged(task: Task, items: list[Any], value: float) -> list[float] | None:
+    """The samples' numbers (of mappings, those under the task's score_key) if ``value`` is their mean; else None."""
+    scores = [_number(item.get(task.config.score_key) if isinstance(item, Mapping) else item) for item in items]
+    numbers = [score for score in scores if score is not None]
+    if len(numbers) != len(scores):
+        return None
+    return numbers if math.isclose(aggregations.mean(numbers), value, rel_tol=1e-9, abs_tol=1e-12) else None
 
 
 def _bootstrap(

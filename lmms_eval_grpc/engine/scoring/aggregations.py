@@ -71,6 +71,19 @@ def brier_score(items: Sequence[tuple[int, Sequence[float]]]) -> float:
     )
 
 
+def acc_all(items: Sequence[tuple[Any, Mapping[str, Any]]]) -> float:
+    """The share of questions all of whose answers are judged rightly, of (predicted, document) pairs.
+
+    A document says to which question it belongs (``idx: {paragraph, question}``) and whether its answer is a right one
+    (``label: 1``), as MultiRC's do.
+    """
+    questions: dict[tuple[Any, Any], bool] = {}
+    for predicted, document in items:
+        key = (document["idx"]["paragraph"], document["idx"]["question"])
+        questions[key] = questions.get(key, True) and (document["label"] == 1) == predicted
+    return sum(questions.values()) / len(questions)
+
+
 def bleu(items: Sequence[tuple[Any, Any]]) -> float:
     """Corpus BLEU of (reference or references, prediction) pairs. Needs the sacrebleu package."""
     return _sacrebleu("corpus_bleu", items)
@@ -87,6 +100,7 @@ def ter(items: Sequence[tuple[Any, Any]]) -> float:
 
 
 AGGREGATIONS: Mapping[str, Aggregation] = {
+    "acc_all": acc_all,
     "bits_per_byte": bits_per_byte,
     "bleu": bleu,
     "brier_score": brier_score,
@@ -119,5 +133,7 @@ def _sacrebleu(function: str, items: Sequence[tuple[Any, Any]]) -> float:
         raise ImportError("bleu, chrf and ter need the sacrebleu package: pip install sacrebleu") from error
     references = [[gold] if isinstance(gold, str) else list(gold) for gold, _ in items]
     predictions = [predicted if isinstance(predicted, str) else predicted[0] for _, predicted in items]
-    by_position = [list(column) for column in zip(*references, strict=True)]
+    # Sacrebleu wants the first references of all, then the second ones; None where a sample has fewer.
+    most = max(map(len, references))
+    by_position = [[gold[i] if i < len(gold) else None for gold in references] for i in range(most)]
     return float(getattr(sacrebleu, function)(predictions, by_position).score)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_eval_grpc.engine.scoring import likelihood
 from lmms_eval_grpc.engine.scoring.aggregations import AGGREGATIONS, Aggregation
 
 Scorer = Callable[..., Any]
@@ -20,12 +22,33 @@ class Metric:
 
     name: str
     scorer: Scorer | None
-    """None when the task's own ``process_results`` makes the scores."""
+    """None when the task's own ``process_results`` makes the scores, or likelihoods do."""
     kwargs: Mapping[str, Any]
     aggregation: Aggregation
     aggregation_name: str
     """The registered name, or the function's."""
     higher_is_better: bool | None
+    all_references: bool = False
+    """Whether the scorer wants all acceptable answers at once; else it is asked once for each, and any will do."""
+
+    def score(self, references: list[Any], predictions: list[Any]) -> Any:
+        """What the scorer makes of one sample; of a mapping, this metric's entry. The metric must have a scorer."""
+        return self._ask(references, references, predictions)
+
+    def score_any(self, references: list[Any], predictions: list[Any]) -> Any:
+        """1 where at least one of ``references`` alone scores more than nothing, else 0."""
+        if self.all_references:
+            return self.score(references, predictions)
+        return 1.0 if any(self._ask([one], one, predictions) for one in references) else 0.0
+
+    def _ask(self, references: list[Any], bare: Any, predictions: list[Any]) -> Any:
+        if self.scorer is None:
+            raise TypeError(f"metric {self.name} has no scorer")
+        if _takes_keywords(self.scorer):
+            value = self.scorer(references=references, predictions=predictions, **self.kwargs)
+        else:  # the older form of a scorer: one list of both
+            value = self.scorer([bare, predictions])
+        return value[self.name] if isinstance(value, Mapping) else value
 
 
 def exact_match(
@@ -91,6 +114,11 @@ def levenshtein_distance(first: str, second: str) -> int:
     return above[-1]
 
 
+def pair(references: Sequence[Any], predictions: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Both as they are, for metrics that are made of all samples together: ``bleu``, ``chrf``, ``ter``."""
+    return list(references), list(predictions)
+
+
 def bypass(references: Sequence[Any], predictions: Sequence[Any]) -> None:
     """No score at all: the responses are what is wanted."""
 
@@ -100,20 +128,20 @@ def build_metrics(
 ) -> tuple[Metric, ...]:
     """The metrics of a task; without a ``metric_list``, lmms-eval's default ones for ``output_type``.
 
-    Raises ValueError for an unknown metric or aggregation, or a metric that cannot score generated text.
+    Raises ValueError for an unknown metric or aggregation, or a metric that ``output_type`` does not have.
     """
     entries = [{"metric": name} for name in _DEFAULTS[output_type]] if metric_list is None else metric_list
-    metrics = [_build_metric(entry, has_process_results) for entry in entries]
+    metrics = [_build_metric(entry, output_type, has_process_results) for entry in entries]
     return tuple({metric.name: metric for metric in metrics}.values())
 
 
-def _build_metric(entry: Mapping[str, Any], has_process_results: bool) -> Metric:
+def _build_metric(entry: Mapping[str, Any], output_type: str, has_process_results: bool) -> Metric:
     named = entry.get("metric")
     if named is None:
         raise ValueError(f"an entry of metric_list needs a metric, but is {dict(entry)!r:.200}")
     name = named if isinstance(named, str) else getattr(named, "__name__", type(named).__name__)
     known = _REGISTRY.get(name)
-    scorer = None if has_process_results else named if callable(named) else _scorer(name)
+    scorer = None if has_process_results else named if callable(named) else _scorer(name, output_type)
     given = entry.get("aggregation", known.aggregation if known else None)
     if given is None:
         raise ValueError(f"metric {name!r} needs an aggregation, e.g. mean, because it is not a registered metric")
@@ -127,11 +155,29 @@ def _build_metric(entry: Mapping[str, Any], has_process_results: bool) -> Metric
         aggregation=given if callable(given) else AGGREGATIONS[given],
         aggregation_name=getattr(given, "__name__", type(given).__name__) if callable(given) else given,
         higher_is_better=better if isinstance(better, bool) else None,
+        all_references=name == "anls" or scorer is pair,
     )
 
 
-def _scorer(name: str) -> Scorer:
+def _takes_keywords(scorer: Scorer) -> bool:
+    try:
+        parameters = inspect.signature(scorer).parameters
+    except (TypeError, ValueError):  # built-in functions may have no signature
+        return True
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return takes_any or {"references", "predictions"} <= parameters.keys()
+
+
+def _scorer(name: str, output_type: str) -> Scorer | None:
     known = _REGISTRY.get(name)
+    of_likelihoods = likelihood.METRICS.get(output_type)
+    if of_likelihoods is not None:
+        if name not in of_likelihoods:
+            raise ValueError(
+                f"metric {name!r} is none of {', '.join(sorted(of_likelihoods))}, which output_type {output_type} has; "
+                "give the task a process_results that makes it"
+            )
+        return None
     if known is None:
         choices = ", ".join(sorted(metric for metric, entry in _REGISTRY.items() if entry.scorer))
         raise ValueError(f"metric {name!r} is none of {choices}; give the task a process_results that makes it")
@@ -166,9 +212,9 @@ _REGISTRY: Mapping[str, _Registered] = {
     "bits_per_byte": _Registered("bits_per_byte", False),
     "f1": _Registered("f1", True),
     "mcc": _Registered("matthews_corrcoef", True),
-    "bleu": _Registered("bleu", True),
-    "chrf": _Registered("chrf", True),
-    "ter": _Registered("ter", False),
+    "bleu": _Registered("bleu", True, pair),
+    "chrf": _Registered("chrf", True, pair),
+    "ter": _Registered("ter", False, pair),
 }
 
 _DEFAULTS: Mapping[str, tuple[str, ...]] = {

@@ -63,6 +63,29 @@ def clustered_standard_error(values: Sequence[float], clusters: Sequence[Hashabl
     return math.sqrt(groups / (groups - 1) * math.fsum(total * total for total in sums.values())) / len(values)
 
 
+def clustered_standard_error_of_lmms_eval(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
+    """What lmms-eval reports under ``_stderr_clustered``: equation 4 of Miller 2024, https://arxiv.org/abs/2411.00640.
+
+    sqrt(s²/n + Σ over pairs of different values in one cluster of d·d' / n²), with no factor for a finite number of
+    clusters, so it is too small where there are few; :func:`clustered_standard_error` has that factor. None for fewer
+    than two values or clusters, or when the sum under the root is negative.
+    """
+    count = len(values)
+    error = mean_standard_error(values)
+    if error is None or len(set(clusters)) < 2:
+        return None
+    mean = math.fsum(values) / count
+    sums: dict[Hashable, float] = {}
+    squares = 0.0
+    for value, cluster in zip(values, clusters, strict=True):
+        deviation = value - mean
+        sums[cluster] = sums.get(cluster, 0.0) + deviation
+        squares += deviation * deviation
+    between = (math.fsum(total * total for total in sums.values()) - squares) / (count * count)
+    variance = error * error + between
+    return math.sqrt(variance) if variance >= 0 else None
+
+
 def clustered_t_interval(
     values: Sequence[float], clusters: Sequence[Hashable], confidence: float = CONFIDENCE
 ) -> Interval | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from lmms_eval_grpc.engine.tasks.functions import describe_callable
@@ -107,6 +107,11 @@ _MAPPINGS = frozenset(
     }
 )
 _FUNCTIONS = frozenset({"process_docs", "process_results"})
+
+
+def default_values() -> dict[str, Any]:
+    """The value of every field that a task file leaves out."""
+    return {name: None if item.default is MISSING else item.default for name, item in _FIELDS.items()}
 
 
 def parse_task_config(values: Mapping[str, Any], source: str) -> TaskConfig:

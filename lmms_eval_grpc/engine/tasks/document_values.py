@@ -92,16 +92,35 @@ def doc_to_visual(config: TaskConfig, columns: Collection[str], document: Docume
     return list(visuals) if isinstance(visuals, list | tuple) else [visuals]
 
 
-def doc_to_messages(config: TaskConfig, document: Document) -> Any:
-    """What the task's own ``doc_to_messages`` returns. The task must have one."""
+def doc_to_messages(config: TaskConfig, document: Document, **round_info: Any) -> Any:
+    """What the task's own ``doc_to_messages`` returns. The task must have one.
+
+    ``round_info`` (``round_idx``, ``previous_output``, ``previous_round_info``) goes to functions that take it.
+    """
     function, kwargs = config.doc_to_messages, config.lmms_eval_specific_kwargs
+    parameters, takes_any = _parameters(function)
+    accepted = {name: value for name, value in round_info.items() if takes_any or name in parameters}
     if kwargs is None:
-        return function(document)
-    parameters = inspect.signature(function).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        return function(document, **accepted)
     if "lmms_eval_specific_kwargs" in parameters or takes_any:
-        return function(document, lmms_eval_specific_kwargs=kwargs)
-    return function(document, kwargs) if len(parameters) == 2 else function(document)
+        return function(document, lmms_eval_specific_kwargs=kwargs, **accepted)
+    return function(document, kwargs) if len(parameters) == 2 else function(document, **accepted)
+
+
+def doc_to_text_in_round(config: TaskConfig, document: Document, **round_info: Any) -> Any:
+    """What the task's ``doc_to_text``, a function, returns for a later round of a conversation."""
+    function, kwargs = config.doc_to_text, config.lmms_eval_specific_kwargs
+    parameters, takes_any = _parameters(function)
+    accepted = {name: value for name, value in round_info.items() if takes_any or name in parameters}
+    if "lmms_eval_specific_kwargs" in parameters or takes_any:
+        return function(document, lmms_eval_specific_kwargs=kwargs, **accepted)
+    return function(document, **accepted)
+
+
+def _parameters(function: Any) -> tuple[Mapping[str, inspect.Parameter], bool]:
+    """A function's parameters, and whether it takes any keyword."""
+    parameters = inspect.signature(function).parameters
+    return parameters, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _literal_or_text(text: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmms_eval_grpc.engine.tasks import shims
 from lmms_eval_grpc.engine.tasks.yaml_loader import FunctionReference, TaskFileError
 
 _MODULE_PREFIX = "lmms_eval_grpc_task_"
@@ -45,6 +46,8 @@ def describe_callable(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     if module.startswith(_MODULE_PREFIX):
         module = module.removeprefix(_MODULE_PREFIX).partition("_")[2]
+    elif module.startswith("lmms_eval.tasks."):  # so called only where the file lies in an lmms-eval tree
+        module = module.rpartition(".")[2]
     return f"!function {module}.{name}"
 
 
@@ -72,11 +75,15 @@ def _load_file(path: Path, sources: Sources) -> ModuleType:
         raise TaskFileError(f"{real}: cannot be read: {error}") from error
     digest = hashlib.sha256(source).hexdigest()
     sources.digests[real] = digest
-    # The name is made from the path, so that what the module defines can be pickled within this process, and two tasks'
-    # utils.py do not collide.
-    name = f"{_MODULE_PREFIX}{hashlib.sha256(str(real).encode()).hexdigest()[:12]}_{real.stem}"
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__source_digest__", None) == digest:
+    shims.install(real)
+    name = shims.module_name(real)
+    loaded = sys.modules.get(name) if name is not None else None
+    if name is None or (loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() != real):
+        # The name is made from the path, so that what the module defines can be pickled within this process, and two
+        # tasks' utils.py do not collide.
+        name = f"{_MODULE_PREFIX}{hashlib.sha256(str(real).encode()).hexdigest()[:12]}_{real.stem}"
+        loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__source_digest__", digest) == digest:
         return loaded
     spec = importlib.util.spec_from_file_location(name, real)
     if spec is None:
@@ -98,6 +105,7 @@ def _load_file(path: Path, sources: Sources) -> ModuleType:
 
 
 def _import_module(reference: FunctionReference, name: str, beside: Path, sources: Sources) -> ModuleType:
+    shims.install(reference.directory / "any.py")
     try:
         module = importlib.import_module(name)
     except Exception as error:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lmms_eval_grpc.engine.tasks.index_cache import FolderCache, default_cache_folder, stamp_of
+from lmms_eval_grpc.engine.tasks.index_files import TaskFile, read_task_file
+from lmms_eval_grpc.engine.tasks.sources import OWN_FOLDER, lmms_eval_folder, plugin_folders
 from lmms_eval_grpc.engine.tasks.yaml_loader import TaskFileError, YamlReader
 
 Kind = Literal["task", "group", "tag", "python_task"]
 
-DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+DEFAULT_FOLDER = OWN_FOLDER
 """The tasks that ship with the package."""
 
 _SKIPPED_FOLDERS = frozenset({"__pycache__", ".ipynb_checkpoints"})
@@ -55,7 +58,7 @@ class IndexProblem:
 
 
 class TaskIndex:
-    """The tasks of some folders, by name. Made by :meth:`scan`; does not change afterwards."""
+    """The tasks of some folders, by name. Made by :meth:`open` or :meth:`scan`; does not change afterwards."""
 
     def __init__(
         self,
@@ -68,17 +71,43 @@ class TaskIndex:
         self._problems = tuple(problems)
 
     @classmethod
-    def scan(cls, include_paths: Sequence[Path] = (), include_defaults: bool = True) -> TaskIndex:
-        """Reads every ``*.yaml`` below the package's own benchmarks (if ``include_defaults``) and each include path.
+    def open(
+        cls,
+        include_paths: Sequence[Path] = (),
+        include_defaults: bool = True,
+        *,
+        override: bool = False,
+        cache_folder: Path | None = None,
+    ) -> TaskIndex:
+        """:meth:`scan`, but files that did not change since an earlier scan are not read again.
 
-        Folders are walked in sorted order, so that two machines agree. Where two files claim one name, the first folder
-        wins, and within a folder the first file; the loser is listed by :meth:`problems`. A later folder adds nothing
-        to a tag of an earlier one. A folder that does not exist is a problem too, not an error.
+        ``cache_folder`` defaults to :func:`~.index_cache.default_cache_folder`.
         """
-        folders = ([DEFAULT_FOLDER] if include_defaults else []) + [Path(path).expanduser() for path in include_paths]
-        scan = _Scan()
-        for folder in folders:
-            scan.add_folder(folder)
+        return cls._build(include_paths, include_defaults, override, cache_folder or default_cache_folder())
+
+    @classmethod
+    def scan(
+        cls, include_paths: Sequence[Path] = (), include_defaults: bool = True, *, override: bool = False
+    ) -> TaskIndex:
+        """Reads every ``*.yaml`` below the default folders (if ``include_defaults``) and each include path.
+
+        The default folders are the package's own benchmarks, those of plug-ins, and an installed lmms-eval's tasks.
+        Folders are walked in sorted order, so that two machines agree. Where two files claim one name, the first folder
+        wins, or with ``override`` the last; within a folder the first file. The loser is listed by :meth:`problems`,
+        unless it is lmms-eval's own version of a task that ships with this package. A later folder adds nothing to a
+        tag of an earlier one. A folder that does not exist is a problem too, not an error.
+        """
+        return cls._build(include_paths, include_defaults, override, None)
+
+    @classmethod
+    def _build(
+        cls, include_paths: Sequence[Path], include_defaults: bool, override: bool, cache_folder: Path | None
+    ) -> TaskIndex:
+        scan = _Scan(cache_folder)
+        given = [(Path(path).expanduser(), False) for path in include_paths]
+        folders = [*(scan.default_folders() if include_defaults else ()), *given]
+        for folder, quiet in reversed(folders) if override else folders:
+            scan.add_folder(folder, quiet)
         return cls(scan.entries, scan.groups, scan.problems)
 
     def entries(self) -> tuple[TaskEntry, ...]:
@@ -131,76 +160,110 @@ class TaskIndex:
 class _Scan:
     """One scan under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache_folder: Path | None) -> None:
         self.entries: dict[str, TaskEntry] = {}
         self.groups: dict[str, Mapping[str, Any]] = {}
         self.problems: list[IndexProblem] = []
+        self._cache_folder = cache_folder
         self._reader = YamlReader()
-        self._seen: set[Path] = set()
+        self._seen: set[tuple[int, int]] = set()
 
-    def add_folder(self, folder: Path) -> None:
+    def default_folders(self) -> Iterator[tuple[Path, bool]]:
+        """Each with whether names in it that are taken already are nothing to report."""
+        yield OWN_FOLDER, False
+        try:
+            for folder in plugin_folders():
+                yield folder, False
+        except TaskFileError as error:
+            self.problems.append(IndexProblem(Path(), str(error)))
+        lmms_eval = lmms_eval_folder()
+        if lmms_eval is not None:
+            yield lmms_eval / "tasks", True
+
+    def add_folder(self, folder: Path, quiet: bool) -> None:
+        """Adds what the folder declares to what earlier folders did; ``quiet`` reports no name that they took."""
         if not folder.is_dir():
             self.problems.append(IndexProblem(folder, "no such folder"))
             return
+        cache = FolderCache(self._cache_folder, folder) if self._cache_folder is not None else None
         earlier = dict(self.entries)
         entries: dict[str, TaskEntry] = {}
-        for path in _yaml_files(folder):
-            real = path.resolve()
-            if real in self._seen:
+        for path, status in _yaml_files(folder):
+            place = (status.st_dev, status.st_ino)
+            if place in self._seen:
                 continue
-            self._seen.add(real)
+            self._seen.add(place)
             try:
-                self._add_file(path, self._reader.read(path), entries, earlier)
+                file = self._read(path, status, cache)
             except TaskFileError as error:
-                self.problems.append(IndexProblem(path, str(error)))
+                self.problems.append(IndexProblem(Path(path), str(error)))
+                continue
+            if file.kind:
+                self._add_file(path, file, entries, earlier, quiet)
+        if cache is not None:
+            cache.save()
         self.entries = {**entries, **earlier}
 
+    def _read(self, path: str, status: os.stat_result, cache: FolderCache | None) -> TaskFile:
+        if cache is None:
+            return read_task_file(self._reader, Path(path))
+        stamp = stamp_of(status)
+        known = cache.get(path, stamp)
+        if known is None:
+            known = read_task_file(self._reader, Path(path))
+            cache.put(path, stamp, known, self._reader.included_by(Path(path)))
+        return known
+
     def _add_file(
-        self, path: Path, config: Mapping[str, Any], entries: dict[str, TaskEntry], earlier: Mapping[str, TaskEntry]
+        self, path: str, file: TaskFile, entries: dict[str, TaskEntry], earlier: Mapping[str, TaskEntry], quiet: bool
     ) -> None:
-        task, tags = config.get("task"), _tags(path, config)
-        if "class" in config:
-            if not isinstance(task, str):
-                raise TaskFileError(f"{path}: a file with a class needs a task name, as text")
-            entry = TaskEntry(task, "python_task", _output_type(config), _description(config), source=str(path))
-        elif isinstance(task, list):
-            group = config.get("group")
-            if not isinstance(group, str):
-                raise TaskFileError(f"{path}: a file with a list of tasks needs a group name, as text")
-            members = tuple(_member_name(path, member) for member in task)
-            entry = TaskEntry(group, "group", description=_description(config), members=members, source=str(path))
-        elif isinstance(task, str):
-            entry = TaskEntry(task, "task", _output_type(config), _description(config), source=str(path), tags=tags)
-        else:
-            return  # A template, or a YAML file that has nothing to do with tasks.
-        taken = earlier.get(entry.name) or entries.get(entry.name)
-        if taken is not None and (taken.kind != "tag" or entry.name in earlier):
-            owner = taken.source or "the tag of that name"
-            self._report(
-                path, f"the name {entry.name!r} is already taken by {owner}, which is used; rename one of them"
-            )
+        if file.kind == "":
             return
-        entries[entry.name] = entry
-        if entry.kind == "group":
-            self.groups[entry.name] = config
-        for tag in tags if entry.kind == "task" else ():
-            if tag in earlier:
+        taken = earlier.get(file.name) or entries.get(file.name)
+        if taken is not None and (taken.kind != "tag" or file.name in earlier):
+            owner = taken.source or "the tag of that name"
+            if not (quiet and file.name in earlier):
                 self._report(
-                    path, f"the tag {tag!r} belongs to an earlier folder; {entry.name!r} is not among its tasks"
+                    path, f"the name {file.name!r} is already taken by {owner}, which is used; rename one of them"
                 )
-            else:
-                _tag_task(tag, entry.name, entries)
+        else:
+            entries[file.name] = TaskEntry(
+                file.name, file.kind, file.output_type, file.description, file.members, path, file.tags
+            )
+            if file.kind == "group":
+                self.groups[file.name] = file.group_config
+        for tag in file.tags:  # also of a file that lost its name: its tags then hold the task that won
+            if tag not in earlier:
+                _tag_task(tag, file.name, entries)
+            elif not quiet:
+                self._report(
+                    path, f"the tag {tag!r} belongs to an earlier folder; {file.name!r} is not among its tasks"
+                )
 
-    def _report(self, path: Path, reason: str) -> None:
-        self.problems.append(IndexProblem(path, f"{path}: {reason}"))
+    def _report(self, path: str, reason: str) -> None:
+        self.problems.append(IndexProblem(Path(path), f"{path}: {reason}"))
 
 
-def _yaml_files(folder: Path) -> Iterator[Path]:
-    for current, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS)
-        for name in sorted(files):
-            if name.endswith(".yaml"):
-                yield Path(current) / name
+def _yaml_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every YAML file below ``folder``, and its status, in sorted order: a folder's files before its folders."""
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as found:
+            items = sorted(found, key=lambda item: item.name)
+    except OSError:
+        return
+    for item in items:
+        if item.name.endswith(".yaml") and not item.is_dir():
+            files.append(item)
+        elif item.is_dir(follow_symlinks=False) and item.name not in _SKIPPED_FOLDERS:
+            folders.append(item)
+    for item in files:
+        try:
+            yield item.path, item.stat()
+        except OSError:  # a link to nothing
+            continue
+    for item in folders:
+        yield from _yaml_files(Path(item.path))
 
 
 def _tag_task(tag: str, task: str, entries: dict[str, TaskEntry]) -> None:
@@ -209,40 +272,3 @@ def _tag_task(tag: str, task: str, entries: dict[str, TaskEntry]) -> None:
         entries[tag] = TaskEntry(tag, "tag", members=(task,))
     elif known.kind == "tag" and task not in known.members:
         entries[tag] = replace(known, members=(*known.members, task))
-
-
-def _tags(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """``tag``, and ``group`` inside a task's own file, which is the older name for the same."""
-    if not isinstance(config.get("task"), str):
-        return ()
-    values: list[str] = []
-    for key in ("tag", "group"):
-        value = config.get(key)
-        listed = [value] if isinstance(value, str) else value or []
-        if not isinstance(listed, list) or not all(isinstance(tag, str) for tag in listed):
-            raise TaskFileError(f"{path}: {key} must be a name or a list of names, but is {value!r}")
-        values += listed
-    return tuple(dict.fromkeys(values))
-
-
-def _member_name(path: Path, member: Any) -> str:
-    name = member if isinstance(member, str) else None
-    if isinstance(member, Mapping):
-        task = member.get("task")
-        name = task if isinstance(task, str) else member.get("group")
-    if not isinstance(name, str):
-        raise TaskFileError(
-            f"{path}: a member of a group must be a name, or a mapping with task or group, but is {member!r}"
-        )
-    return name
-
-
-def _output_type(config: Mapping[str, Any]) -> str:
-    value = config.get("output_type", "generate_until")
-    return value if isinstance(value, str) else str(value)
-
-
-def _description(config: Mapping[str, Any]) -> str:
-    metadata = config.get("metadata")
-    value = metadata.get("description") if isinstance(metadata, Mapping) else None
-    return " ".join(value.split()) if isinstance(value, str) else ""

@@ -67,6 +67,17 @@ def with_system_text(messages: Sequence[Message], text: str) -> list[Message]:
     return [{"role": "system", "content": [{"type": "text", "text": text}]}, *messages]
 
 
+def joined_text(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """``items`` with text items that follow each other made one."""
+    joined: list[dict[str, Any]] = []
+    for item in items:
+        if joined and item["type"] == "text" and joined[-1]["type"] == "text":
+            joined[-1] = {"type": "text", "text": joined[-1]["text"] + item["text"]}
+        else:
+            joined.append(dict(item))
+    return joined
+
+
 def prompt_text(messages: Sequence[Message]) -> str:
     """The text of ``messages`` for a reader, media left out; of several turns each with its role before it."""
     turns = [(message["role"], _text(message)) for message in messages]

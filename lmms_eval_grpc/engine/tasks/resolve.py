@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,65 +28,94 @@ class ResolvedTask:
     """The group through which it was reached; empty when it was asked for by name."""
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedGroup:
+    """A group of what was asked for."""
+
+    name: str
+    values: Mapping[str, Any]
+    """The group's own keys; functions are not loaded yet."""
+    source: str
+    """The YAML file, for messages."""
+    members: tuple[str, ...]
+    """Names of the tasks and groups directly below it, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What some names stand for."""
+
+    tasks: tuple[ResolvedTask, ...]
+    """In the order of the request, each once."""
+    groups: tuple[ResolvedGroup, ...]
+    """Every group that was passed on the way to them, outer ones first."""
+
+
 def resolve_tasks(names: Sequence[str], index: TaskIndex) -> tuple[ResolvedTask, ...]:
-    """The tasks that ``names`` stand for, in the order of the request, each once.
+    """The tasks of :func:`resolve`."""
+    return resolve(names, index).tasks
+
+
+def resolve(names: Sequence[str], index: TaskIndex) -> Resolution:
+    """The tasks that ``names`` stand for, in the order of the request, each once, and the groups they belong to.
 
     A name is a task, a group, a tag, a pattern, or the path of a YAML file. A task that one group lists twice with
     different settings is kept twice, the second as ``name-1``.
 
-    Raises EvaluationError: UNKNOWN_TASK, UNSUPPORTED_TASK, or TASK_LOAD_FAILED, the last also when two groups want
-    different settings for one task.
+    Raises EvaluationError: UNKNOWN_TASK, or TASK_LOAD_FAILED, the last also when two groups want different settings for
+    one task.
     """
     resolver = _Resolver(index)
     try:
-        return _unique(task for name in names for task in resolver.request(name))
+        for name in names:
+            resolver.request(name)
     except TaskFileError as error:
         raise EvaluationError("TASK_LOAD_FAILED", str(error)) from error
+    return Resolution(tuple(resolver.tasks.values()), tuple(group for group in resolver.groups.values() if group))
 
 
 class _Resolver:
+    """One resolution under way. The methods return the names that stand for what they added."""
+
     def __init__(self, index: TaskIndex) -> None:
+        self.tasks: dict[str, ResolvedTask] = {}
+        self.groups: dict[str, ResolvedGroup | None] = {}
+        """None while the group's members are being resolved."""
         self._index = index
         self._reader = YamlReader()
 
-    def request(self, name: str) -> Iterator[ResolvedTask]:
+    def request(self, name: str) -> None:
         if is_task_file(name):
-            yield from self._file(Path(name).expanduser())
+            self._file(Path(name).expanduser())
             return
         matches = self._index.matches(name)
         if not matches:
             raise unknown_task(name, self._index)
         for match in matches:
-            yield from self._named(match, {}, "", ())
+            self._named(match, {}, "", ())
 
-    def _file(self, path: Path) -> Iterator[ResolvedTask]:
+    def _file(self, path: Path) -> None:
         values = self._reader.read(path)
-        if "class" in values:
-            raise _unsupported(f"{path}: a task in a Python class is not supported yet")
         if isinstance(values.get("task"), list):
-            yield from self._group(values, {}, str(path), ())
+            self._group(values, {}, str(path), ())
         elif isinstance(values.get("task"), str):
-            yield ResolvedTask(values["task"], values, str(path), "")
+            self._keep(ResolvedTask(values["task"], values, str(path), ""))
         else:
             raise TaskFileError(f"{path}: is not a task; it has no key called task")
 
-    def _named(
-        self, name: str, overrides: Mapping[str, Any], group: str, above: tuple[str, ...]
-    ) -> Iterator[ResolvedTask]:
+    def _named(self, name: str, overrides: Mapping[str, Any], group: str, above: tuple[str, ...]) -> list[str]:
         entry = self._index.get(name)
         if entry is None:
             raise EvaluationError("TASK_LOAD_FAILED", f"group {group}: its member {name!r} is no task, group or tag")
         if name in above:
             raise EvaluationError("TASK_LOAD_FAILED", f"group {name} contains itself: {' -> '.join((*above, name))}")
-        if entry.kind == "python_task":
-            raise _unsupported(f"task {name}: a task in a Python class ({entry.source}) is not supported yet")
         if entry.kind == "tag":
-            for member in entry.members:
-                yield from self._named(member, overrides, group, (*above, name))
-        elif entry.kind == "group":
-            yield from self._group({**self._index.group_config(name), **overrides}, {}, str(entry.source), above)
-        else:
-            yield self._task(entry, overrides, group)
+            return [
+                found for member in entry.members for found in self._named(member, overrides, group, (*above, name))
+            ]
+        if entry.kind == "group":
+            return self._group({**self._index.group_config(name), **overrides}, {}, str(entry.source), above)
+        return [self._keep(self._task(entry, overrides, group))]
 
     def _task(self, entry: TaskEntry, overrides: Mapping[str, Any], group: str) -> ResolvedTask:
         source = str(entry.source)
@@ -95,33 +124,42 @@ class _Resolver:
 
     def _group(
         self, config: Mapping[str, Any], overrides: Mapping[str, Any], source: str, above: tuple[str, ...]
-    ) -> Iterator[ResolvedTask]:
-        name = str(config.get("group"))
-        if config.get("aggregate_metric_list"):
-            tasks = ", ".join(self._index.expand(name)) or "its members"
-            raise _unsupported(
-                f"group {name} ({source}): aggregate_metric_list, a score over several tasks, is not supported yet; "
-                f"ask for its tasks instead: {tasks}"
+    ) -> list[str]:
+        name = config.get("group")
+        if not isinstance(name, str):
+            raise TaskFileError(
+                f"{source}: a group inside a group needs a name (group: …), but is {dict(config)!r:.200}"
             )
-        own = {key: value for key, value in config.items() if key not in _GROUP_KEYS}
+        shared = {**{key: value for key, value in config.items() if key not in _GROUP_KEYS}, **overrides}
+        self.groups.setdefault(name, None)
+        members: dict[str, None] = {}
         for member in config["task"]:
-            yield from self._member(member, {**own, **overrides}, name, source, (*above, name))
+            members.update(dict.fromkeys(self._member(member, shared, name, source, (*above, name))))
+        own = {key: value for key, value in config.items() if key in _GROUP_KEYS}
+        self.groups[name] = ResolvedGroup(name, own, source, tuple(members))
+        return [name]
 
     def _member(
         self, member: Any, overrides: Mapping[str, Any], group: str, source: str, above: tuple[str, ...]
-    ) -> Iterator[ResolvedTask]:
+    ) -> list[str]:
         if isinstance(member, str):
-            yield from self._named(member, overrides, group, above)
-            return
+            return self._named(member, overrides, group, above)
         task = member.get("task")
         if not isinstance(task, str):
-            yield from self._group(member, overrides, source, above)
-            return
+            return self._group(member, overrides, source, above)
         merged = {**{key: value for key, value in member.items() if key != "task"}, **overrides}
         if self._index.get(task) is not None:
-            yield from self._named(task, merged, group, above)
-        else:
-            yield ResolvedTask(task, {**merged, "task": task}, source, group)
+            return self._named(task, merged, group, above)
+        return [self._keep(ResolvedTask(task, {**merged, "task": task}, source, group))]
+
+    def _keep(self, task: ResolvedTask) -> str:
+        known = self.tasks.get(task.name)
+        if known is not None and known.values == task.values:
+            return task.name
+        if known is not None:
+            task = _renamed(task, known, self.tasks)
+        self.tasks[task.name] = task
+        return task.name
 
 
 def unknown_task(name: str, index: TaskIndex) -> EvaluationError:
@@ -136,18 +174,6 @@ def suggest(names: Sequence[str]) -> str:
     return "list the known ones, or add the folder of its YAML file to the include paths"
 
 
-def _unique(tasks: Iterable[ResolvedTask]) -> tuple[ResolvedTask, ...]:
-    kept: dict[str, ResolvedTask] = {}
-    for task in tasks:
-        known = kept.get(task.name)
-        if known is None:
-            kept[task.name] = task
-        elif known.values != task.values:
-            renamed = _renamed(task, known, kept)
-            kept[renamed.name] = renamed
-    return tuple(kept.values())
-
-
 def _renamed(task: ResolvedTask, known: ResolvedTask, kept: Mapping[str, ResolvedTask]) -> ResolvedTask:
     if task.group != known.group or not task.group:
         places = " and ".join(repr(item.group) if item.group else "by its name" for item in (known, task))
@@ -159,7 +185,3 @@ def _renamed(task: ResolvedTask, known: ResolvedTask, kept: Mapping[str, Resolve
     while (name := f"{task.name}-{number}") in kept:
         number += 1
     return ResolvedTask(name, {**task.values, "task": name}, task.source, task.group)
-
-
-def _unsupported(message: str) -> EvaluationError:
-    return EvaluationError("UNSUPPORTED_TASK", message)

@@ -7,18 +7,19 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError
 from lmms_eval_grpc.engine.data.documents import Documents
-from lmms_eval_grpc.engine.models.protocol import GenerationRequest, Message
+from lmms_eval_grpc.engine.models.protocol import GenerationRequest, LoglikelihoodRequest, Message, Request
 from lmms_eval_grpc.engine.scoring.filters import Pipeline
 from lmms_eval_grpc.engine.scoring.metrics import Metric
-from lmms_eval_grpc.engine.tasks import document_values, messages
+from lmms_eval_grpc.engine.tasks import document_values, messages, prompts
 from lmms_eval_grpc.engine.tasks.config import TaskConfig
+from lmms_eval_grpc.engine.tasks.fewshot import FewShot
 from lmms_eval_grpc.engine.tasks.templates import render
 
 _PROBED_DOCUMENTS = 20
@@ -52,6 +53,7 @@ class Task:
         reasoning_tags: tuple[tuple[str, str], ...],
         source_digests: Mapping[Path, str],
         dataset_fingerprint: str,
+        fewshot: FewShot | None = None,
     ) -> None:
         self.config = config
         self.documents = documents
@@ -64,7 +66,15 @@ class Task:
         """Pairs of tags whose content is removed before scoring; empty: nothing is removed."""
         self.dataset_fingerprint = dataset_fingerprint
         self.evaluation = evaluation
+        self.fewshot = fewshot
+        """Where examples in the prompts come from; None: there are none."""
         self._source_digests = dict(source_digests)
+        self._recent: tuple[int, dict[str, Any]] | None = None
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """SHA-256 of the Python files that the task's functions came from, by folder and name."""
+        return {f"{path.parent.name}/{path.name}": digest for path, digest in sorted(self._source_digests.items())}
 
     @property
     def name(self) -> str:
@@ -76,12 +86,22 @@ class Task:
 
     @property
     def num_fewshot(self) -> int:
-        """Examples in each prompt. Always 0 today: tasks that ask for more are refused when they are loaded."""
+        """Examples in each prompt."""
         return self.config.num_fewshot or 0
 
     @property
+    def scores_likelihoods(self) -> bool:
+        """Whether the model is asked how likely it finds given texts, and generates nothing."""
+        return self.config.output_type in ("multiple_choice", "loglikelihood")
+
+    @property
     def repeats(self) -> int:
-        """Responses to ask for per document: the evaluation's, or the task's where that says 1."""
+        """Responses to ask for per document: the evaluation's, or the task's where that says 1.
+
+        Always 1 for likelihoods, which come out alike every time.
+        """
+        if self.scores_likelihoods:
+            return 1
         return self.evaluation.repeats if self.evaluation.repeats > 1 else self.config.repeats
 
     @property
@@ -112,13 +132,22 @@ class Task:
             }
         if self.config.dataset_path is not None and Path(self.config.dataset_path).is_absolute():
             config["dataset_path"] = Path(self.config.dataset_path).name
-        parts = {
+        parts: dict[str, Any] = {
             "config": config,
             "sources": sorted(f"{path.name} {digest}" for path, digest in self._source_digests.items()),
             "dataset": [self.dataset_fingerprint, self.split, self.total_documents],
             "system_instruction": self.evaluation.system_instruction,
             "reasoning_tags": self.reasoning_tags,
         }
+        if self.config.output_type == "generate_until_agentic":
+            parts["agentic_trace_mode"] = self.evaluation.agentic_trace_mode
+        if self.fewshot is not None:
+            parts["fewshot"] = [
+                self.fewshot.fingerprint,
+                self.fewshot.seed,
+                self.evaluation.fewshot_as_multiturn,
+                sorted(self.evaluation.compat),
+            ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
@@ -135,6 +164,8 @@ class Task:
                 if value
             ],
             "num_fewshot": self.num_fewshot,
+            "fewshot": None if self.fewshot is None else "turns" if self.evaluation.fewshot_as_multiturn else "text",
+            "continuation": "choice without target_delimiter" if self.scores_likelihoods else None,
         }
 
     def doc_ids(self, limit: int | float | None = None, offset: int = 0) -> range:
@@ -154,14 +185,80 @@ class Task:
             raise EvaluationError("NO_DOCUMENTS", f"task {self.name}: {message}")
         return ids
 
-    def build_request(self, doc_id: int) -> GenerationRequest:
-        """The request for document ``doc_id``; its images are decoded now. Raises DocumentError."""
+    def parts(self, doc_id: int) -> range:
+        """Numbers of the requests that document ``doc_id`` takes.
+
+        One per repeat; for multiple choice one per choice, followed by one per choice without the question where the
+        metric ``acc_mutual_info`` needs those. Raises DocumentError.
+        """
+        if self.config.output_type != "multiple_choice":
+            return range(self.repeats)
         try:
-            document = self.documents.with_media(doc_id)
-            turns = messages.with_system_text(self._messages(document), self._system_text(document))
+            choices = self._choices(self.documents.without_media(doc_id))
+        except Exception:  # a function may look at media, which are too dear to decode for all the others
+            try:
+                choices = self._choices(self.documents.with_media(doc_id))
+            except Exception as error:
+                raise self._document_error(doc_id, "doc_to_choice failed", error) from error
+        compared = any(metric.name == "acc_mutual_info" for metric in self.metrics)
+        return range(len(choices) * (2 if compared else 1))
+
+    def build_request(self, doc_id: int, part: int = 0) -> Request:
+        """The request number ``part`` for document ``doc_id``; its images are decoded now. Raises DocumentError."""
+        try:
+            if self.scores_likelihoods:
+                return self._likelihood_request(doc_id, part)
+            return self.generation_request(self.conversation(doc_id))
         except Exception as error:
             raise self._document_error(doc_id, "no request could be built", error) from error
+
+    def generation_request(self, turns: Sequence[Message]) -> GenerationRequest:
+        """A request for an answer to ``turns``, with this task's generation arguments."""
         return GenerationRequest(messages=turns, generation=copy.deepcopy(self.config.generation_kwargs or {}))
+
+    def conversation(self, doc_id: int) -> list[Message]:
+        """The messages for document ``doc_id``: examples, its own messages and the system text."""
+        document = self.documents.with_media(doc_id)
+        return self.complete(doc_id, document, prompts.own_messages(self.config, self.documents, document))
+
+    def complete(self, doc_id: int, document: Mapping[str, Any], turns: Sequence[Message]) -> list[Message]:
+        """``turns`` about ``document`` with examples and the system text."""
+        if self.fewshot is not None:
+            as_multiturn = self.evaluation.fewshot_as_multiturn
+            turns = prompts.with_examples(self.config, turns, self.fewshot, doc_id, as_multiturn)
+        return messages.with_system_text(turns, self._system_text(document))
+
+    def _likelihood_request(self, doc_id: int, part: int) -> LoglikelihoodRequest:
+        document = self._recent_document(doc_id)
+        if self.config.output_type == "loglikelihood":
+            turns = prompts.own_messages(self.config, self.documents, document)
+            continuation = prompts.answer(self.config, self.documents, document)
+            return LoglikelihoodRequest(self.complete(doc_id, document, turns), continuation)
+        choices = self._choices(document)
+        if part >= len(choices):  # how likely the choice is by itself
+            return LoglikelihoodRequest([messages.user_turn((), "")], choices[part - len(choices)])
+        columns = self.documents.columns
+        asked = None
+        if self.config.doc_to_text is not None:
+            asked = document_values.doc_to_text(self.config, columns, document)
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            # The choices are ways to begin, and the target is what goes on; the number says which is right.
+            visuals = document_values.doc_to_visual(self.config, columns, document)
+            turns = messages.normalise([messages.user_turn(visuals, choices[part])])
+            continuation = str(document_values.doc_to_target(self.config, columns, document))
+        else:
+            turns = prompts.own_messages(self.config, self.documents, document)
+            continuation = choices[part]
+        return LoglikelihoodRequest(self.complete(doc_id, document, turns), continuation)
+
+    def _choices(self, document: Mapping[str, Any]) -> list[str]:
+        return [str(choice) for choice in document_values.doc_to_choice(self.config, self.documents.columns, document)]
+
+    def _recent_document(self, doc_id: int) -> dict[str, Any]:
+        """The document with media, decoded once for requests that follow each other."""
+        if self._recent is None or self._recent[0] != doc_id:
+            self._recent = (doc_id, self.documents.with_media(doc_id))
+        return dict(self._recent[1])
 
     def input_text(self, doc_id: int) -> str:
         """The text of document ``doc_id``'s prompt, media left out.
@@ -226,26 +323,7 @@ class Task:
             repeats=self.repeats,
         )
 
-    def _messages(self, document: dict[str, Any]) -> list[Message]:
-        config, columns = self.config, self.documents.columns
-        if callable(config.doc_to_messages):
-            return messages.normalise(document_values.doc_to_messages(config, document))
-        if config.doc_to_messages is not None:
-            return messages.normalise(config.doc_to_messages)
-        visuals = document_values.doc_to_visual(config, columns, document)
-        return messages.normalise([messages.user_turn(visuals, self._question(document))])
-
-    def _question(self, document: dict[str, Any]) -> str:
-        question = document_values.doc_to_text(self.config, self.documents.columns, document)
-        if isinstance(question, list):
-            raise TypeError("doc_to_text returned a list; several inputs per document are not supported yet")
-        if isinstance(question, int) and self.config.doc_to_choice is not None:
-            return document_values.doc_to_choice(self.config, self.documents.columns, document)[question]
-        if question is None:
-            raise TypeError("doc_to_text returned None")
-        return str(question)
-
-    def _system_text(self, document: dict[str, Any]) -> str:
+    def _system_text(self, document: Mapping[str, Any]) -> str:
         parts = [self.evaluation.system_instruction or ""]
         if self.config.description:
             parts.append(render(self.config.description, document))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -54,11 +54,21 @@ def _construct_function(loader: _TaskLoader, node: yaml.Node) -> FunctionReferen
 _TaskLoader.add_constructor("!function", _construct_function)
 
 
+class Included(NamedTuple):
+    """A file that another includes."""
+
+    name: str
+    """As the YAML file says it."""
+    path: Path
+    """Where it was found; relative only if that was the working directory."""
+
+
 class YamlReader:
     """Reads task files, each one once: most files of a benchmark include the same few templates."""
 
     def __init__(self) -> None:
         self._merged: dict[Path, dict[str, Any]] = {}
+        self._included: dict[Path, tuple[Included, ...]] = {}
 
     def read(self, path: Path) -> dict[str, Any]:
         """The mapping in ``path`` with its ``include`` chain merged in; functions stay :class:`FunctionReference`.
@@ -70,6 +80,14 @@ class YamlReader:
         """
         # A shallow copy: the caller may pop keys, nested values are shared and not to be changed.
         return dict(self._read(path, ()))
+
+    def included_by(self, path: Path) -> tuple[Included, ...]:
+        """Every file that ``path`` includes, however deep. Only for a path that was read."""
+        found: dict[Included, None] = {}
+        for included in self._included.get(path.resolve(), ()):
+            found[included] = None
+            found.update(dict.fromkeys(self.included_by(included.path)))
+        return tuple(found)
 
     def _read(self, path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
         real = path.resolve()
@@ -84,8 +102,10 @@ class YamlReader:
 
     def _merge(self, path: Path, own: dict[str, Any], including: tuple[Path, ...]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        for included in reversed(_included_paths(path, own.pop("include", None))):
-            merged.update(self._read(included, including))
+        included_paths = _included_paths(path, own.pop("include", None))
+        self._included[including[-1]] = tuple(included_paths)
+        for included in reversed(included_paths):
+            merged.update(self._read(included.path, including))
         merged.update(own)
         return _with_absolute_data_files(merged, path.parent)
 
@@ -108,13 +128,13 @@ def _parse(path: Path) -> dict[str, Any]:
     return value
 
 
-def _included_paths(path: Path, include: Any) -> list[Path]:
+def _included_paths(path: Path, include: Any) -> list[Included]:
     if include is None:
         return []
     names = [include] if isinstance(include, str) else include
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TaskFileError(f"{path}: include must be a path or a list of paths, but is {include!r}")
-    return [_included_path(path, name) for name in names]
+    return [Included(name, _included_path(path, name)) for name in names]
 
 
 def _included_path(path: Path, name: str) -> Path:

@@ -1,0 +1,1 @@
+"""What task code finds under the name ``lmms_eval``; see :mod:`lmms_eval_grpc.engine.tasks.shims`."""

@@ -1,0 +1,1 @@
+"""``lmms_eval.api``: the parts that task code imports."""

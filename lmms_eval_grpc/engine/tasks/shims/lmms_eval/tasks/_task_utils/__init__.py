@@ -1,0 +1,1 @@
+"""Helpers that task code shares, for tasks outside of an lmms-eval tree."""

@@ -1,0 +1,131 @@
+"""A real HTTP server on this machine that speaks OpenAI's chat protocol, also badly."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Reply:
+    """What the server does with one request."""
+
+    content: str | None = "1"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    """Instead of a completion with ``content``."""
+    delay: float = 0.0
+    """Seconds before the first byte."""
+    drip: float = 0.0
+    """Seconds between single bytes."""
+    hang_up: bool = False
+    """Closes the connection without a word."""
+    finish_reason: str = "stop"
+
+
+@dataclass
+class Asked:
+    """One request as it arrived."""
+
+    path: str
+    headers: dict[str, str]
+    payload: dict[str, Any]
+    at: float
+
+    @property
+    def text(self) -> str:
+        """The last message's text."""
+        content = self.payload["messages"][-1]["content"]
+        return content if isinstance(content, str) else content[0]["text"]
+
+
+class JudgeHandle:
+    """The running server: its address, what it was asked, and how it answers."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[Asked] = []
+        self.script: list[Reply] = []
+        """Used up first, one per request."""
+        self.answer: Callable[[Asked], Reply] = lambda asked: Reply()
+        """For every other request."""
+        self.open = 0
+        self.most_open = 0
+        self.lock = threading.Lock()
+
+    def take(self, asked: Asked) -> Reply:
+        with self.lock:
+            self.asked.append(asked)
+            return self.script.pop(0) if self.script else self.answer(asked)
+
+
+@contextmanager
+def running_judge() -> Iterator[JudgeHandle]:
+    """Serves until the block is left."""
+    handle = JudgeHandle()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            with handle.lock:
+                handle.open += 1
+                handle.most_open = max(handle.most_open, handle.open)
+            try:
+                self._serve()
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the client gave up first, as some tests want
+            finally:
+                with handle.lock:
+                    handle.open -= 1
+
+        def _serve(self) -> None:
+            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            reply = handle.take(Asked(self.path, dict(self.headers), payload, time.monotonic()))
+            time.sleep(reply.delay)
+            if reply.hang_up:
+                return
+            body = reply.body if reply.body is not None else _completion(payload, reply)
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            for start in range(0, len(body), 1 if reply.drip else len(body)):
+                time.sleep(reply.drip)
+                self.wfile.write(body[start : start + 1] if reply.drip else body)
+                self.wfile.flush()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing: tests look at ``asked``."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    handle.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield handle
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _completion(payload: dict[str, Any], reply: Reply) -> bytes:
+    if reply.status != 200:
+        return json.dumps({"error": {"message": "no", "type": "test", "code": str(reply.status)}}).encode()
+    message = {"role": "assistant", "content": reply.content}
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "model": f"{payload['model']}-2026",
+            "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
+            "usage": {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13},
+        }
+    ).encode()
