@@ -54,6 +54,7 @@ class LocalExecutor:
         # For workers that import for themselves: forked too, but from a process that has imported nothing.
         self._cold = TemplateProcess(preload=False)
         self._executions: set[LocalExecution] = set()
+        self._stopped = False
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -76,6 +77,7 @@ class LocalExecutor:
 
     async def stop(self) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. Jobs that still run are reported as Stopped."""
+        self._stopped = True
         await asyncio.gather(*(execution.end() for execution in self._executions))
         await asyncio.gather(self._warm.stop(), self._cold.stop())
 
@@ -108,6 +110,8 @@ class LocalExecutor:
         self, sock: socket.socket, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]
     ) -> ForkedWorker | None:
         """A worker from the warm template if there is one or soon will be, else from the cold one."""
+        if self._stopped:
+            return None
         templates = (self._warm, self._cold) if self._settings.use_template else (self._cold,)
         why = "no template process could be started; the server's log says why"
         for template in templates:

@@ -27,6 +27,8 @@ LastWord = Completed | Failed | Stopped
 
 LINGER = 2.0
 """Seconds that a worker may take to end once it has said its last word or closed its socket."""
+DRAIN_TIMEOUT = 60.0
+"""Seconds that reading what a worker left in its socket may take: a large result on a busy machine takes a few."""
 _LARGE_JSON = 256 * 1024
 _STREAM_LIMIT = 1024 * 1024
 
@@ -104,6 +106,7 @@ class LocalExecution:
         try:
             worker = await self._launch(theirs, self._stop_asked)
             if worker is None:
+                ours.close()
                 return Stopped()
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_STREAM_LIMIT)
         except BaseException:
@@ -133,8 +136,8 @@ class LocalExecution:
                 await asyncio.wait({worker.exited}, timeout=LINGER)
             if identity is not None:
                 await asyncio.to_thread(_clear_up, identity, Path(self._run.job_dir))
-            # What it wrote before its end is in the socket still. All who could write more are gone.
-            await asyncio.wait(ends, timeout=LINGER)
+            # What it wrote before its end is in the socket still, or being decoded. All who could write more are gone.
+            await asyncio.wait(ends, timeout=DRAIN_TIMEOUT)
         finally:
             stopping.cancel()
             listening.cancel()

@@ -168,7 +168,8 @@ class Journal:
             self._ended.pop(job_id, None)
 
     def close(self) -> None:
-        """Wakes every watcher for good; ``closed`` tells them why. Nothing is written any more by those who look."""
+        """Wakes every watcher for good; ``closed`` tells them why. Jobs can still be written: a server that stops puts
+        them back into the queue after its watchers have gone."""
         self._closed = True
         for log in list(self._logs):
             log._close()

@@ -326,6 +326,7 @@ class Scheduler:
             await self._give_up(job.job_id)
         finally:
             self._let_go(job.job_id)
+            self._wake.set()
             took = time.monotonic() - began
             mean = self._mean_run_seconds
             self._mean_run_seconds = took if mean is None else 0.8 * mean + 0.2 * took
@@ -341,7 +342,6 @@ class Scheduler:
     def _let_go(self, job_id: str) -> None:
         self._runs.pop(job_id, None)
         self._slots.release(job_id)
-        self._wake.set()
 
     def _retry_after(self) -> float:
         """When a place in the queue is likely to be free."""

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -124,6 +125,7 @@ class EvaluationServer:
 
     async def _start(self) -> None:
         began = time.monotonic()
+        _check_task_folders(self.args.include_path)
         self._state_dir = make_state_dir(self.args)
         lock = StateLock(self._state_dir)
         lock.acquire()
@@ -299,6 +301,12 @@ class EvaluationServer:
         except OSError as error:
             raise ServerStartError(f"address_file: {path} cannot be written: {error.strerror}") from error
         self._stack.callback(path.unlink, missing_ok=True)
+
+
+def _check_task_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise ServerStartError(f"include_path: {folder} is not a folder; mend the path, or leave it out")
 
 
 def _answers(path: Path) -> bool:

@@ -23,10 +23,10 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT, preload
 from lmms_eval_grpc.worker import main as worker_main
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.frames import FrameReader, write_frame
-from lmms_eval_grpc.worker.preload import preload
 from lmms_eval_grpc.worker.v1.worker_pb2 import (
     ForkWorker,
     TemplateCommand,
@@ -37,13 +37,7 @@ from lmms_eval_grpc.worker.v1.worker_pb2 import (
 )
 
 ENVIRONMENT = {
-    # Libraries that start threads when they are imported would make a fork unsound.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    # Asking whether there is a GPU must not initialise CUDA, which would then be broken in every worker.
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    **PRELOAD_ENVIRONMENT,
     # Progress bars are unreadable in a log file.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -286,6 +286,11 @@ async def test_the_event_loop_goes_on_while_jobs_start_run_and_end(jobs: Jobs) -
     assert longest < 1.0
 
 
+async def test_a_number_of_threads_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="torch_threads must be at least 1"):
+        LocalExecutor(LocalExecutorSettings(torch_threads=0))
+
+
 async def test_the_servers_process_has_no_model_library() -> None:
     code = "import lmms_eval_grpc.executors.local, sys; print([m for m in ('torch', 'transformers', 'datasets', 'grpc')"
     process = await asyncio.create_subprocess_exec(

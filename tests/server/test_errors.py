@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from typing import Any
@@ -15,6 +16,7 @@ from lmms_eval_grpc.jobs import errors as domain
 from lmms_eval_grpc.jobs.errors import InvalidRequest, StoreUnavailable, Violation
 from lmms_eval_grpc.scheduler import Scheduler
 from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, status_of
+from lmms_eval_grpc.server.interceptors import MaskErrors
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.server.conftest import NewRig, Rig, detail, failure, status, violations
 
@@ -176,3 +178,23 @@ async def test_an_oversized_name_does_not_break_the_status(rig: Rig) -> None:
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert detail(error, "ErrorInfo").reason == "JOB_NOT_FOUND"
     assert isinstance(error, grpc.aio.AioRpcError)
+
+
+async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    async def write_to_nobody(request: Any, context: Any) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+    details: Any = grpc.HandlerCallDetails()
+    details.method = "/service/Method"
+    context: Any = None
+    assert await MaskErrors().call(write_to_nobody, None, context, details) is None
+    assert not caplog.records
+
+
+async def test_a_cancelled_call_stays_cancelled() -> None:
+    async def be_cancelled(request: Any, context: Any) -> None:
+        raise asyncio.CancelledError
+
+    context: Any = None
+    with pytest.raises(asyncio.CancelledError):
+        await MaskErrors().call(be_cancelled, None, context, context)
