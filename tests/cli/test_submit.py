@@ -7,6 +7,7 @@ import json
 import uuid
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from lmms_eval_grpc.cli.commands.submit import PLAIN_FLAGS
 from lmms_eval_grpc.cli.exit_codes import ExitCode
@@ -102,7 +103,7 @@ def test_dashes_serve_as_well_as_underscores(rig: Rig) -> None:
     assert spec.limit.fraction == 0.5
     assert not spec.log_samples
     assert spec.output_dir == str(rig.folder / "out")
-    assert list(spec.gen_kwargs["until"]) == ["\n"]
+    assert MessageToDict(spec.gen_kwargs) == {"max_new_tokens": 4, "until": ["\n"]}
 
 
 def test_what_is_not_given_is_left_to_the_server(rig: Rig) -> None:
@@ -155,7 +156,7 @@ def test_every_wrong_field_has_a_line_of_its_own(rig: Rig) -> None:
 
 
 def test_what_the_client_finds_wrong_looks_the_same(rig: Rig) -> None:
-    done = rig.run(*rig.submit_words("--batch_size", "big", "--limit", "-5", "--gen_kwargs", "temperature"))
+    done = rig.run(*rig.submit_words("--batch_size", "big", "--limit", "nan", "--gen_kwargs", "temperature"))
     assert done.returncode == ExitCode.USAGE
     for field in ("spec.batch_size", "spec.limit", "spec.gen_kwargs"):
         assert f"\n  {field}: " in done.stderr

@@ -77,8 +77,8 @@ def test_validate_only_queues_nothing(client: Any, servicer: Servicer) -> None:
 
 
 def test_a_wrong_argument_is_refused_before_anything_is_sent(client: Any, servicer: Servicer) -> None:
-    with pytest.raises(InvalidRequest, match=r"spec\.limit"):
-        client.evaluate("dummy", ["digits"], limit=0)
+    with pytest.raises(InvalidRequest, match=r"spec\.batch_size"):
+        client.evaluate("dummy", ["digits"], batch_size="many")
     assert servicer.requests == []
 
 

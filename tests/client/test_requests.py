@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import pytest
@@ -62,6 +62,10 @@ def test_defaults_send_nothing_beyond_what_is_required() -> None:
         ({"limit": 1.0}, {"limit": {"count": "1"}}),
         ({"limit": 2.7}, {"limit": {"count": "2"}}),
         ({"limit": 1}, {"limit": {"count": "1"}}),
+        # Wrong, and the server says so, with all else that is wrong.
+        ({"limit": 0}, {"limit": {"count": "0"}}),
+        ({"limit": -2}, {"limit": {"count": "-2"}}),
+        ({"batch_size": 0}, {"batch_size": {"fixed": 0}}),
         ({"offset": 3}, {"offset": "3"}),
         ({"gen_kwargs": {"temperature": 0}}, {"gen_kwargs": {"temperature": 0.0}}),
         ({"gen_kwargs": "temperature=0,do_sample=false"}, {"gen_kwargs": {"temperature": 0.0, "do_sample": False}}),
@@ -120,13 +124,9 @@ def test_all_documents_are_asked_for_by_leaving_the_limit_out(limit: Any) -> Non
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ({"limit": 0}, "spec.limit"),
-        ({"limit": 0.0}, "spec.limit"),
-        ({"limit": -2}, "spec.limit"),
         ({"limit": True}, "spec.limit"),
         ({"limit": "5"}, "spec.limit"),
         ({"limit": float("nan")}, "spec.limit"),
-        ({"batch_size": 0}, "spec.batch_size"),
         ({"batch_size": "many"}, "spec.batch_size"),
         ({"batch_size": True}, "spec.batch_size"),
         ({"batch_size": 1.5}, "spec.batch_size"),
@@ -152,7 +152,7 @@ def test_a_wrong_argument_is_refused_by_name_and_value(arguments: dict[str, Any]
 
 def test_all_wrong_arguments_are_told_at_once() -> None:
     with pytest.raises(InvalidRequest, match=r"(?s)spec\.batch_size.*spec\.limit") as caught:
-        request(limit=0, batch_size=0)
+        request(limit=True, batch_size="many")
     assert len(caught.value.violations) == 2
     assert isinstance(caught.value, ValueError)
 
@@ -179,3 +179,15 @@ def test_merge_checkpoint_names_the_weights() -> None:
     }
     with pytest.raises(InvalidRequest, match="'regular' or 'ema'"):
         merge_checkpoint("/ckpt", None, cast(Any, "both"))
+
+
+def test_a_checkpoint_folder_of_this_machine_is_sent_as_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "checkpoint-300").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    sent = request(model_args={"pretrained": "run/checkpoint-300"}).spec.model_args["pretrained"]
+    assert sent == str(tmp_path / "run" / "checkpoint-300")
+    assert (
+        request(model_args={"pretrained": "Qwen/Qwen2.5-VL-3B"}).spec.model_args["pretrained"] == "Qwen/Qwen2.5-VL-3B"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -184,8 +185,7 @@ async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.Log
     async def write_to_nobody(request: Any, context: Any) -> None:
         raise grpc.aio.InternalError("the call is over")
 
-    details: Any = grpc.HandlerCallDetails()
-    details.method = "/service/Method"
+    details: Any = SimpleNamespace(method="/service/Method")
     context: Any = None
     assert await MaskErrors().call(write_to_nobody, None, context, details) is None
     assert not caplog.records
