@@ -48,8 +48,7 @@ def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
         # By default a second server binds the same port and gets half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", args.max_request_bytes),
-        # Clients that ping to keep a quiet watch alive would be cut off for it. They may ping every ten seconds, and some
-        # of those seconds are short.
+        # Clients that ping to keep a quiet watch alive would be cut off for it. They may do so every ten seconds.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # Dead peers are noticed after a minute instead of two hours.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
+import urllib.parse
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from lmms_eval_grpc.jobs import errors as domain
 from lmms_eval_grpc.jobs.errors import InvalidRequest, StoreUnavailable, Violation
 from lmms_eval_grpc.scheduler import Scheduler
-from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, status_of
+from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, Status, status_of
 from lmms_eval_grpc.server.interceptors import MaskErrors
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.server.conftest import NewRig, Rig, detail, failure, status, violations
@@ -155,16 +157,35 @@ async def test_a_call_has_one_log_line_with_the_id_that_the_caller_gave_it(
     assert "trace 8" not in lines[1]
 
 
-def test_a_status_with_many_violations_stays_small_and_says_how_many_there_are() -> None:
-    told = status_of(InvalidRequest([Violation(f"spec.tasks[{i}]", f"unknown task 'τ{i}' " * 30) for i in range(200)]))
+def wire_bytes(told: Status) -> int:
+    """What the status takes in the trailers."""
+    return len(urllib.parse.quote(told.message)) + len(base64.b64encode(told.details))
+
+
+@pytest.mark.parametrize("text", ["x", "ü", "模", "🙂", "\ud800"])
+def test_a_status_with_many_violations_stays_small_and_says_how_many_there_are(text: str) -> None:
+    told = status_of(InvalidRequest([Violation(f"spec.tasks[{i}]", f"unknown {text * 900}") for i in range(200)]))
     message = status_pb2.Status.FromString(told.details)
     bad = error_details_pb2.BadRequest()
     assert message.details[1].Unpack(bad)
-    assert len(told.details) * 4 / 3 < MAX_WIRE_BYTES
+    assert wire_bytes(told) <= MAX_WIRE_BYTES
     *shown, last = bad.field_violations
     assert shown
     assert f"{200 - len(shown)} more" in last.description
     assert shown[0].field == "spec.tasks[0]"
+
+
+@pytest.mark.parametrize("text", ["x", "模", "🙂"])
+def test_every_status_stays_small_whatever_it_quotes(text: str) -> None:
+    long = text * 100_000
+    for error in (
+        domain.JobNotFound(long),
+        domain.RequestIdConflict(long, long),
+        domain.SamplesNotLogged(long, long),
+        domain.SequenceOutOfRange(long, 1, 2),
+        domain.NotAccepting(long, 1.0),
+    ):
+        assert wire_bytes(status_of(error)) <= MAX_WIRE_BYTES
 
 
 async def test_a_status_with_many_violations_reaches_the_client(rig: Rig) -> None:
