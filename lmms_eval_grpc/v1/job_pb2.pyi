@@ -1064,7 +1064,7 @@ global___Throughput = Throughput
 
 @typing.final
 class Usage(google.protobuf.message.Message):
-    """What an evaluation consumed, in its last attempt."""
+    """What the answers of an evaluation consumed, those of earlier attempts included."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
