@@ -12,11 +12,11 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 _MEBIBYTE = 2**20
 
-# Every unary method may be retried: reads are harmless, CancelJob is idempotent, and Evaluate and MergeCheckpoint carry a
-# request_id that makes them so. Five attempts are the most that grpc makes; these take about three seconds.
+# Every unary method may be retried: reads are harmless, CancelJob is idempotent, and Evaluate and MergeCheckpoint carry
+# a request_id that makes them so. Five attempts are the most that grpc makes; these take about three seconds.
 #
-# Streams are left out. `streams` reconnects them anyway, and grpc's retries hang on them: seen with grpcio 1.85 when the
-# server goes away before a watch has sent its first message, and the attempts are used up.
+# Streams are left out. `streams` reconnects them anyway, and grpc can hang when it retries them (seen with 1.85: the
+# server goes away before a watch has sent its first message, the attempts are used up, and the call never ends).
 _RETRY_POLICY = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",

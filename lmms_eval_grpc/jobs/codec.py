@@ -36,14 +36,25 @@ _TAGGED: dict[type[Any], str] = {
 _BY_TAG = {tag: kind for kind, tag in _TAGGED.items()}
 
 
+class DecodeError(ValueError):
+    """A text that :func:`encode` of this release could not have written."""
+
+
 def encode(value: object) -> str:
     """``value`` as compact JSON. NaN and infinities are written as Python's ``json`` writes them."""
     return json.dumps(to_plain(value), separators=(",", ":"), ensure_ascii=False)
 
 
 def decode(kind: type[T] | types.UnionType, text: str) -> T:
-    """Reads what :func:`encode` wrote. ``kind`` is a dataclass, or a union of those in the tag table."""
-    decoded: T = from_plain(kind, json.loads(text))
+    """Reads what :func:`encode` wrote. ``kind`` is a dataclass, a tuple of one, or a union of those in the tag table.
+
+    Raises:
+        DecodeError: the text is damaged, or says something that a later release has a word for and this one has not.
+    """
+    try:
+        decoded: T = from_plain(kind, json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DecodeError(f"{type(error).__name__}: {error}") from error
     return decoded
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import grpc.aio
 
-from lmms_eval_grpc.engine.models.registry import ModelEntry
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, NotImplementedYet, Violation
 from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server import listings, streams, watch
-from lmms_eval_grpc.server.catalog import TaskCatalog
+from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
 from lmms_eval_grpc.server.validate import Validator
@@ -39,7 +38,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         executor: Executor,
         validator: Validator,
         catalog: TaskCatalog,
-        models: Sequence[tuple[ModelEntry, tuple[str, ...]]],
+        models: Sequence[AvailableModel],
         facts: ServerFacts,
     ) -> None:
         self._store = store

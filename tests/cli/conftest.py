@@ -55,6 +55,7 @@ class Rig:
         self.folder = folder
         self.checkpoint = folder / "checkpoint-100"
         self.checkpoint.mkdir()
+        (self.checkpoint / "config.json").write_text("{}")
         self._settings = {"port": 0, "state_dir": folder / "state", "shutdown_grace": 1.0, **settings}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

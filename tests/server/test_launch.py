@@ -141,6 +141,7 @@ def test_a_server_that_cannot_start_says_why_and_fails(tmp_path: Path) -> None:
 
 
 def test_the_server_process_never_imports_what_workers_need(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     done = subprocess.run(
         [sys.executable, "-c", REQUESTS, str(tmp_path / "state"), str(tmp_path)],
         capture_output=True,

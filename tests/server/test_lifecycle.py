@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ async def test_a_folder_of_tasks_that_is_not_there_is_named(tmp_path: Path) -> N
         await EvaluationServer(args, executor=ScriptedExecutor()).start()
 
 
+async def test_a_server_that_was_never_started_can_be_stopped(tmp_path: Path) -> None:
+    server = EvaluationServer(ServerArgs(state_dir=tmp_path), executor=ScriptedExecutor())
+    await server.stop()
+    await server.wait_closed()
+    with pytest.raises(RuntimeError, match="no address"):
+        _ = server.address
+
+
 def test_the_state_folder_is_private_and_has_a_place_of_its_own(tmp_path: Path) -> None:
     folder = make_state_dir(ServerArgs(), {"XDG_STATE_HOME": str(tmp_path)})
     assert folder == tmp_path / "lmms-eval-grpc"
@@ -107,6 +116,9 @@ async def test_a_unix_socket_is_private_and_belongs_to_one_server(new_rig: NewRi
     await rig.submit()
     await rig.server.stop(0)
     assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    await (await new_rig(unix_socket=path)).submit()
     too_long = ServerArgs(unix_socket=tmp_path / ("x" * 200), state_dir=tmp_path / "o")
     with pytest.raises(ServerStartError, match="107"):
         await EvaluationServer(too_long, executor=ScriptedExecutor()).start()
