@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lmms_eval_grpc.client import EvalClient, EvalServiceError
+from lmms_eval_grpc.client.dictionaries import has_ended, state_name
 from lmms_eval_grpc.v1 import job_pb2
 
 logger = logging.getLogger(__name__)
@@ -75,17 +76,22 @@ class EvalServiceCallback(TrainerCallback):  # type: ignore[misc]
         drain_timeout: float = 600.0,
         **evaluate_options: Any,
     ) -> None:
-        """Args:
-        client: a client, or the server's address.
-        model: name of the model backend, as for `EvalClient.evaluate`.
-        tasks: what each checkpoint is evaluated on.
-        model_args: further arguments of the backend; ``pretrained`` is the checkpoint's folder.
-        labels: labels of every job; ``step`` is added.
-        drain_timeout: seconds that the end of training waits for outstanding results.
-        evaluate_options: further arguments of `EvalClient.evaluate`, such as ``limit``.
+        """Checks the address; nothing is dialled before the first checkpoint.
+
+        Args:
+            client: A client, or the server's address.
+            model: Name of the model backend, as for `EvalClient.evaluate`.
+            tasks: What each checkpoint is evaluated on.
+            model_args: Further arguments of the backend; ``pretrained`` is the checkpoint's folder.
+            labels: Labels of every job; ``step`` is added.
+            drain_timeout: Seconds that the end of training waits for outstanding results.
+            evaluate_options: Further arguments of `EvalClient.evaluate`, such as ``limit``.
+
+        Raises:
+            ValueError: the address is not one.
         """
         self._client = EvalClient(client) if isinstance(client, str) else client
-        self._owns_client = isinstance(client, str)
+        self._address = client if isinstance(client, str) else None
         self._evaluation: dict[str, Any] = {"model": model, "tasks": list(tasks), **evaluate_options}
         self._model_args = dict(model_args or {})
         self._labels = dict(labels or {})
@@ -137,26 +143,32 @@ class EvalServiceCallback(TrainerCallback):  # type: ignore[misc]
                 self._drain_timeout,
                 jobs,
             )
-        if self._owns_client:
-            self._client.close()
+        if self._address is not None:
+            # Those that are late are followed for as long as the process lives. Training again takes a new client.
+            if not late:
+                self._client.close()
+            self._client = EvalClient(self._address)
 
     def _follow(self, index: int) -> None:
         """Submits one checkpoint and follows its job to the end; runs on a thread of its own."""
-        result = self.results[index]
+        client, result = self._client, self.results[index]
         self._update(index, submitted=time.time())
         try:
-            job = self._client.evaluate(
+            job = client.evaluate(
                 **self._evaluation,
                 model_args={**self._model_args, "pretrained": result.checkpoint},
                 labels={**self._labels, "step": str(result.step)},
             )
             self._update(index, job_id=job["job_id"], state=job["status"])
-            for event in self._client.watch_job(job["job_id"]):
+            for event in client.watch_job(job["job_id"]):
                 self._take(index, event)
-            final = self._client.get(job["job_id"])
+            final = client.get(job["job_id"])
             self._update(index, samples_per_second=final.evaluation_result.throughput.samples_per_second)
         except Exception as error:
             # Whatever went wrong with an evaluation, training goes on.
+            if self.results[index].ended:
+                logger.info("step %d: the throughput could not be fetched: %s", result.step, error)
+                return
             state = "lost" if self.results[index].job_id else "not submitted"
             self._update(index, state=state, error=str(error))
             known = isinstance(error, EvalServiceError)
@@ -170,11 +182,11 @@ class EvalServiceCallback(TrainerCallback):  # type: ignore[misc]
             self._update(index, metrics=(*kept, *scores))
         elif event.HasField("state_change"):
             change = event.state_change
-            state = job_pb2.JobState.Name(change.state).removeprefix("JOB_STATE_").lower()
+            state = state_name(change.state)
             if change.state == job_pb2.JOB_STATE_RUNNING:
                 self._update(index, state=state, started=when)
-            elif state in ("completed", "failed", "cancelled"):
-                self._update(index, state=state, finished=when, error=change.error.message)
+            elif has_ended(change.state):
+                self._update(index, state=state, finished=when, error=change.error.message or change.reason)
             else:
                 self._update(index, state=state)
 

@@ -15,7 +15,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
-from lmms_eval_grpc.jobs.events import Completed, Failed, StateChange, Stopped
+from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, StateChange, Stopped
 from lmms_eval_grpc.jobs.results import EvaluationResult, MergeResult, Progress, TaskResult
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
 
@@ -32,6 +32,7 @@ _TAGGED: dict[type[Any], str] = {
     Completed: "completed",
     Failed: "failed",
     Stopped: "stopped",
+    NotStarted: "not_started",
 }
 _BY_TAG = {tag: kind for kind, tag in _TAGGED.items()}
 
@@ -98,7 +99,10 @@ def _from_union(kinds: tuple[Any, ...], plain: Any) -> Any:
     if isinstance(plain, dict) and plain.get("type") in _BY_TAG:
         return from_plain(_BY_TAG[plain["type"]], plain)
     inner = [kind for kind in kinds if kind is not type(None)]
-    return from_plain(inner[0], plain) if len(inner) == 1 else plain
+    if len(inner) > 1:
+        told = plain.get("type") if isinstance(plain, dict) else plain
+        raise ValueError(f"{told!r} is none of {', '.join(_TAGGED[kind] for kind in inner)}")
+    return from_plain(inner[0], plain)
 
 
 @cache

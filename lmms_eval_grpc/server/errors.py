@@ -98,6 +98,9 @@ TABLE: dict[type[domain.ServiceError], Row] = {
         details=lambda error: [_resource(error.job_id)],
         metadata=lambda error: {"job_id": error.job_id},
     ),
+    domain.JobUnreadable: Row(
+        grpc.StatusCode.DATA_LOSS, "JOB_UNREADABLE", metadata=lambda error: {"job_id": error.job_id}
+    ),
     domain.RequestIdConflict: Row(
         grpc.StatusCode.ALREADY_EXISTS,
         "REQUEST_ID_CONFLICT",

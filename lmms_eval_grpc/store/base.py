@@ -39,8 +39,8 @@ class JobStore(Protocol):
     they were called, also when they are not awaited one by one. Storage failures raise
     :class:`~lmms_eval_grpc.jobs.errors.StoreUnavailable` and leave what was there untouched.
 
-    A job whose record cannot be read (a later release wrote it, or it is damaged) stays as it is and is in nobody's way:
-    those who ask for it get :class:`~lmms_eval_grpc.jobs.errors.JobUnreadable`, those who ask for many get the others.
+    A job whose record cannot be read (a later release wrote it, or it is damaged) stays as it is and is in nobody's
+    way: who asks for it gets :class:`~lmms_eval_grpc.jobs.errors.JobUnreadable`, who asks for many gets the others.
     """
 
     async def open(self) -> None:
@@ -80,9 +80,9 @@ class JobStore(Protocol):
         """Largest ``Job.order`` ever given out; 0 in a new store. Never falls, also when jobs are removed."""
 
     async def expired(self, *, keep: int | None, ended_before: float | None) -> list[str]:
-        """Ended jobs that retention gives up: all but the ``keep`` that ended last (None: however many), and those whose
-        ``end_time`` is before a time. Which ended last is told by the order in which their ends were written, not by
-        the wall clock's."""
+        """Ended jobs that retention gives up: all but the ``keep`` that ended last (None: however many), and those
+        whose ``end_time`` is before a time. Which ended last is told by the order in which their ends were written, not
+        by the wall clock."""
 
     async def remove(self, job_ids: Sequence[str]) -> None:
         """Forgets ended jobs and their events. Their folders are the caller's."""

@@ -17,6 +17,7 @@ from lmms_eval_grpc.engine.api import (
     TaskScore,
 )
 from lmms_eval_grpc.engine.record.plain_json import to_plain
+from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import (
     EvaluationResult,
     GroupResult,
@@ -158,6 +159,13 @@ def read_groups(document: Mapping[str, Any], task_results: Sequence[TaskResult])
         )
         for name, values in groups.items()
     )
+
+
+def to_json(value: object) -> str:
+    """``value`` as JSON that a message can carry: half a surrogate pair, which UTF-8 cannot say, becomes ``?``. Models
+    bring those, and so do the messages of errors about what models said."""
+    text = codec.encode(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def to_error(error: EvaluationError) -> JobError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmms_eval_grpc.executors import template_process
+from lmms_eval_grpc.executors import template_child
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped
 from lmms_eval_grpc.worker import processes
@@ -58,11 +58,16 @@ async def test_a_job_submitted_while_the_template_imports_waits_for_it(open_jobs
 
 async def test_a_job_cancelled_while_the_template_imports_stops_at_once(open_jobs: OpenJobs) -> None:
     async with open_jobs() as jobs:
+        await wait_until(lambda: len(children()) == 1)
+        (template,) = children()
         execution, job_dir = await jobs.start(jobs.spec("well_behaved"))
+        await asyncio.sleep(0.05)
         await execution.cancel("")
         assert isinstance((await collect(execution))[-1], Stopped)
         assert not jobs.executor.warm
         assert not (job_dir / "worker.log").exists()
+        await asyncio.sleep(0.5)
+        assert children() == [template], "nobody asked for a second template"
 
 
 async def test_a_template_that_was_killed_is_restarted_and_its_jobs_fail_in_words(
@@ -90,14 +95,14 @@ async def test_a_template_that_was_killed_is_restarted_and_its_jobs_fail_in_word
 async def test_a_template_that_hangs_is_replaced_and_the_job_starts_without_it(
     open_jobs: OpenJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(template_process, "FORK_TIMEOUT", 2.0)
+    monkeypatch.setattr(template_child, "FORK_TIMEOUT", 2.0)
     async with open_jobs() as jobs:
         await wait_until(lambda: jobs.executor.warm)
         (template,) = children()
         template.suspend()
         reports, _ = await jobs.run(jobs.spec("well_behaved"))
         assert isinstance(reports[-1], Completed)
-        assert not is_alive(template.pid)
+        await wait_until(lambda: not is_alive(template.pid))
 
 
 FLAWS = {

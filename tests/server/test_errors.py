@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import sqlite3
 import urllib.parse
 import uuid
 from types import SimpleNamespace
@@ -52,6 +53,26 @@ async def test_an_unknown_job_is_not_found_by_every_method(rig: Rig) -> None:
         assert detail(error, "ResourceInfo").resource_name == "nope"
         assert status(error).code == grpc.StatusCode.NOT_FOUND.value[0]
         assert status(error).message == error.details()
+
+
+async def test_a_job_that_this_release_cannot_read_is_lost_data_to_it(rig: Rig) -> None:
+    job_id, execution = await rig.running()
+    execution.complete()
+    await rig.ended(job_id)
+    other = await rig.submit()
+    store = rig.server.state_dir / "jobs.sqlite3"
+    with sqlite3.connect(store) as connection:
+        connection.execute("UPDATE jobs SET job = replace(job, '\"completed\"', '\"dreaming\"')")
+    connection.close()
+    with rig.server._journal.withdraw([job_id]):
+        pass  # It is out of memory now, as after a restart.
+    error = await failure(rig.stub.GetJob(pb.GetJobRequest(job_id=job_id)))
+    assert error.code() is grpc.StatusCode.DATA_LOSS
+    assert detail(error, "ErrorInfo").reason == "JOB_UNREADABLE"
+    assert detail(error, "ErrorInfo").metadata["job_id"] == job_id
+    assert "release that wrote it" in str(error.details())
+    listed = await rig.stub.ListJobs(pb.ListJobsRequest())
+    assert [job.job_id for job in listed.jobs] == [other.job_id]
 
 
 async def test_a_missing_job_id_is_an_invalid_argument(rig: Rig) -> None:

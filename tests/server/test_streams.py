@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import grpc
 import pytest
 
 from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.jobs.errors import InvalidRequest, JobNotFound
+from lmms_eval_grpc.server import streams
+from lmms_eval_grpc.store.base import SampleBatch
+from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
-from tests.server.conftest import Rig, failure, following, violations
+from tests.scheduler.doubles import until
+from tests.server.conftest import NewRig, Rig, failure, following, violations
 
 
 def record(doc_id: int, task: str = "digits", **fields: Any) -> SampleRecord:
@@ -178,3 +184,117 @@ async def test_the_log_is_followed_until_the_job_has_ended(rig: Rig) -> None:
         log.write(b" three")
         execution.complete()
     assert "".join(message.text for message in await reading) == "one 模 two three"
+
+
+class Reader:
+    """Where a stream is written to; does something once, when the first message is."""
+
+    def __init__(self, then: Callable[[], Awaitable[None]]) -> None:
+        self.told: list[Any] = []
+        self._then = then
+
+    async def write(self, message: Any) -> None:
+        self.told.append(message)
+        if len(self.told) == 1:
+            await self._then()
+
+
+async def crowd_out(rig: Rig, job_id: str) -> None:
+    """Has retention remove an ended job: another one ends, and only one is kept."""
+    folder = rig.server.state_dir / "jobs" / job_id
+    following_id, execution = await rig.running()
+    execution.complete()
+    await rig.ended(following_id)
+    await until(lambda: not folder.exists())
+
+
+async def completed(rig: Rig) -> str:
+    job_id, execution = await rig.running()
+    execution.complete()
+    await rig.ended(job_id)
+    return job_id
+
+
+async def test_samples_that_are_removed_while_they_are_read_do_not_end_well(new_rig: NewRig) -> None:
+    rig = await new_rig(max_completed_jobs=1)
+    job_id = await completed(rig)
+    append(rig.job_dir(job_id), *(record(n, prompt="x" * 20_000) for n in range(60)))
+    reader: Any = Reader(lambda: crowd_out(rig, job_id))
+    request = pb.StreamSamplesRequest(job_id=job_id)
+    with pytest.raises(JobNotFound):
+        await streams.stream_samples(request, reader, rig.server._journal, rig.server._scheduler, FileSampleStore())
+    assert len(reader.told) == 1
+
+
+async def test_samples_that_are_removed_just_before_they_are_read_are_not_taken_for_none(new_rig: NewRig) -> None:
+    rig = await new_rig(max_completed_jobs=1)
+    job_id = await completed(rig)
+    append(rig.job_dir(job_id), record(0))
+
+    class Late(FileSampleStore):
+        async def read(self, job_dir: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
+            await crowd_out(rig, job_id)
+            return await super().read(job_dir, after_cursor, max_bytes)
+
+    context: Any = None
+    request = pb.StreamSamplesRequest(job_id=job_id, follow=True)
+    with pytest.raises(JobNotFound):
+        await streams.stream_samples(request, context, rig.server._journal, rig.server._scheduler, Late())
+
+
+async def test_a_log_that_is_removed_while_it_is_read_does_not_end_well(new_rig: NewRig) -> None:
+    rig = await new_rig(max_completed_jobs=1)
+    job_id = await completed(rig)
+    (rig.job_dir(job_id) / "worker.log").write_text("x" * (streams.MAX_LOG_BYTES + 1))
+    reader: Any = Reader(lambda: crowd_out(rig, job_id))
+    request = pb.StreamLogsRequest(job_id=job_id, follow=True)
+    with pytest.raises(JobNotFound):
+        await streams.stream_logs(request, reader, rig.server._journal, rig.server._scheduler)
+    assert len(reader.told) == 1
+
+
+async def test_a_log_that_somebody_removed_is_not_taken_for_all_there_is(rig: Rig) -> None:
+    job_id = await completed(rig)
+    path = rig.job_dir(job_id) / "worker.log"
+    path.write_text("x" * (streams.MAX_LOG_BYTES + 1))
+    reader: Any = Reader(lambda: asyncio.to_thread(path.unlink))
+    with pytest.raises(InvalidRequest, match="which has 0 bytes"):
+        await streams.stream_logs(
+            pb.StreamLogsRequest(job_id=job_id), reader, rig.server._journal, rig.server._scheduler
+        )
+
+
+async def test_followers_of_a_job_that_waits_look_at_nothing_until_it_starts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    read = streams._read
+
+    def count(path: Path, offset: int) -> tuple[int, bytes]:
+        nonlocal looks
+        looks += 1
+        return read(path, offset)
+
+    monkeypatch.setattr(streams, "_read", count)
+    monkeypatch.setattr(streams, "POLL_INTERVAL", 0.001)
+    _, running = await rig.running()
+    waiting = await rig.submit()
+    reading = asyncio.create_task(logs(rig, waiting.job_id, follow=True))
+    await until(lambda: looks == 1)
+    await asyncio.sleep(0.1)
+    assert looks == 1
+    running.complete()
+    execution = await rig.executor.execution(waiting.job_id)
+    (rig.job_dir(waiting.job_id) / "worker.log").write_text("at last")
+    execution.complete()
+    assert "".join(message.text for message in await reading) == "at last"
+
+
+async def test_followers_of_a_job_that_waits_are_sent_away_when_the_server_stops(rig: Rig) -> None:
+    await rig.running()
+    waiting = await rig.submit()
+    call = rig.stub.StreamLogs(pb.StreamLogsRequest(job_id=waiting.job_id, follow=True))
+    reading = asyncio.create_task(failure(call))
+    await asyncio.sleep(0.05)
+    rig.server._journal.close()
+    assert (await reading).code() is grpc.StatusCode.UNAVAILABLE
