@@ -89,9 +89,10 @@ def serving(output: Path) -> Iterator[str]:
 def train(address: str, output: Path, steps: int, seed: int, console: Console) -> tuple[Sequence[Any], float]:
     """Trains with a callback that submits each checkpoint; returns what came of them, and when training ended."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "clients" / "python"))
+    from transformers import TrainerCallback
+
     import train_digits
     from lmms_eval_grpc.integrations.transformers import EvalServiceCallback
-    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         ended = 0.0
@@ -104,7 +105,7 @@ def train(address: str, output: Path, steps: int, seed: int, console: Console) -
     table = Live(console=console, refresh_per_second=4, get_renderable=lambda: checkpoint_table(service.results))
     with table:
         # The clock comes first: the service's callback waits for outstanding results when training ends.
-        train_digits.train(output / "checkpoints", steps=steps, seed=seed, callbacks=[clock, service])
+        train_digits.train(output / "checkpoints", steps=steps, seed=seed, callbacks=[clock, service], quiet=True)
     return service.results, clock.ended
 
 

@@ -20,7 +20,6 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from tiny_vlm import build_model, build_processor
 from torch.utils.data import Dataset
 from transformers import (
     PrinterCallback,
@@ -33,6 +32,8 @@ from transformers import (
     set_seed,
 )
 from transformers.utils.logging import disable_progress_bar
+
+from tiny_vlm import build_model, build_processor
 
 QUESTION = "What digit is shown? Answer with one digit."
 VALIDATION_SIZE = 200

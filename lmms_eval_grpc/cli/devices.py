@@ -21,4 +21,5 @@ def tabulate_slots(slots: Iterable[Slot]) -> Table:
         )
         for slot in slots
     ]
-    return Table(("slot", "device", "name", "memory", "job"), rows, right_aligned=frozenset({"slot", "memory"}))
+    headings = ("slot", "device", "name", "memory", "job")
+    return Table(headings, rows, right_aligned=frozenset({"slot", "memory"}), foldable=frozenset({"name"}))

@@ -25,9 +25,12 @@ class Table:
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    title: str = ""
     right_aligned: frozenset[str] = frozenset()
     """Headings of the columns that hold numbers."""
+    foldable: frozenset[str] = frozenset()
+    """Headings of the columns that take several lines where the terminal is too narrow."""
+    cuttable: frozenset[str] = frozenset()
+    """Headings of the columns that lose their ends where the terminal is too narrow."""
 
 
 class Output:
@@ -70,8 +73,6 @@ class Output:
     def table(self, table: Table) -> None:
         """A table; nothing but its headings when it has no rows."""
         if self.console is None:
-            if table.title:
-                self.line(table.title)
             for line in format_table(table):
                 self.line(line)
         else:
@@ -120,15 +121,28 @@ def _make_console(stream: TextIO) -> Console | None:
 
 
 def _make_rich_table(table: Table) -> Any:
-    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # Text objects, so that brackets in the data are not taken for markup.
-    made = RichTable(title=Text(table.title) if table.title else None, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in table.headings:
-        number = heading in table.right_aligned
-        made.add_column(Text(heading), justify="right" if number else "left", no_wrap=number, overflow="fold")
+    made = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    # Room is scarce: a column without content is left out.
+    shown = [column for column in range(len(table.headings)) if any(row[column] for row in table.rows)]
+    for column in shown:
+        heading = table.headings[column]
+        made.add_column(
+            Text(heading, no_wrap=True),
+            justify="right" if heading in table.right_aligned else "left",
+            no_wrap=heading not in table.foldable | table.cuttable,
+            overflow="fold",
+        )
     for row in table.rows:
-        made.add_row(*(Text(cell) for cell in row))
+        # Text objects, so that brackets in the data are not taken for markup.
+        made.add_row(
+            *(
+                Text(row[column], no_wrap=True, overflow="ellipsis")
+                if table.headings[column] in table.cuttable
+                else Text(row[column])
+                for column in shown
+            )
+        )
     return made

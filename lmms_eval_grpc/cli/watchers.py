@@ -135,10 +135,10 @@ class LiveWatcher:
             else:
                 remark = ", ".join(describe_pace(view.progress)) if current and view.progress else ""
             grid.add_row(
-                Text(name),
-                ProgressBar(total=max(task.total, 1), completed=task.done, width=30),
-                Text(f"{task.done}/{task.total}" if task.total else "", justify="right"),
-                Text(remark),
+                Text(name, no_wrap=True),
+                ProgressBar(total=max(task.total, 1), completed=task.done, width=24),
+                Text(f"{task.done}/{task.total}" if task.total else "", no_wrap=True),
+                Text(remark, no_wrap=True, overflow="ellipsis"),
             )
         return Group(Text(words) if view.ended else Spinner("dots", text=Text(words)), grid)
 

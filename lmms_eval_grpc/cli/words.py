@@ -52,6 +52,11 @@ def format_time(time: Timestamp) -> str:
     return datetime.fromtimestamp(time.seconds).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def format_short_time(time: Timestamp) -> str:
+    """Local date and time, to the minute and without the year, for columns."""
+    return format_time(time)[5:16]
+
+
 def format_seconds(seconds: float) -> str:
     """``0.4 s``, ``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 04 h``."""
     if seconds < 10:
@@ -121,9 +126,9 @@ def pick_headline(job: job_pb2.Job) -> str:
     for name, metrics in outcomes:
         for metric in metrics:
             if not math.isnan(metric.value):
-                where = f"{name} " if len(outcomes) > 1 else ""
-                more = f" (+{len(outcomes) - 1} more)" if len(outcomes) > 1 else ""
-                return f"{where}{format_metric(metric)}{more}"
+                # The number first: it must survive where the column is cut.
+                where = f" of {name} (+{len(outcomes) - 1} more)" if len(outcomes) > 1 else ""
+                return f"{_with_error(metric)} {metric.name}{where}"
     return ""
 
 
@@ -135,7 +140,7 @@ def list_task_results(job: job_pb2.Job) -> list[job_pb2.TaskResult]:
 def tabulate_results(job: job_pb2.Job) -> Table | None:
     """One row per metric of each task and group; None when there is no result yet."""
     rows = [
-        _make_row(task.task, metric, f"{task.samples.scored}/{task.samples.errored}")
+        _make_row(task.task, metric, _count_samples(task.samples))
         for task in list_task_results(job)
         for metric in task.metrics or [job_pb2.Metric(name="(no metric)", value=math.nan)]
     ]
@@ -146,8 +151,13 @@ def tabulate_results(job: job_pb2.Job) -> Table | None:
     ]
     if not rows:
         return None
-    headings = ("task", "metric", "filter", "value ± stderr", "interval", "scored/errored")
-    return Table(headings, rows, right_aligned=frozenset(headings[3:]))
+    headings = ("task", "metric", "filter", "value ± stderr", "interval", "samples")
+    return Table(headings, rows, right_aligned=frozenset(headings[3:]), foldable=frozenset({"task", "metric"}))
+
+
+def _count_samples(counts: job_pb2.SampleCounts) -> str:
+    """``118, 2 errored``."""
+    return f"{counts.scored}, {counts.errored} errored" if counts.errored else str(counts.scored)
 
 
 def _make_row(name: str, metric: job_pb2.Metric, samples: str) -> tuple[str, ...]:

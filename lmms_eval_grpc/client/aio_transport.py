@@ -60,6 +60,7 @@ class AioTransport:
         self._settings = settings
         self._closed = asyncio.Event()
         self._connection: AioConnection | None = None
+        self._streams: set[grpc.aio.UnaryStreamCall[Any, Any]] = set()
 
     def connected(self) -> AioConnection:
         """The connection.
@@ -88,6 +89,9 @@ class AioTransport:
         if self._connection is not None and not self._closed.is_set():
             connection = self.connected()
             self._closed.set()
+            # Older versions of grpc.aio overlook them when the channel is closed.
+            for call in self._streams:
+                call.cancel()
             await connection.close()
         self._closed.set()
 
@@ -165,6 +169,7 @@ class AioTransport:
         """
         while True:
             call = method(self.connected().watches)(state.request(), timeout=waiting.time_left())
+            self._streams.add(call)
             error = None
             try:
                 while (response := await self._next_message(call, silence_limit)) is not None:
@@ -177,6 +182,7 @@ class AioTransport:
             except grpc.RpcError as failed:
                 error = failed
             finally:
+                self._streams.discard(call)
                 call.cancel()
             if state.ended:
                 return

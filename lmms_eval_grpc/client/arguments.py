@@ -26,7 +26,7 @@ def parse_arg_string(text: str) -> dict[str, Any]:
     for part in _split_at_commas(text.strip()):
         key, separator, value = part.partition("=")
         if not separator or not key.strip():
-            raise ValueError(f"{part.strip()!r} is not of the form key=value")
+            raise ValueError(f"{part!r} is not of the form key=value")
         arguments[key.strip()] = _read_value(value)
     return arguments
 
@@ -81,10 +81,10 @@ def _split_at_commas(text: str) -> list[str]:
     parts: list[str] = []
     start, depth, quote = 0, 0, ""
     for index, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
+        if character in "\"'" and text[index - 1 : index] != "\\":
+            quote = character if not quote else "" if character == quote else quote
+        elif quote:
+            continue
         elif character in "{[":
             depth += 1
         elif character in "}]":
@@ -92,7 +92,7 @@ def _split_at_commas(text: str) -> list[str]:
         elif character == "," and depth <= 0:
             parts.append(text[start:index])
             start = index + 1
-    return [part for part in [*parts, text[start:]] if part.strip()]
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
 
 
 def _read_value(text: str) -> Any:

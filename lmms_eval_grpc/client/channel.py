@@ -12,9 +12,11 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 _MEBIBYTE = 2**20
 
-# Every method may be retried: reads are harmless, CancelJob is idempotent, and Evaluate and MergeCheckpoint carry a
-# request_id that makes them so. Streams are retried only until their first message; reconnecting them afterwards is
-# `streams`' work. Five attempts are the most that grpc makes; these take about three seconds.
+# Every unary method may be retried: reads are harmless, CancelJob is idempotent, and Evaluate and MergeCheckpoint carry
+# a request_id that makes them so. Five attempts are the most that grpc makes; these take about three seconds.
+#
+# Streams are left out. `streams` reconnects them anyway, and grpc can hang when it retries them (seen with 1.85: the
+# server goes away before a watch has sent its first message, the attempts are used up, and the call never ends).
 _RETRY_POLICY = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",
@@ -28,12 +30,8 @@ _RETRIED_METHODS = (
     "GetJob",
     "ListJobs",
     "CancelJob",
-    "WatchJob",
-    "StreamSamples",
-    "StreamLogs",
     "MergeCheckpoint",
     "QueueStatus",
-    "WatchQueue",
     "ListTasks",
     "ListModels",
     "GetServerInfo",

@@ -9,7 +9,7 @@ from lmms_eval_grpc.client.dictionaries import state_name
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 _PROGRESS_EVERY = 5.0
-"""Seconds between lines about progress. State changes and task results are always told."""
+"""Seconds between lines about progress in one stage. All else is always told."""
 
 
 class Narrator:
@@ -19,6 +19,7 @@ class Narrator:
         self._job_id = job_id
         self._verbose = verbose
         self._state = -1
+        self._stage = -1
         self._next_progress = -math.inf
 
     def tell_job(self, job: messages.Job) -> None:
@@ -34,14 +35,20 @@ class Narrator:
                 self._tell_state(event.state_change.state, f" ({reason})" if reason else "")
             case "task_result":
                 self._print(_describe_result(event.task_result))
-            case "progress" if time.monotonic() >= self._next_progress:
-                self._next_progress = time.monotonic() + _PROGRESS_EVERY
-                self._print(_describe_progress(event.progress))
+            case "progress":
+                self._tell_progress(event.progress)
 
     def _tell_state(self, state: int, more: str) -> None:
         if state != self._state:
             self._state = state
             self._print(state_name(state) + more)
+
+    def _tell_progress(self, progress: messages.Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != self._stage or now >= self._next_progress:
+            self._stage = progress.stage
+            self._next_progress = now + _PROGRESS_EVERY
+            self._print(_describe_progress(progress))
 
     def _print(self, line: str) -> None:
         if self._verbose:

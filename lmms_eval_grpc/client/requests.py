@@ -1,6 +1,7 @@
 """Builds the service's requests from lmms-eval's arguments. Every decision about what an argument means is here.
 
-A wrong argument is an :class:`InvalidRequest` that names the field as the server would, raised before anything is sent.
+An argument that no request can carry is an :class:`InvalidRequest` that names the field as the server would, raised
+before anything is sent. Values that are merely out of bounds travel: the server names all violations at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from numbers import Integral, Real
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from google.protobuf.struct_pb2 import Struct
@@ -188,6 +190,15 @@ def _set_struct(target: Any, name: str, value: Any) -> None:
     struct.update(to_json_value(arguments, name))
 
 
+def _set_model_args(target: Any, name: str, value: Any) -> None:
+    _set_struct(target, name, value)
+    # "run/checkpoint-300" may be a folder here or a name on the Hugging Face Hub. As in transformers the folder wins,
+    # and the server, which runs in another folder, is told which one it is.
+    fields = target.model_args.fields
+    if "pretrained" in fields and (folder := fields["pretrained"].string_value) and Path(folder).is_dir():
+        fields["pretrained"].string_value = str(Path(folder).absolute())
+
+
 def _set_tasks(target: Any, name: str, value: Any) -> None:
     names = value.split(",") if isinstance(value, str) else list(value)
     target.tasks.extend(item.strip() if isinstance(item, str) else item for item in names)
@@ -199,21 +210,18 @@ def _set_batch_size(target: Any, name: str, value: Any) -> None:
             target.batch_size.automatic.SetInParent()
             return
         value = int(value) if value.strip().isdecimal() else value
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError("use a whole number of at least 1, or 'auto'")
     target.batch_size.fixed = int(value)
 
 
 def _set_limit(target: Any, name: str, value: Any) -> None:
-    remedy = "use a count of at least 1, a fraction between 0 and 1, or -1 for all documents"
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(remedy)
+        raise ValueError("use a count of at least 1, a fraction between 0 and 1, or -1 for all documents")
     if value == -1:
         return
-    if value <= 0:
-        raise ValueError(remedy)
     # lmms-eval's rule: below 1 it is a share, from 1 on a count, 1.0 and 2.7 included (1 and 2 documents).
-    if value < 1:
+    if 0 < float(value) < 1:
         target.limit.fraction = float(value)
     else:
         target.limit.count = math.floor(value)
@@ -254,7 +262,7 @@ def _set_labels(target: Any, name: str, value: Any) -> None:
 
 _WRITERS: dict[str, Callable[[Any, str, Any], None]] = {
     "tasks": _set_tasks,
-    "model_args": _set_struct,
+    "model_args": _set_model_args,
     "gen_kwargs": _set_struct,
     "batch_size": _set_batch_size,
     "limit": _set_limit,

@@ -56,7 +56,14 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
     yield from entry.check_args(config.model_args)
     pretrained = config.model_args.get("pretrained")
     if isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS):
-        yield from _check_folder("model_args.pretrained", pretrained, "the checkpoint")
+        problems = tuple(_check_folder("model_args.pretrained", pretrained, "the checkpoint"))
+        yield from problems
+        if not problems and not (Path(pretrained).expanduser() / "config.json").exists():
+            yield Problem(
+                "model_args.pretrained",
+                f"{pretrained!r} has no config.json, so it is no checkpoint that from_pretrained loads; give the folder"
+                " that save_pretrained wrote",
+            )
 
 
 def _check_include_paths(config: EvaluationConfig) -> Iterator[Problem]:

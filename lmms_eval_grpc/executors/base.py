@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,22 @@ from typing import Protocol
 
 from lmms_eval_grpc.jobs.events import WorkerReport
 from lmms_eval_grpc.jobs.job import Job
+
+SHORTAGES = frozenset(
+    {
+        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE),
+    }
+)
+"""Error numbers of a machine that has run out of something or is in trouble: the next job would fare no better."""
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an operation failed for want of something that the whole machine shares, and not because of its job."""
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    # The second is how Python says that the system gave it no thread.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +42,12 @@ class Execution(Protocol):
     """One attempt of one job."""
 
     def reports(self) -> AsyncIterator[WorkerReport]:
-        """What the worker reports: any number of Progress and TaskResult, then one Completed, Failed or Stopped.
+        """What the worker reports: any number of Progress and TaskResult, then one Completed, Failed, Stopped or
+        NotStarted.
 
         The last report comes only when the worker and every process of its group are gone. A worker that died without a
-        last word is reported as Failed with its exit status or signal and the end of its log.
+        last word is reported as Failed with its exit status or signal and the end of its log. A reader that gave up may
+        call this again, and goes on where it stopped.
         """
 
     async def cancel(self, reason: str) -> None:
@@ -45,7 +64,7 @@ class Executor(Protocol):
         """Kills what still runs and returns when nothing of it is left."""
 
     async def clear_leftovers(self, job_dirs: Sequence[Path]) -> None:
-        """Kills what a server that died has left running for these jobs."""
+        """Kills what a server that died has left running for these jobs; waits for its end, but not for ever."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -56,5 +75,5 @@ class Executor(Protocol):
         """Whether the next worker starts from the warm template."""
 
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> Execution:
-        """Starts the job on these devices. ``job.attempt`` counts from 1. A start that fails is a Failed report, not an
-        exception."""
+        """Starts the job on these devices. ``job.attempt`` counts from 1. A start that fails is a report, not an
+        exception: Failed when it is the job's fault, NotStarted when another job would not have been started either."""

@@ -13,9 +13,15 @@ from lmms_eval_grpc.executors.base import Device
 
 AUTO = "auto"
 
+_DEVICE_FILES = Path("/dev")
+
 
 class UnknownDevice(ValueError):
     """A device was named that this machine does not have."""
+
+
+class UnreadableDevices(UnknownDevice):
+    """This machine has GPUs, but its driver does not say which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,11 @@ def find_devices(names: Sequence[str] = (AUTO,)) -> tuple[LocalDevice, ...]:
 
     Raises:
         UnknownDevice: a name is unknown, missing on this machine, or names a GPU twice; says which devices there are.
+        UnreadableDevices: GPUs are wanted, and there are some that cannot be asked. A CPU slot in their place would
+            take minutes for what they do in seconds, and fail every queued job that names one.
     """
-    gpus = {gpu.device.name: gpu for gpu in find_gpus(os.environ)}
+    wants_gpus = any(name != "cpu" for name in names)
+    gpus = {gpu.device.name: gpu for gpu in find_gpus(os.environ)} if wants_gpus else {}
     if not names:
         raise UnknownDevice(f"no device is named; {_describe(gpus)}")
     found: list[LocalDevice] = []
@@ -60,17 +69,24 @@ def find_devices(names: Sequence[str] = (AUTO,)) -> tuple[LocalDevice, ...]:
 
 
 def find_gpus(environment: Mapping[str, str]) -> tuple[LocalDevice, ...]:
-    """The GPUs that ``CUDA_VISIBLE_DEVICES`` allows, in its order; empty without NVML, driver or GPU."""
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` allows, in its order; empty on a machine without, or without NVML.
+
+    Raises:
+        UnreadableDevices: there are GPUs, but NVML cannot be used.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
     try:
         import pynvml
-    except ImportError:
-        return ()
+    except ImportError as error:
+        return _none_or_unreadable(error, visible)
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
+    except pynvml.NVMLError as error:
+        return _none_or_unreadable(error, visible)
     try:
-        return _visible_gpus(pynvml, environment.get("CUDA_VISIBLE_DEVICES"))
+        return _visible_gpus(pynvml, visible)
+    except pynvml.NVMLError as error:
+        return _none_or_unreadable(error, visible)
     finally:
         pynvml.nvmlShutdown()
 
@@ -92,6 +108,18 @@ def torch_device(devices: Sequence[LocalDevice]) -> str:
     if not gpus:
         return "cpu"
     return "cuda:0" if gpus == 1 else "cuda"
+
+
+def _none_or_unreadable(error: Exception, visible: str | None) -> tuple[LocalDevice, ...]:
+    hidden = visible is not None and visible.strip() in ("", "-1")
+    files = sorted(path.name for path in _DEVICE_FILES.glob("nvidia[0-9]*"))
+    if hidden or not files:
+        return ()
+    raise UnreadableDevices(
+        f"this machine has GPUs ({', '.join(files)} in {_DEVICE_FILES}), but the NVIDIA driver does not say which:"
+        f" {type(error).__name__}: {error}; see whether nvidia-smi works (after an update of the driver it takes a"
+        " restart of the machine), or name the device cpu to do without GPUs"
+    ) from error
 
 
 def _visible_gpus(nvml: Any, visible: str | None) -> tuple[LocalDevice, ...]:

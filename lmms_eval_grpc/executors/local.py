@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmms_eval_grpc.executors.base import Device
+from lmms_eval_grpc.executors.base import Device, is_shortage
 from lmms_eval_grpc.executors.devices import AUTO, LocalDevice, confine, find_devices, torch_device
-from lmms_eval_grpc.executors.local_worker import LocalExecution
-from lmms_eval_grpc.executors.template_process import ForkedWorker, TemplateProcess, TemplateUnavailable
+from lmms_eval_grpc.executors.local_worker import LocalExecution, NoWorker
+from lmms_eval_grpc.executors.template_child import ForkedWorker, TemplateUnavailable
+from lmms_eval_grpc.executors.template_process import TemplateProcess
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.worker import processes
@@ -23,6 +24,13 @@ logger = logging.getLogger(__name__)
 
 LOG_FILE = "worker.log"
 """The worker's log, in the job's folder; later attempts append to it."""
+START_PATIENCE = 60.0
+"""Seconds for which a job waits between attempts to get a worker from templates that are down, or from a machine that
+has run out of something, before it gives its devices back and waits in the queue. Imports are not counted."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between two such attempts: doubled from the one to the other."""
+LEFTOVERS_TIMEOUT = 30.0
+"""Seconds that a start of the server waits for the end of what an earlier one left running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class LocalExecutor:
         # For workers that import for themselves: forked too, but from a process that has imported nothing.
         self._cold = TemplateProcess(preload=False)
         self._executions: set[LocalExecution] = set()
+        self._stopped = False
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -76,6 +85,7 @@ class LocalExecutor:
 
     async def stop(self) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. Jobs that still run are reported as Stopped."""
+        self._stopped = True
         await asyncio.gather(*(execution.end() for execution in self._executions))
         await asyncio.gather(self._warm.stop(), self._cold.stop())
 
@@ -93,9 +103,8 @@ class LocalExecutor:
         marker = f"{job.job_id}.{job.attempt}"
         environment = {**confine(held), processes.MARKER: marker, "OMP_NUM_THREADS": str(threads)}
 
-        async def launch(sock: socket.socket, stop: asyncio.Event) -> ForkedWorker | None:
-            await asyncio.to_thread(log_path.parent.mkdir, parents=True, exist_ok=True)
-            return await self._launch(sock, stop, log_path, environment)
+        async def launch(stop: asyncio.Event) -> ForkedWorker | None:
+            return await self._launch(stop, log_path, environment)
 
         execution = LocalExecution(
             run, launch, marker=marker, log_path=log_path, cancel_grace=self._settings.cancel_grace
@@ -104,25 +113,45 @@ class LocalExecutor:
         execution.when_ended(self._executions.discard)
         return execution
 
-    async def _launch(
-        self, sock: socket.socket, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]
-    ) -> ForkedWorker | None:
+    async def _launch(self, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]) -> ForkedWorker | None:
+        """A worker, however often it has to be tried; None if ``stop`` was set before. Raises NoWorker, ForkRefused."""
+        waited, pause = 0.0, FIRST_PAUSE
+        while not (stop.is_set() or self._stopped):
+            try:
+                return await self._fork(stop, log_path, environment)
+            except TemplateUnavailable as error:
+                why = str(error)
+            except Exception as error:
+                if not is_shortage(error):
+                    raise
+                why = str(error)
+            if stop.is_set():
+                break
+            if waited >= START_PATIENCE:
+                raise NoWorker(why)
+            logger.warning("no worker for %s: %s; next try in %.1f s", log_path.parent.name, why, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+        return None
+
+    async def _fork(self, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]) -> ForkedWorker | None:
         """A worker from the warm template if there is one or soon will be, else from the cold one."""
-        templates = (self._warm, self._cold) if self._settings.use_template else (self._cold,)
-        why = "no template process could be started; the server's log says why"
-        for template in templates:
+        await asyncio.to_thread(log_path.parent.mkdir, parents=True, exist_ok=True)
+        why = []
+        for template in (self._warm, self._cold) if self._settings.use_template else (self._cold,):
+            if stop.is_set() or self._stopped:
+                return None
             if template is self._cold:
                 template.start()
             if not await _usable(template, stop):
+                why.append(template.trouble)
                 continue
             try:
-                return await template.fork(sock, log_path=log_path, environment=environment, working_dir=Path.cwd())
+                return await template.fork(log_path=log_path, environment=environment, working_dir=Path.cwd())
             except TemplateUnavailable as error:
-                logger.warning("a worker could not be forked: %s", error)
-                why = str(error)
-        if stop.is_set():
-            return None
-        raise TemplateUnavailable(why)
+                why.append(str(error))
+        raise TemplateUnavailable("; ".join(dict.fromkeys(why)))
 
     def _order(self, job: Job, held: Sequence[LocalDevice], job_dir: Path, threads: int) -> RunJob:
         return RunJob(
@@ -164,5 +193,11 @@ def _clear_leftovers(job_dirs: Sequence[Path]) -> None:
             continue
         if processes.members(identity):
             logger.warning("killing worker %d, which an earlier server left behind", identity.pid)
-            processes.end_members(identity)
+            if left := processes.end_members(identity, LEFTOVERS_TIMEOUT):
+                logger.error("process %s of it cannot be killed and may hold its devices", _describe(left))
+                continue
         processes.remove_identity(job_dir)
+
+
+def _describe(left: Sequence[processes.Process]) -> str:
+    return ", ".join(f"{process.pid} (state {process.state})" for process in left)

@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lmms_eval_grpc.executors.base import is_shortage
 from lmms_eval_grpc.executors.log_tail import read_log_tail
-from lmms_eval_grpc.executors.template_process import ForkedWorker, TemplateUnavailable
+from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
 from lmms_eval_grpc.jobs import codec
-from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
+from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.frames import FrameError, encode_frame, read_frame
@@ -24,11 +25,27 @@ from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand
 logger = logging.getLogger(__name__)
 
 LastWord = Completed | Failed | Stopped
+T = TypeVar("T")
 
 LINGER = 2.0
 """Seconds that a worker may take to end once it has said its last word or closed its socket."""
+DRAIN_TIMEOUT = 60.0
+"""Seconds that reading what a worker left in its socket may take: a large result on a busy machine takes a few."""
+REAP_TIMEOUT = 5.0
+"""Seconds that a template may take to tell how a worker ended that is known to have ended."""
+UNKILLABLE_AFTER = 10.0
+"""Seconds after which a process that was killed and is there still is worth a line in the log; a server that is being
+stopped waits no longer."""
 _LARGE_JSON = 256 * 1024
 _STREAM_LIMIT = 1024 * 1024
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.5
+
+# Looking at a process that hangs in the kernel may itself hang: in threads that nothing else waits for.
+_process_threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="worker-processes")
+
+
+class NoWorker(Exception):
+    """No worker could be had, for a reason that is not the job's."""
 
 
 class LocalExecution:
@@ -37,7 +54,7 @@ class LocalExecution:
     def __init__(
         self,
         run: RunJob,
-        launch: Callable[[socket.socket, asyncio.Event], Awaitable[ForkedWorker | None]],
+        launch: Callable[[asyncio.Event], Awaitable[ForkedWorker | None]],
         *,
         marker: str,
         log_path: Path,
@@ -46,8 +63,8 @@ class LocalExecution:
         """
         Args:
             run: what the worker is told to do.
-            launch: makes a worker that owns a duplicate of the socket; None when the event, which says that the job
-                is to be stopped, was set before there was one.
+            launch: makes a worker; None when the event, which says that the job is to be stopped, was set before there
+                was one. Raises NoWorker, ForkRefused.
             marker: what tells this worker's processes from all others.
             log_path: the worker's log.
             cancel_grace: seconds between asking the worker to stop and killing it.
@@ -88,10 +105,12 @@ class LocalExecution:
 
     async def _execute(self) -> None:
         self._reports.put(Progress(JobStage.STARTING))
-        last: LastWord
+        last: LastWord | NotStarted
         try:
             last = await self._attempt()
-        except TemplateUnavailable as error:
+        except NoWorker as error:
+            last = NotStarted(f"no worker could be started: {error}")
+        except ForkRefused as error:
             last = Failed(JobError(JobErrorCode.WORKER_DIED, "WORKER_NOT_STARTED", str(error)))
         except Exception as error:
             logger.exception("job %s: the executor failed", self._run.job_id)
@@ -100,28 +119,28 @@ class LocalExecution:
         self._reports.close()
 
     async def _attempt(self) -> LastWord:
-        ours, theirs = socket.socketpair()
+        worker = await self._launch(self._stop_asked)
+        if worker is None:
+            return Stopped()
         try:
-            worker = await self._launch(theirs, self._stop_asked)
-            if worker is None:
-                return Stopped()
-            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_STREAM_LIMIT)
+            reader, writer = await asyncio.open_unix_connection(sock=worker.sock, limit=_STREAM_LIMIT)
         except BaseException:
-            ours.close()
+            worker.sock.close()
             raise
-        finally:
-            theirs.close()
         try:
-            last_word, status = await self._accompany(worker, reader, writer)
+            last_word = await self._accompany(worker, reader, writer) or await self._explain(worker)
+            if isinstance(last_word, Failed):
+                return Failed(await self._patiently(self._with_log_tail, last_word.error))
+            return last_word
         finally:
             writer.close()
-        return await self._conclude(last_word, status)
+            worker.exited.cancel()
 
     async def _accompany(
         self, worker: ForkedWorker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> tuple[LastWord | None, int | None]:
-        """From the worker's first breath until nothing is left of it: its last word and its exit status."""
-        identity = processes.identify(worker.pid, self._marker)
+    ) -> LastWord | None:
+        """From the worker's first breath until nothing is left of it: its last word, if it had one."""
+        identity = await self._patiently(processes.identify, worker.pid, self._marker)
         writer.write(encode_frame(WorkerCommand(run=self._run)))
         listening = asyncio.create_task(self._listen(reader))
         stopping = asyncio.create_task(self._stop_when_asked(writer, identity))
@@ -131,19 +150,19 @@ class LocalExecution:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not worker.exited.done():
                 await asyncio.wait({worker.exited}, timeout=LINGER)
-            if identity is not None:
-                await asyncio.to_thread(_clear_up, identity, Path(self._run.job_dir))
-            # What it wrote before its end is in the socket still. All who could write more are gone.
-            await asyncio.wait(ends, timeout=LINGER)
+            if identity is None or await self._end_members(identity):
+                # What it wrote before its end is in the socket still, or being decoded. All who could write more are
+                # gone.
+                await self._patiently(_remove_identity, Path(self._run.job_dir))
+                await asyncio.wait({listening}, timeout=DRAIN_TIMEOUT)
         finally:
             stopping.cancel()
             listening.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
-        last_word = None
         with contextlib.suppress(asyncio.CancelledError):
-            last_word = await listening
-        return last_word, worker.exited.result() if worker.exited.done() else None
+            return await listening
+        return None
 
     async def _listen(self, reader: asyncio.StreamReader) -> LastWord | None:
         """Passes reports on until the last word, which it returns; None when the worker ends without one."""
@@ -173,16 +192,44 @@ class LocalExecution:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kill_asked.wait(), self._cancel_grace)
         if identity is not None:
-            await asyncio.to_thread(processes.kill_members, identity)
+            await self._end_members(identity)
 
-    async def _conclude(self, last_word: LastWord | None, status: int | None) -> LastWord:
-        if last_word is None:
-            if self._stop_asked.is_set():
-                return Stopped()
-            last_word = Failed(describe_death(status))
-        if isinstance(last_word, Failed):
-            return Failed(await asyncio.to_thread(self._with_log_tail, last_word.error))
-        return last_word
+    async def _end_members(self, identity: processes.WorkerIdentity) -> bool:
+        """Kills all processes of the worker and returns True when none is left, however long that takes: until then
+        they hold its devices. False if the server is being stopped and some do not die."""
+        loop = asyncio.get_running_loop()
+        warn_after, pause = UNKILLABLE_AFTER, _FIRST_PAUSE
+        began = loop.time()
+        while left := await self._patiently(processes.kill_members, identity):
+            took = loop.time() - began
+            if took >= warn_after:
+                logger.warning("job %s: %s", self._run.job_id, _describe_survivors(left, took))
+                warn_after *= 2
+            if took >= UNKILLABLE_AFTER and self._kill_asked.is_set():
+                return False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return True
+
+    async def _patiently(self, look: Callable[..., T], *arguments: Any) -> T:
+        """What ``look`` returns; tried again for as long as the machine has no descriptor or thread for it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(_process_threads, look, *arguments)
+            except Exception as error:
+                if not is_shortage(error):
+                    raise
+                logger.warning("job %s: the process table cannot be read: %s", self._run.job_id, error)
+            await asyncio.sleep(_LONGEST_PAUSE)
+
+    async def _explain(self, worker: ForkedWorker) -> LastWord:
+        """The last word for a worker that had none."""
+        if self._stop_asked.is_set():
+            return Stopped()
+        # It has ended, and its template knows how, unless it hangs.
+        await asyncio.wait({worker.exited}, timeout=REAP_TIMEOUT)
+        return Failed(describe_death(worker.exited.result() if worker.exited.done() else None))
 
     def _with_log_tail(self, error: JobError) -> JobError:
         return JobError(error.code, error.reason, error.message, error.details, read_log_tail(self._log_path))
@@ -194,7 +241,7 @@ def describe_death(status: int | None) -> JobError:
         return JobError(
             JobErrorCode.WORKER_DIED,
             "WORKER_KILLED",
-            "the worker died together with the template process that it was forked from",
+            "the worker died, and the template process that it was forked from could not say how: it died or hangs",
         )
     if status >= 0:
         return JobError(
@@ -216,9 +263,20 @@ def describe_death(status: int | None) -> JobError:
     return JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", message, {"exit_status": str(status), "signal": name})
 
 
-def _clear_up(identity: processes.WorkerIdentity, job_dir: Path) -> None:
-    processes.end_members(identity)
-    processes.remove_identity(job_dir)
+def _remove_identity(job_dir: Path) -> None:
+    try:
+        processes.remove_identity(job_dir)
+    except OSError as error:
+        # The next start of the server will look for this worker in vain, no more.
+        logger.warning("%s", error)
+
+
+def _describe_survivors(left: Sequence[processes.Process], seconds: float) -> str:
+    which = ", ".join(f"{process.pid} (state {process.state})" for process in left)
+    return (
+        f"its processes {which} were killed {seconds:.0f} s ago and are there still, so its devices stay taken; one in"
+        " state D waits for a driver or a network file system"
+    )
 
 
 class _Reports:

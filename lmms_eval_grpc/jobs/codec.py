@@ -15,7 +15,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
-from lmms_eval_grpc.jobs.events import Completed, Failed, StateChange, Stopped
+from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, StateChange, Stopped
 from lmms_eval_grpc.jobs.results import EvaluationResult, MergeResult, Progress, TaskResult
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
 
@@ -32,8 +32,13 @@ _TAGGED: dict[type[Any], str] = {
     Completed: "completed",
     Failed: "failed",
     Stopped: "stopped",
+    NotStarted: "not_started",
 }
 _BY_TAG = {tag: kind for kind, tag in _TAGGED.items()}
+
+
+class DecodeError(ValueError):
+    """A text that :func:`encode` of this release could not have written."""
 
 
 def encode(value: object) -> str:
@@ -42,8 +47,15 @@ def encode(value: object) -> str:
 
 
 def decode(kind: type[T] | types.UnionType, text: str) -> T:
-    """Reads what :func:`encode` wrote. ``kind`` is a dataclass, or a union of those in the tag table."""
-    decoded: T = from_plain(kind, json.loads(text))
+    """Reads what :func:`encode` wrote. ``kind`` is a dataclass, a tuple of one, or a union of those in the tag table.
+
+    Raises:
+        DecodeError: the text is damaged, or says something that a later release has a word for and this one has not.
+    """
+    try:
+        decoded: T = from_plain(kind, json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DecodeError(f"{type(error).__name__}: {error}") from error
     return decoded
 
 
@@ -87,7 +99,10 @@ def _from_union(kinds: tuple[Any, ...], plain: Any) -> Any:
     if isinstance(plain, dict) and plain.get("type") in _BY_TAG:
         return from_plain(_BY_TAG[plain["type"]], plain)
     inner = [kind for kind in kinds if kind is not type(None)]
-    return from_plain(inner[0], plain) if len(inner) == 1 else plain
+    if len(inner) > 1:
+        told = plain.get("type") if isinstance(plain, dict) else plain
+        raise ValueError(f"{told!r} is none of {', '.join(_TAGGED[kind] for kind in inner)}")
+    return from_plain(inner[0], plain)
 
 
 @cache

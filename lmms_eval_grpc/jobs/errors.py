@@ -38,6 +38,17 @@ class JobNotFound(ServiceError):
         self.job_id = job_id
 
 
+class JobUnreadable(ServiceError):
+    """The job is there, but what is kept of it says more than this release understands, or is damaged."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"what is kept of job {job_id!r} cannot be read by this release of the server; the release that wrote it,"
+            " or a later one, can"
+        )
+        self.job_id = job_id
+
+
 class RequestIdConflict(ServiceError):
     """A request_id was used again with another payload."""
 

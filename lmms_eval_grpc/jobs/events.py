@@ -66,5 +66,14 @@ class Stopped:
     """A worker's last word after a cancellation: it stopped; what it had finished is kept."""
 
 
-WorkerReport = Progress | TaskResult | Completed | Failed | Stopped
-"""What an execution yields: any number of Progress and TaskResult, then exactly one of the other three."""
+@dataclass(frozen=True, slots=True)
+class NotStarted:
+    """What an executor says in the place of a last word: there was no worker, for a reason that is not the job's. It is
+    for the machine to recover and for the job to wait."""
+
+    reason: str
+    """In words, for the job's log."""
+
+
+WorkerReport = Progress | TaskResult | Completed | Failed | Stopped | NotStarted
+"""What an execution yields: any number of Progress and TaskResult, then exactly one of the other four."""

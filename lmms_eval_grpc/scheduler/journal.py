@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import dataclasses
+import functools
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from lmms_eval_grpc.jobs.errors import JobNotFound, SequenceOutOfRange
@@ -95,6 +97,7 @@ class Journal:
         self._live: dict[str, JobLog] = {}
         self._ended: OrderedDict[str, JobLog] = OrderedDict()
         self._loading: dict[str, asyncio.Task[JobLog]] = {}
+        self._withdrawn: set[str] = set()
         self._logs: weakref.WeakSet[JobLog] = weakref.WeakSet()
         self._listeners: list[Listener] = []
         self._closed = False
@@ -148,7 +151,9 @@ class Journal:
         return (await self.log(job_id)).job
 
     async def log(self, job_id: str) -> JobLog:
-        """The log of a job. Raises JobNotFound, StoreUnavailable."""
+        """The log of a job. Raises JobNotFound, JobUnreadable, StoreUnavailable."""
+        if job_id in self._withdrawn:
+            raise JobNotFound(job_id)
         if (log := self._live.get(job_id)) is not None:
             return log
         if (log := self._ended.get(job_id)) is not None:
@@ -159,16 +164,28 @@ class Journal:
         if loading is None:
             loading = asyncio.get_running_loop().create_task(self._load(job_id))
             self._loading[job_id] = loading
-            loading.add_done_callback(lambda _: self._loading.pop(job_id))
+            loading.add_done_callback(functools.partial(self._loaded, job_id))
         return await asyncio.shield(loading)
 
-    def forget(self, job_ids: Iterable[str]) -> None:
-        """Drops ended jobs that were removed from the store."""
+    @contextlib.contextmanager
+    def withdraw(self, job_ids: Collection[str]) -> Iterator[None]:
+        """While ended jobs are removed: they cannot be found any more, and nothing of them is kept.
+
+        Who reads a job's files and finds one missing asks here whether the job is still there, so this comes before the
+        first file goes. Afterwards it is the store again that says what there is.
+        """
         for job_id in job_ids:
             self._ended.pop(job_id, None)
+            self._loading.pop(job_id, None)  # Those who wait for it get it, but it is not kept.
+        self._withdrawn.update(job_ids)
+        try:
+            yield
+        finally:
+            self._withdrawn.difference_update(job_ids)
 
     def close(self) -> None:
-        """Wakes every watcher for good; ``closed`` tells them why. Nothing is written any more by those who look."""
+        """Wakes every watcher for good; ``closed`` tells them why. Jobs can still be written: a server that stops puts
+        them back into the queue after its watchers have gone."""
         self._closed = True
         for log in list(self._logs):
             log._close()
@@ -215,6 +232,10 @@ class Journal:
         while len(self._ended) > self._kept_ended:
             self._ended.popitem(last=False)
 
+    def _loaded(self, job_id: str, loading: asyncio.Task[JobLog]) -> None:
+        if self._loading.get(job_id) is loading:
+            del self._loading[job_id]
+
     async def _load(self, job_id: str) -> JobLog:
         job = await self._store.get(job_id)
         events = [] if job is None else await self._store.events(job_id)
@@ -222,7 +243,8 @@ class Journal:
             # No events: it was removed between the two reads.
             raise JobNotFound(job_id)
         log = JobLog(job, events)
-        self._keep(log)
+        if self._loading.get(job_id) is asyncio.current_task():
+            self._keep(log)
         return log
 
 

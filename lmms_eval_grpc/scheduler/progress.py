@@ -21,6 +21,7 @@ class ProgressThrottle:
         self._newest: Progress | None = None
         self._recorded_at = float("-inf")
         self._hurry = Signal()
+        self._hurrying = False
         self._task: asyncio.Task[None] | None = None
 
     def offer(self, progress: Progress) -> None:
@@ -30,16 +31,19 @@ class ProgressThrottle:
             self._task = asyncio.get_running_loop().create_task(self._drain())
 
     async def flush(self) -> None:
-        """Records what was offered last, at once. From then on nothing is held back any more."""
-        self._interval = 0.0
+        """Returns once nothing waits to be recorded: what was offered last is recorded at once."""
+        self._hurrying = True
         self._hurry.notify()
-        if self._task is not None:
-            await asyncio.wait({self._task})
+        try:
+            if self._task is not None:
+                await asyncio.wait({self._task})
+        finally:
+            self._hurrying = False
 
     async def _drain(self) -> None:
         while self._newest is not None:
             delay = self._recorded_at + self._interval - time.monotonic()
-            if delay > 0.0:
+            if delay > 0.0 and not self._hurrying:
                 await self._hurry.wait(delay)
             progress, self._newest = self._newest, None
             await self._record(progress)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Executor
+from lmms_eval_grpc.jobs.errors import JobUnreadable
+from lmms_eval_grpc.jobs.events import StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.jobs.state import JobState
@@ -19,35 +21,65 @@ _LOG = logging.getLogger(__name__)
 REQUEUED = "server restarted"
 
 
-async def recover(store: JobStore, executor: Executor, journal: Journal, job_dir: Callable[[str], Path]) -> list[Job]:
+async def recover(
+    store: JobStore, executor: Executor, journal: Journal, job_dir: Callable[[str], Path], max_attempts: int
+) -> list[Job]:
     """Ends or requeues every job that has not ended, and returns those that are queued now, in submission order.
 
     Workers that outlived their server are killed first. A job that was running waits again, at its old place, and its
-    next attempt goes on from its run log; one that was being cancelled is cancelled; one that no device of this server
-    fits has failed.
+    next attempt goes on from its run log; one that was being cancelled is cancelled. One that no device of this server
+    fits has failed, as has one whose server died during each of ``max_attempts`` attempts. One whose record cannot be
+    read stays as it is, for the release that wrote it.
     """
     unfinished = await store.unfinished()
-    started = [job for job in unfinished if job.state is not JobState.QUEUED]
-    if started:
-        await executor.clear_leftovers([job_dir(job.job_id) for job in started])
+    started = [job.job_id for job in unfinished.jobs if job.state is not JobState.QUEUED]
+    if leftovers := [*started, *unfinished.unreadable]:
+        await executor.clear_leftovers([job_dir(job_id) for job_id in leftovers])
+    unreadable = list(unfinished.unreadable)
     queued: list[Job] = []
-    for found in unfinished:
-        job = await _recovered(journal, found)
-        if job.state is JobState.QUEUED and (violation := unfit(job.spec, executor.devices)) is not None:
-            error = JobError(JobErrorCode.INVALID, "NO_SUCH_DEVICE", f"{violation.field}: {violation.description}")
-            job = await journal.enter(job.job_id, JobState.FAILED, error=error)
+    for found in unfinished.jobs:
+        try:
+            job = await _recovered(journal, found, max_attempts)
+            if job.state is JobState.QUEUED and (violation := unfit(job.spec, executor.devices)) is not None:
+                error = JobError(JobErrorCode.INVALID, "NO_SUCH_DEVICE", f"{violation.field}: {violation.description}")
+                job = await journal.enter(job.job_id, JobState.FAILED, error=error)
+        except JobUnreadable:
+            unreadable.append(found.job_id)
+            continue
         if job.state is JobState.QUEUED:
             queued.append(job)
-    if unfinished:
-        _LOG.info("recovered %d jobs, of which %d had been started", len(unfinished), len(started))
+    if unfinished.jobs:
+        _LOG.info("recovered %d jobs, of which %d had been started", len(unfinished.jobs), len(started))
+    if unreadable:
+        _LOG.error(
+            "%d jobs cannot be read and are not run; the release of the server that wrote them can: %s",
+            len(unreadable),
+            ", ".join(unreadable),
+        )
     return queued
 
 
-async def _recovered(journal: Journal, job: Job) -> Job:
+async def _recovered(journal: Journal, job: Job, max_attempts: int) -> Job:
     match job.state:
         case JobState.RUNNING:
-            return await journal.enter(job.job_id, JobState.QUEUED, reason=REQUEUED)
+            lost = await _attempts_lost(journal, job.job_id) + 1
+            if lost < max_attempts:
+                return await journal.enter(job.job_id, JobState.QUEUED, reason=REQUEUED)
+            message = (
+                f"the server died or was killed during {lost} attempts of this job, which may be the reason; look for"
+                " one in the server's log and the system's, for example too little memory, and submit the job again"
+            )
+            error = JobError(JobErrorCode.INTERNAL, "TOO_MANY_ATTEMPTS", message, {"attempts": str(lost)})
+            return await journal.enter(job.job_id, JobState.FAILED, error=error)
         case JobState.CANCELLING:
             return await journal.enter(job.job_id, JobState.CANCELLED, reason=job.cancel_reason or REQUEUED)
         case _:
-            return job
+            # Read in full now: one that turns out to be unreadable later would be in the way of the others.
+            return await journal.job(job.job_id)
+
+
+async def _attempts_lost(journal: Journal, job_id: str) -> int:
+    """How many attempts of the job ended with their server."""
+    events = (await journal.log(job_id)).after(0)
+    changes = [event.body for event in events if isinstance(event.body, StateChange)]
+    return sum(change.state is JobState.QUEUED and change.reason == REQUEUED for change in changes)

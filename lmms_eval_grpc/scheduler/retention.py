@@ -19,6 +19,9 @@ _MAX_AT_ONCE = 64
 """Jobs removed in one step: other writes come in between."""
 _LONGEST_WAIT = 600.0
 """Seconds between two looks for jobs whose time has come although none has ended."""
+_LEAST_AGE = 60.0
+"""Seconds by the monotonic clock before which no job is too old, whatever the wall clock says, unless the settings ask
+for less."""
 
 
 class Retention:
@@ -31,22 +34,28 @@ class Retention:
         job_dir: Callable[[str], Path],
         settings: SchedulerSettings,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._journal = journal
         self._job_dir = job_dir
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
+        self._began = monotonic()
+        self._ended_at: dict[str, float] = {}
+        self._kept_for_folder: set[str] = set()
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Sweeps now and whenever it is worth it, until closed."""
-        self.request()
+        self._wanted.set()
         self._task = asyncio.get_running_loop().create_task(self._work())
 
-    def request(self) -> None:
+    def ended(self, job_id: str) -> None:
         """Has a sweep made soon: a job has ended."""
+        self._ended_at[job_id] = self._monotonic()
         self._wanted.set()
 
     async def close(self) -> None:
@@ -57,16 +66,50 @@ class Retention:
 
     async def sweep(self) -> int:
         """Removes what is to be removed now and returns how many jobs that were. Raises StoreUnavailable."""
-        ttl = self._settings.finished_job_ttl
-        before = None if ttl is None else self._clock() - ttl
-        expired = await self._store.expired(keep=self._settings.max_finished_jobs, ended_before=before)
+        crowded_out = await self._store.expired(keep=self._settings.max_finished_jobs, ended_before=None)
+        expired = list(dict.fromkeys([*crowded_out, *await self._too_old()]))
+        removed = 0
         for start in range(0, len(expired), _MAX_AT_ONCE):
-            job_ids = expired[start : start + _MAX_AT_ONCE]
-            # Folders first: were this interrupted, the rows would have both removed next time.
-            await asyncio.to_thread(_remove_folders, [self._job_dir(job_id) for job_id in job_ids])
-            await self._store.remove(job_ids)
-            self._journal.forget(job_ids)
-        return len(expired)
+            removed += await self._remove(expired[start : start + _MAX_AT_ONCE])
+        return removed
+
+    async def _too_old(self) -> list[str]:
+        """Jobs that have been kept long enough. One that ended just now is none of them, though the wall clock may have
+        been put forward since; when those of an earlier server ended is taken to be when this one began."""
+        ttl = self._settings.finished_job_ttl
+        now = self._monotonic()
+        least = _LEAST_AGE if ttl is None else min(ttl, _LEAST_AGE)
+        self._ended_at = {job_id: at for job_id, at in self._ended_at.items() if now - at < least}
+        if ttl is None or now - self._began < least:
+            return []
+        old = await self._store.expired(keep=None, ended_before=self._clock() - ttl)
+        return [job_id for job_id in old if job_id not in self._ended_at]
+
+    async def _remove(self, job_ids: Sequence[str]) -> int:
+        with self._journal.withdraw(job_ids):
+            # Folders first: were this interrupted, the rows would have both removed next time. For the same reason a
+            # row stays while its folder cannot be removed.
+            removed = await asyncio.to_thread(self._remove_folders, job_ids)
+            await self._store.remove(removed)
+        return len(removed)
+
+    def _remove_folders(self, job_ids: Sequence[str]) -> list[str]:
+        """Removes the folders of jobs and returns the ids of those that have none any more."""
+        removed = []
+        for job_id in job_ids:
+            folder = self._job_dir(job_id)
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if job_id not in self._kept_for_folder:
+                    self._kept_for_folder.add(job_id)
+                    _LOG.warning("job %s stays until its folder %s can be removed: %s", job_id, folder, error)
+                continue
+            self._kept_for_folder.discard(job_id)
+            removed.append(job_id)
+        return removed
 
     async def _work(self) -> None:
         ttl = self._settings.finished_job_ttl
@@ -87,13 +130,3 @@ class Retention:
                 continue
             if removed:
                 _LOG.info("removed %d ended jobs", removed)
-
-
-def _remove_folders(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            _LOG.warning("could not remove a job's folder %s: %s", folder, error)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lmms_eval_grpc.executors.base import Device, Execution, Executor
+from lmms_eval_grpc.executors.base import Device, Execution, Executor, is_shortage
+from lmms_eval_grpc.jobs.codec import encode
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
-from lmms_eval_grpc.jobs.events import Completed, Failed, StateChange, Stopped
+from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, StateChange, Stopped
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode, JobResult, Progress, TaskResult
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
@@ -20,11 +23,14 @@ from lmms_eval_grpc.scheduler.journal import Journal
 from lmms_eval_grpc.scheduler.progress import ProgressThrottle, RemainingTime
 
 T = TypeVar("T")
-LastWord = Completed | Failed | Stopped
+LastWord = Completed | Failed | Stopped | NotStarted
 
 _LOG = logging.getLogger(__name__)
 _FIRST_RETRY, _LAST_RETRY = 0.1, 5.0
 """Seconds between attempts to record something while the store is unavailable: doubled from the one to the other."""
+NOT_STARTED_REST = 5.0
+"""Seconds for which a job that could not be started keeps its devices before it waits in the queue again: what stood in
+its way stands in the next one's."""
 
 
 class Run:
@@ -56,19 +62,26 @@ class Run:
         self._cancel_reason: str | None = None
         self._timed_out = False
         self._server_stops = False
+        self._disturbed = asyncio.Event()
 
     def cancel(self, reason: str) -> None:
         """Has the worker stopped, whatever it is at. Idempotent; the job must be CANCELLING."""
         self._cancel_reason = reason
+        self._disturbed.set()
         self._ask_to_stop(reason)
 
     def server_stops(self) -> None:
         """From now on the end of the worker is not the job's: it goes back into the queue, unless it completes."""
         self._server_stops = True
+        self._disturbed.set()
 
     async def carry(self, job: Job) -> None:
         """Starts the worker of ``job``, which is durably RUNNING, and records what it reports to its last word."""
         word = await self._attempt(job)
+        if isinstance(word, NotStarted):
+            _LOG.warning("job %s goes back into the queue: %s", self._job_id, word.reason)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._disturbed.wait(), NOT_STARTED_REST)
         await self._progress.flush()
         await self._conclude(word)
 
@@ -86,6 +99,8 @@ class Run:
                 self._ask_to_stop(self._cancel_reason or "run_timeout")
             return await self._listen(self._execution)
         except Exception as error:
+            if self._execution is None and is_shortage(error):
+                return NotStarted(f"no worker could be started: {error}")
             _LOG.exception("the executor failed at job %s", self._job_id)
             await self._abandon()
             message = f"the executor failed: {type(error).__name__}: {error}"
@@ -99,10 +114,17 @@ class Run:
             if isinstance(report, Progress):
                 self._progress.offer(self._remaining.complete(report))
             elif isinstance(report, TaskResult):
-                await self._insist(partial(self._journal.record, self._job_id, report))
+                await self._take_result(report)
             else:
                 return report
         raise RuntimeError("its reports ended without a last word")
+
+    async def _take_result(self, result: TaskResult) -> None:
+        job = await self._insist(partial(self._journal.job, self._job_id))
+        if any(_same_outcome(result, known) for known in job.task_results):
+            return  # An earlier attempt told it.
+        await self._progress.flush()  # Nothing older may follow the result.
+        await self._insist(partial(self._journal.record, self._job_id, result))
 
     async def _conclude(self, word: LastWord) -> None:
         while True:
@@ -129,6 +151,8 @@ class Run:
             return change(JobState.FAILED, error=_timeout(job, word)), None
         if self._server_stops:
             return change(JobState.QUEUED, "server stopped"), None
+        if isinstance(word, NotStarted):
+            return change(JobState.QUEUED, word.reason), None
         if isinstance(word, Failed):
             return change(JobState.FAILED, error=word.error), None
         error = JobError(JobErrorCode.INTERNAL, "WORKER_STOPPED", "the worker stopped although nobody had asked it to")
@@ -150,8 +174,15 @@ class Run:
             _LOG.exception("the executor could not stop job %s", self._job_id)
 
     async def _abandon(self) -> None:
-        """Makes sure that nothing of a failed execution goes on holding the devices."""
+        """Stops a failed execution and waits for its last word: until then its worker may hold the devices."""
+        if self._execution is None:
+            return
         self._ask_to_stop("the executor failed")
+        try:
+            async for _ in self._execution.reports():
+                pass
+        except Exception:
+            _LOG.exception("what became of the worker of job %s is not known", self._job_id)
         if self._stopping is not None:
             await asyncio.wait({self._stopping})
 
@@ -174,7 +205,14 @@ class Run:
             delay = min(2 * delay, _LAST_RETRY)
 
 
-def _timeout(job: Job, word: Failed | Stopped) -> JobError:
+def _same_outcome(one: TaskResult, other: TaskResult) -> bool:
+    """Whether two results of a task differ in nothing but the time that it took. As texts: NaN is no other than NaN."""
+    return encode(dataclasses.replace(one, elapsed_seconds=0.0)) == encode(
+        dataclasses.replace(other, elapsed_seconds=0.0)
+    )
+
+
+def _timeout(job: Job, word: Failed | Stopped | NotStarted) -> JobError:
     limit = job.spec.run_timeout if isinstance(job.spec, EvaluationSpec) else None
     return JobError(
         JobErrorCode.TIMEOUT,

@@ -12,6 +12,7 @@ from pathlib import Path
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import (
     InvalidRequest,
+    JobNotFound,
     NotAccepting,
     QueueFull,
     RequestIdConflict,
@@ -123,7 +124,7 @@ class Scheduler:
         await self._executor.start()
         self._slots = SlotTable(self._executor.devices)
         self._last_order = await self._store.last_order()
-        for job in await recover(self._store, self._executor, self._journal, self.job_dir):
+        for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
         self._journal.listen(self._follow)
         self._retention.start()
@@ -196,10 +197,10 @@ class Scheduler:
     ) -> Job:
         refusal = self._refusal(spec)
         if refusal is not None:
-            known = await self._store.find_request(request_id) if request_id else None
+            known = await self._made_before(request_id, request_digest) if request_id else None
             if known is None:
                 raise refusal
-            return await self._repeated(known.job_id, request_id, request_digest)
+            return known
         self._last_order += 1
         job = Job(
             job_id=secrets.token_hex(8),
@@ -214,9 +215,14 @@ class Scheduler:
         )
         self._incoming.add(job.job_id)
         try:
-            return await self._journal.create(job)
-        except RequestIdConflict as conflict:
-            return await self._repeated(conflict.job_id, request_id, request_digest)
+            while True:
+                try:
+                    return await self._journal.create(job)
+                except RequestIdConflict:
+                    known = await self._made_before(request_id, request_digest)
+                if known is not None:
+                    return known
+                # Retention has removed it in between: the request id is free.
         finally:
             self._incoming.discard(job.job_id)
 
@@ -230,11 +236,17 @@ class Scheduler:
             return QueueFull(self._settings.max_queued_jobs, self._retry_after())
         return None
 
-    async def _repeated(self, job_id: str, request_id: str, request_digest: str) -> Job:
-        job = await self._journal.job(job_id)
+    async def _made_before(self, request_id: str, request_digest: str) -> Job | None:
+        """The job that the same request made before, if it is still there."""
+        job = await self._store.find_request(request_id)
+        if job is None:
+            return None
         if job.request_digest != request_digest:
-            raise RequestIdConflict(request_id, job_id)
-        return job
+            raise RequestIdConflict(request_id, job.job_id)
+        try:
+            return await self._journal.job(job.job_id)
+        except JobNotFound:
+            return job  # It is being removed: this is the last that is heard of it.
 
     async def _cancel(self, job_id: str, reason: str) -> Job:
         while True:
@@ -269,7 +281,7 @@ class Scheduler:
             self._running.pop(job.job_id, None)
         self._feed.publish(job.job_id, change.previous, change.state, event.time)
         if change.state.ended:
-            self._retention.request()
+            self._retention.ended(job.job_id)
         self._wake.set()
 
     async def _dispatch(self) -> None:
@@ -282,12 +294,11 @@ class Scheduler:
             except StoreUnavailable as error:
                 _LOG.warning("no job can be started: %s", error)
                 asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
-            except Exception:
-                _LOG.exception("could not start a job")
-                asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
 
     def _next(self) -> Assignment | None:
-        return next(assign(self._queue, self._slots.devices, self._slots.free), None)
+        # A job that is back in the queue because no worker could be had lets go of its devices a moment later.
+        waiting = (job for job in self._queue if job.job_id not in self._runs)
+        return next(assign(waiting, self._slots.devices, self._slots.free), None)
 
     async def _start(self, assignment: Assignment) -> None:
         """Records that the job runs, then starts its worker: never the other way round, for a worker that nobody knows
@@ -307,9 +318,16 @@ class Scheduler:
             job = await self._journal.enter(job_id, JobState.RUNNING, devices=tuple(device.name for device in devices))
         except BaseException as error:
             self._let_go(job_id)
-            if isinstance(error, IllegalTransition):
-                return  # It was cancelled in between.
-            raise
+            match error:
+                case IllegalTransition():
+                    return  # It was cancelled in between.
+                case StoreUnavailable():
+                    raise  # No job can be started now.
+                case Exception():
+                    await self._set_aside(job_id, error)
+                    return
+                case _:
+                    raise
         self._jobs_started += 1
         if self._stopping:
             run.server_stops()
@@ -326,22 +344,38 @@ class Scheduler:
             await self._give_up(job.job_id)
         finally:
             self._let_go(job.job_id)
+            self._wake.set()
             took = time.monotonic() - began
             mean = self._mean_run_seconds
             self._mean_run_seconds = took if mean is None else 0.8 * mean + 0.2 * took
 
+    async def _set_aside(self, job_id: str, problem: Exception) -> None:
+        """Ends a job that a bug keeps from being started, or at least takes it out of the way of those behind it.
+        Raises StoreUnavailable: that is no fault of the job."""
+        _LOG.error("could not start job %s", job_id, exc_info=problem)
+        message = f"the server could not start the job: {type(problem).__name__}: {problem}"
+        try:
+            await self._end(job_id, message)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            _LOG.exception("job %s waits until the server is restarted", job_id)
+            self._queue.discard(job_id)
+
     async def _give_up(self, job_id: str) -> None:
         """Ends a job that a bug would otherwise leave running for ever."""
-        error = JobError(JobErrorCode.INTERNAL, "SCHEDULER_FAILED", "the server lost track of the job; see its log")
         try:
-            await self._journal.enter(job_id, JobState.FAILED, error=error)
+            await self._end(job_id, "the server lost track of the job; see its log")
         except Exception:
             _LOG.exception("job %s stays as it is until the server is restarted", job_id)
+
+    async def _end(self, job_id: str, message: str) -> None:
+        error = JobError(JobErrorCode.INTERNAL, "SCHEDULER_FAILED", message)
+        await self._journal.enter(job_id, JobState.FAILED, error=error)
 
     def _let_go(self, job_id: str) -> None:
         self._runs.pop(job_id, None)
         self._slots.release(job_id)
-        self._wake.set()
 
     def _retry_after(self) -> float:
         """When a place in the queue is likely to be free."""

@@ -1,4 +1,4 @@
-"""A wake-up call for any number of waiters, which holds nothing for any of them."""
+"""A wake-up call for any number of waiters, none of which costs the others anything."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ class Signal:
     """
 
     def __init__(self) -> None:
-        self._future: asyncio.Future[None] | None = None
+        # A future each: one for all would be searched for every waiter that gives up, among all the others.
+        self._waiters: set[asyncio.Future[None]] = set()
 
     def notify(self) -> None:
         """Wakes the waiters of now; those who come later wait for the next call."""
-        if self._future is not None:
-            self._future.set_result(None)
-            self._future = None
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            waiter.set_result(None)
 
     async def wait(self, timeout: float | None) -> bool:
         """Whether the signal came within ``timeout`` seconds (None: however long it takes)."""
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-        # asyncio.wait never cancels what it waits for: the future is everybody's.
-        done, _ = await asyncio.wait({self._future}, timeout=timeout)
-        return bool(done)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            # asyncio.wait leaves the future alone when its caller is cancelled: only notify ever settles one.
+            await asyncio.wait({waiter}, timeout=timeout)
+        finally:
+            self._waiters.discard(waiter)
+        return waiter.done()

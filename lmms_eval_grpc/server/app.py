@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,10 @@ from lmms_eval_grpc.executors.devices import UnknownDevice
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
-from lmms_eval_grpc.server import catalog, health
+from lmms_eval_grpc.server import health
+from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog, available_models
 from lmms_eval_grpc.server.config import ServerArgs
+from lmms_eval_grpc.server.convert_catalog import ServerFacts
 from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
@@ -29,6 +32,7 @@ from lmms_eval_grpc.server.reflection import add_reflection
 from lmms_eval_grpc.server.servicer import EvaluationServicer
 from lmms_eval_grpc.server.state_dir import JOBS_NAME, STORE_NAME, ServerStartError, StateLock, make_state_dir
 from lmms_eval_grpc.server.validate import Validator
+from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.store.sqlite import SqliteStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc
@@ -47,8 +51,8 @@ def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
         # By default a second server binds the same port and gets half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", args.max_request_bytes),
-        # Clients that ping to keep a quiet watch alive would be cut off for it.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Clients that ping to keep a quiet watch alive would be cut off for it. They may do so every ten seconds.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # Dead peers are noticed after a minute instead of two hours.
         ("grpc.keepalive_time_ms", 60_000),
@@ -124,6 +128,7 @@ class EvaluationServer:
 
     async def _start(self) -> None:
         began = time.monotonic()
+        _check_task_folders(self.args.include_path)
         self._state_dir = make_state_dir(self.args)
         lock = StateLock(self._state_dir)
         lock.acquire()
@@ -139,16 +144,37 @@ class EvaluationServer:
             finished_job_ttl=self.args.finished_job_ttl,
         )
         self._scheduler = Scheduler(store, self._executor, self._journal, settings)
-        tasks = catalog.TaskCatalog(self.args.include_path)
+        tasks = TaskCatalog(self.args.include_path)
         facts, models, _ = await asyncio.gather(
             asyncio.to_thread(gather_facts, self.args),
-            asyncio.to_thread(catalog.models),
+            asyncio.to_thread(available_models),
             asyncio.to_thread(tasks.index),
         )
         self._grpc = grpc.aio.server(
             interceptors=build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
             options=channel_options(self.args),
         )
+        self._add_services(store, tasks, models, facts)
+        # A port that is taken is found before jobs are started; calls are answered only after the recovery.
+        self._stack.push_async_callback(self._grpc.stop, 0)
+        self._address = self._bind()
+        self._stack.push_async_callback(self._scheduler.stop)
+        await self._scheduler.start()
+        await self._grpc.start()
+        self._health.set_ready(True)
+        self._write_address()
+        devices = ", ".join(device.name for device in self._executor.devices)
+        logger.info(
+            "serving on %s; devices: %s; state in %s; ready after %.2f s",
+            self._address,
+            devices,
+            self._state_dir,
+            time.monotonic() - began,
+        )
+
+    def _add_services(
+        self, store: JobStore, tasks: TaskCatalog, models: Sequence[AvailableModel], facts: ServerFacts
+    ) -> None:
         servicer = EvaluationServicer(
             store=store,
             samples=FileSampleStore(),
@@ -168,22 +194,6 @@ class EvaluationServer:
         evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         add_reflection(self._grpc, _SERVICES)
-        # A port that is taken is found before jobs are started; calls are answered only after the recovery.
-        self._stack.push_async_callback(self._grpc.stop, 0)
-        self._address = self._bind()
-        self._stack.push_async_callback(self._scheduler.stop)
-        await self._scheduler.start()
-        await self._grpc.start()
-        self._health.set_ready(True)
-        self._write_address()
-        devices = ", ".join(device.name for device in self._executor.devices)
-        logger.info(
-            "serving on %s; devices: %s; state in %s; ready after %.2f s",
-            self._address,
-            devices,
-            self._state_dir,
-            time.monotonic() - began,
-        )
 
     async def stop(self, grace: float | None = None) -> None:
         """Stops the server and returns when nothing of it is left. Idempotent; a later call may be in more of a hurry.
@@ -194,6 +204,8 @@ class EvaluationServer:
         seconds = self.args.shutdown_grace if grace is None else grace
         if seconds <= 0:
             self._hurry.set()
+        if self._state_dir is None:
+            self._closed.set()  # It was never started.
         if self._closed.is_set():
             return
         if self._stopping is None:
@@ -299,6 +311,12 @@ class EvaluationServer:
         except OSError as error:
             raise ServerStartError(f"address_file: {path} cannot be written: {error.strerror}") from error
         self._stack.callback(path.unlink, missing_ok=True)
+
+
+def _check_task_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise ServerStartError(f"include_path: {folder} is not a folder; mend the path, or leave it out")
 
 
 def _answers(path: Path) -> bool:

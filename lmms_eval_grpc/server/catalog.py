@@ -21,6 +21,9 @@ MAX_AGE = 1.0
 """Seconds for which an index is used without a look at its files."""
 _KEPT_INDEXES = 16
 
+AvailableModel = tuple[ModelEntry, tuple[str, ...]]
+"""A backend, and the packages that it needs and that are not installed here."""
+
 Stamp = frozenset[tuple[str, int, int]]
 
 
@@ -88,6 +91,6 @@ def _stamp(folders: Sequence[Path]) -> Stamp:
     return frozenset(found)
 
 
-def models() -> list[tuple[ModelEntry, tuple[str, ...]]]:
-    """Every backend, sorted by name, with the packages that it needs and that are not installed here."""
+def available_models() -> list[AvailableModel]:
+    """Every backend, sorted by name."""
     return [(entry, registry.missing_packages(entry)) for entry in sorted(registry.entries(), key=lambda e: e.name)]

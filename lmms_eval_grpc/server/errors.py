@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import BadRequest
 
 from lmms_eval_grpc.jobs import errors as domain
+from lmms_eval_grpc.server.convert_values import clean
 
 DOMAIN = "lmms-eval-grpc"
 """``google.rpc.ErrorInfo.domain`` of every error of this service."""
@@ -24,9 +27,10 @@ DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata key of the status details, as every gRPC library reads it."""
 
 MAX_WIRE_BYTES = 6000
-"""Bytes of status message and details together, as sent. Much larger trailers reach clients as a broken stream."""
+"""Bytes of status message and details together, as sent. From 8 KiB on clients see a broken stream, now and then."""
 
-_MAX_MESSAGE = 1000
+_MAX_MESSAGE_BYTES = 1500
+"""Of the status message as sent: percent-encoded, so that most characters beyond ASCII take six or nine bytes."""
 _MAX_DESCRIPTION = 600
 _MAX_METADATA_VALUE = 200
 
@@ -53,10 +57,10 @@ def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-def _bad_request(error: domain.InvalidRequest) -> error_details_pb2.BadRequest:
-    return error_details_pb2.BadRequest(
+def _bad_request(error: domain.InvalidRequest) -> BadRequest:
+    return BadRequest(
         field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(
+            BadRequest.FieldViolation(
                 field=_cut(violation.field, _MAX_METADATA_VALUE),
                 description=_cut(violation.description, _MAX_DESCRIPTION),
             )
@@ -93,6 +97,9 @@ TABLE: dict[type[domain.ServiceError], Row] = {
         "JOB_NOT_FOUND",
         details=lambda error: [_resource(error.job_id)],
         metadata=lambda error: {"job_id": error.job_id},
+    ),
+    domain.JobUnreadable: Row(
+        grpc.StatusCode.DATA_LOSS, "JOB_UNREADABLE", metadata=lambda error: {"job_id": error.job_id}
     ),
     domain.RequestIdConflict: Row(
         grpc.StatusCode.ALREADY_EXISTS,
@@ -150,7 +157,7 @@ class Status:
 def status_of(error: domain.ServiceError) -> Status:
     """The status that tells ``error``."""
     row = TABLE[type(error)]
-    message = _cut(row.message or str(error), _MAX_MESSAGE)
+    message = _cut_encoded(clean(row.message or str(error)), _MAX_MESSAGE_BYTES)
     metadata = {key: _cut(value, _MAX_METADATA_VALUE) for key, value in row.metadata(error).items()}
     return _build(row.code, message, row.reason, metadata, row.details(error))
 
@@ -176,22 +183,22 @@ def _build(
 
 def _trimmed(status: status_pb2.Status, details: Sequence[Message]) -> bytes:
     """``status`` with as many field violations as fit, and a last one that says how many more there are."""
-    status = status_pb2.Status.FromString(status.SerializeToString())
-    for position, detail in enumerate(details, start=1):
-        if not isinstance(detail, error_details_pb2.BadRequest):
-            continue
-        violations = list(detail.field_violations)
-        for kept in range(len(violations) - 1, -1, -1):
-            shorter = error_details_pb2.BadRequest(field_violations=violations[:kept])
-            shorter.field_violations.add(
-                field="", description=f"and {len(violations) - kept} more; mend these and send the request again"
-            )
-            status.details[position].CopyFrom(_pack(shorter))
-            packed: bytes = status.SerializeToString()
-            if _wire_bytes(status.message, packed) <= MAX_WIRE_BYTES:
-                return packed
-    del status.details[1:]
-    return bytes(status.SerializeToString())
+    shorter = status_pb2.Status.FromString(status.SerializeToString())
+    del shorter.details[1:]
+    best: bytes = shorter.SerializeToString()
+    violations = next((detail.field_violations for detail in details if isinstance(detail, BadRequest)), ())
+    for kept in range(len(violations)):
+        told = BadRequest(field_violations=violations[:kept])
+        told.field_violations.add(
+            description=f"and {len(violations) - kept} more; mend these and send the request again"
+        )
+        del shorter.details[1:]
+        shorter.details.append(_pack(told))
+        packed = shorter.SerializeToString()
+        if _wire_bytes(shorter.message, packed) > MAX_WIRE_BYTES:
+            break
+        best = packed
+    return best
 
 
 def _pack(detail: Message) -> AnyMessage:
@@ -201,8 +208,21 @@ def _pack(detail: Message) -> AnyMessage:
 
 
 def _wire_bytes(message: str, packed: bytes) -> int:
-    return len(urllib.parse.quote(message)) + len(base64.b64encode(packed))
+    return _encoded_bytes(message) + len(base64.b64encode(packed))
+
+
+def _encoded_bytes(text: str) -> int:
+    return len(urllib.parse.quote(text))
 
 
 def _cut(text: str, length: int) -> str:
+    text = clean(text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _cut_encoded(text: str, most: int) -> str:
+    if len(text) <= most and _encoded_bytes(text) <= most:
+        return text
+    room = most - _encoded_bytes("…")
+    sizes = itertools.accumulate(_encoded_bytes(character) for character in text[:most])
+    return text[: sum(1 for _ in itertools.takewhile(lambda size: size <= room, sizes))] + "…"

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Decoder = Callable[[bytes], Any]
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Details = grpc.HandlerCallDetails
@@ -61,9 +62,15 @@ class Around(grpc.aio.ServerInterceptor):
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(
-            wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+            wrapped,
+            request_deserializer=self.decoder(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
         )
         return made
+
+    def decoder(self, decode: Decoder | None) -> Decoder | None:
+        """What makes requests of bytes, for :meth:`call` to receive."""
+        return decode
 
     @abc.abstractmethod
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
@@ -84,11 +91,9 @@ class Undecodable:
 class MaskErrors(Around):
     """Turns whatever a handler raises into a status. Of a bug the client learns an id, the log everything."""
 
-    def wrap(self, handler: Handler, details: Details) -> Handler:
-        wrapped = super().wrap(handler, details)
-        decode = handler.request_deserializer
+    def decoder(self, decode: Decoder | None) -> Decoder | None:
         if decode is None:
-            return wrapped
+            return None
 
         def decode_or_tell(data: bytes) -> Any:
             try:
@@ -96,7 +101,7 @@ class MaskErrors(Around):
             except Exception as error:
                 return Undecodable(str(error))
 
-        return wrapped._replace(request_deserializer=decode_or_tell)  # type: ignore[attr-defined, no-any-return]
+        return decode_or_tell
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
         try:

@@ -8,7 +8,6 @@ import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lmms_eval_grpc.engine.models.registry import ModelEntry
 from lmms_eval_grpc.engine.tasks.index import TaskEntry
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.server.convert_catalog import read_job_filter, task_kind, write_model, write_task
@@ -18,7 +17,7 @@ from lmms_eval_grpc.v1.evaluation_service_pb2 import ListJobsResponse, ListModel
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
-    from lmms_eval_grpc.server.catalog import TaskCatalog
+    from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
     from lmms_eval_grpc.store.base import JobStore
     from lmms_eval_grpc.v1.evaluation_service_pb2 import ListJobsRequest, ListModelsRequest, ListTasksRequest
     from lmms_eval_grpc.v1.job_pb2 import Job
@@ -79,8 +78,8 @@ def _wanted(entry: TaskEntry, request: ListTasksRequest) -> bool:
     return entry.name.startswith(request.filter)
 
 
-def list_models(request: ListModelsRequest, models: Sequence[tuple[ModelEntry, tuple[str, ...]]]) -> ListModelsResponse:
-    """One page of ``models`` (each with the packages that it lacks), which are sorted by name."""
+def list_models(request: ListModelsRequest, models: Sequence[AvailableModel]) -> ListModelsResponse:
+    """One page of ``models`` which are sorted by name."""
     after = read_token(request.page_token, "models", str)
     most = page_size(request.page_size, default=200, most=1000)
     start = bisect.bisect_right(models, str(after), key=lambda model: model[0].name) if after is not None else 0

@@ -7,14 +7,14 @@ from typing import Any
 
 import grpc.aio
 
-from lmms_eval_grpc.engine.models.registry import ModelEntry
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, NotImplementedYet, Violation
 from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server import listings, streams, watch
-from lmms_eval_grpc.server.catalog import TaskCatalog
+from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
+from lmms_eval_grpc.server.convert_spec import digest_of
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
@@ -39,7 +39,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         executor: Executor,
         validator: Validator,
         catalog: TaskCatalog,
-        models: Sequence[tuple[ModelEntry, tuple[str, ...]]],
+        models: Sequence[AvailableModel],
         facts: ServerFacts,
     ) -> None:
         self._store = store
@@ -53,7 +53,14 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         self._facts = facts
 
     async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> pb.EvaluateResponse:
-        submission = await self._validator.check(request)
+        try:
+            submission = await self._validator.check(request)
+        except InvalidRequest:
+            # A call repeated after its checkpoint was removed gets its job, not a complaint about the checkpoint.
+            known = await self._find_repeated(request)
+            if known is None:
+                raise
+            return known
         if request.validate_only:
             return pb.EvaluateResponse()
         job = await self._scheduler.submit(
@@ -63,6 +70,14 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             labels=submission.labels,
             priority=submission.priority,
         )
+        return pb.EvaluateResponse(job=write_job(job, full=True, queue_position=self._scheduler.position(job.job_id)))
+
+    async def _find_repeated(self, request: pb.EvaluateRequest) -> pb.EvaluateResponse | None:
+        """What exactly this request was answered before: the job that it made."""
+        key = request.request_id.lower()
+        job = await self._store.find_request(key) if key and not request.validate_only else None
+        if job is None or job.request_digest != digest_of(request):
+            return None
         return pb.EvaluateResponse(job=write_job(job, full=True, queue_position=self._scheduler.position(job.job_id)))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:

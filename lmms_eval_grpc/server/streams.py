@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import grpc.aio
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, SamplesNotLogged, StoreUnavailable, Violation
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.server.convert_samples import write_sample
 from lmms_eval_grpc.server.watch import stopping
 from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsResponse, StreamSamplesResponse
@@ -55,9 +57,15 @@ async def stream_samples(
     cursor = request.after_cursor
     while True:
         ended = log.job.state.ended  # Asked before reading: what is written by then is all there is.
-        batch = await samples.read(folder, cursor, MAX_SAMPLES_BYTES)
+        try:
+            batch = await samples.read(folder, cursor, MAX_SAMPLES_BYTES)
+        except InvalidRequest:
+            await journal.log(request.job_id)  # Who removed the file may have removed the job.
+            raise
         if batch.next_cursor == cursor:
             if ended or not request.follow:
+                if cursor == 0:
+                    await journal.log(request.job_id)  # There may have been samples.
                 return
             await _pause(log, journal)
             continue
@@ -83,17 +91,14 @@ async def stream_logs(request: StreamLogsRequest, context: Context, journal: Jou
     path = scheduler.job_dir(request.job_id) / LOG_NAME
     size = await asyncio.to_thread(_size, path)
     offset = request.after_offset if request.after_offset >= 0 else max(0, size + request.after_offset)
-    if offset > size:
-        raise InvalidRequest(
-            [
-                Violation(
-                    "after_offset", f"{offset} is behind the end of the log, which has {size} bytes; use an end_offset"
-                )
-            ]
-        )
     while True:
         ended = log.job.state.ended
-        data = await asyncio.to_thread(_read, path, offset)
+        size, data = await asyncio.to_thread(_read, path, offset)
+        if size == 0:
+            await journal.log(request.job_id)  # There may have been a log, removed with the job.
+        if offset > size:
+            description = f"{offset} is behind the end of the log, which has {size} bytes; use an end_offset"
+            raise InvalidRequest([Violation("after_offset", description)])
         # A character whose bytes are not all written yet waits for the rest, unless there will be none.
         text, used = codecs.utf_8_decode(data, "replace", ended and len(data) < MAX_LOG_BYTES)
         if used:
@@ -109,8 +114,9 @@ async def _pause(log: JobLog, journal: Journal) -> None:
     """Until there may be more to read."""
     if journal.closed:
         raise stopping()
-    # An event wakes early: the job may have ended.
-    await log.wait_beyond(log.job.sequence, POLL_INTERVAL)
+    # While the job waits nothing is written; later an event wakes early: the job may have ended.
+    interval = None if log.job.state is JobState.QUEUED else POLL_INTERVAL
+    await log.wait_beyond(log.job.sequence, interval)
 
 
 def _size(path: Path) -> int:
@@ -120,12 +126,14 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _read(path: Path, offset: int) -> bytes:
+def _read(path: Path, offset: int) -> tuple[int, bytes]:
+    """The size of a file (0 if there is none), and what it has from ``offset`` on, at most :data:`MAX_LOG_BYTES`."""
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(offset)
-            return file.read(MAX_LOG_BYTES)
+            return size, file.read(MAX_LOG_BYTES)
     except FileNotFoundError:
-        return b""
+        return 0, b""
     except OSError as error:
         raise StoreUnavailable(f"the job's log cannot be read: {error.strerror}") from error

@@ -21,6 +21,7 @@ from lmms_eval_grpc.worker.translate import to_config
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest
+    from lmms_eval_grpc.v1.job_pb2 import EvaluationSpec as MessageSpec
 
 MAX_LABELS = 32
 MAX_LABEL_KEY = 63
@@ -35,6 +36,8 @@ MAX_PATH = 4096
 """Characters of a path."""
 MAX_TEXT = 64 * 1024
 """Characters of free text."""
+MAX_SPEC_BYTES = 256 * 1024
+"""Bytes of a whole specification: every response with a job carries it, and every change of a job writes it again."""
 MAX_RUN_TIMEOUT = 365 * 24 * 3600.0
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -77,6 +80,7 @@ class Validator:
             violations += _check_folder(submission.spec.output_dir, "spec.output_dir")
             violations += _check_folder(submission.spec.use_cache, "spec.use_cache")
             violations += self._check_engine(submission.spec, violations)
+            violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(violations)
         return submission
@@ -174,6 +178,14 @@ def _check_lengths(spec: EvaluationSpec) -> Iterator[Violation]:
             if not value or len(value) > MAX_PATH:
                 problem = "empty" if not value else f"{len(value)} characters; at most {MAX_PATH} are accepted"
                 yield Violation(f"spec.{name}[{index}]", problem)
+
+
+def _check_size(spec: MessageSpec, told: Sequence[Violation]) -> Iterator[Violation]:
+    """Whether the whole is small enough, which is told only where every part is."""
+    size = spec.ByteSize()
+    if size > MAX_SPEC_BYTES and not told:
+        remedy = "shorten its texts, or name a group or a pattern instead of many tasks"
+        yield Violation("spec", f"{size} bytes in all; at most {MAX_SPEC_BYTES} are accepted; {remedy}")
 
 
 def _check_ranges(spec: EvaluationSpec) -> Iterator[Violation]:

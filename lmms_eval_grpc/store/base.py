@@ -22,12 +22,25 @@ class JobFilter:
     """All of these must match."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The jobs that have not ended."""
+
+    jobs: list[Job]
+    """In submission order."""
+    unreadable: list[str]
+    """Ids of those whose records cannot be read."""
+
+
 class JobStore(Protocol):
     """Durable home of jobs and their events.
 
     Every coroutine that writes returns only when the write is durable, and writes take effect in the order in which
     they were called, also when they are not awaited one by one. Storage failures raise
     :class:`~lmms_eval_grpc.jobs.errors.StoreUnavailable` and leave what was there untouched.
+
+    A job whose record cannot be read (a later release wrote it, or it is damaged) stays as it is and is in nobody's
+    way: who asks for it gets :class:`~lmms_eval_grpc.jobs.errors.JobUnreadable`, who asks for many gets the others.
     """
 
     async def open(self) -> None:
@@ -44,19 +57,21 @@ class JobStore(Protocol):
         one transaction. Older progress of the job is dropped when ``event`` is progress."""
 
     async def get(self, job_id: str) -> Job | None:
-        """The job as it was last written."""
+        """The job as it was last written. Raises JobUnreadable."""
 
     async def find_request(self, request_id: str) -> Job | None:
-        """The job that was submitted under this (non-empty) request id."""
+        """The job that was submitted under this (non-empty) request id. Raises JobUnreadable."""
 
     async def events(self, job_id: str, after: int = 0) -> list[JobEvent]:
-        """The job's events with a sequence above ``after``, in order, superseded progress left out."""
+        """The job's events with a sequence above ``after``, in order, superseded progress left out. Raises
+        JobUnreadable."""
 
-    async def unfinished(self) -> list[Job]:
-        """Every job that has not ended, in submission order."""
+    async def unfinished(self) -> Unfinished:
+        """Every job that has not ended."""
 
     async def page(self, selection: JobFilter, *, before_order: int | None, size: int, full: bool) -> list[Job]:
-        """Up to ``size`` jobs, newest first, submitted before ``before_order``; without results unless ``full``."""
+        """Up to ``size`` jobs, newest first, submitted before ``before_order``; without results unless ``full``. Fewer
+        only when there are no more; those that cannot be read are left out."""
 
     async def counts(self) -> Mapping[JobState, int]:
         """Number of kept jobs by state."""
@@ -64,8 +79,10 @@ class JobStore(Protocol):
     async def last_order(self) -> int:
         """Largest ``Job.order`` ever given out; 0 in a new store. Never falls, also when jobs are removed."""
 
-    async def expired(self, *, keep: int, ended_before: float | None) -> list[str]:
-        """Ended jobs that retention gives up: all but the ``keep`` that ended last, and those ended before a time."""
+    async def expired(self, *, keep: int | None, ended_before: float | None) -> list[str]:
+        """Ended jobs that retention gives up: all but the ``keep`` that ended last (None: however many), and those
+        whose ``end_time`` is before a time. Which ended last is told by the order in which their ends were written, not
+        by the wall clock."""
 
     async def remove(self, job_ids: Sequence[str]) -> None:
         """Forgets ended jobs and their events. Their folders are the caller's."""

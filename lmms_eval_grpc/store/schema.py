@@ -54,7 +54,19 @@ _VERSION_1: Migration = (
     "INSERT INTO counters VALUES ('last_order', 0)",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1,)
+# Jobs in the order in which they ended, which the wall clock does not tell: it may be set back.
+_VERSION_2: Migration = (
+    """
+    CREATE TABLE endings (
+        place INTEGER PRIMARY KEY,
+        position INTEGER NOT NULL UNIQUE REFERENCES jobs (position) ON DELETE CASCADE
+    )
+    """,
+    "INSERT INTO endings (position) SELECT position FROM jobs WHERE end_time IS NOT NULL ORDER BY end_time, position",
+    "DROP INDEX jobs_by_end",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2)
 
 
 class NewerSchema(Exception):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmms_eval_grpc.jobs.codec import decode, encode, from_plain
-from lmms_eval_grpc.jobs.errors import JobNotFound, RequestIdConflict, StoreUnavailable
+from lmms_eval_grpc.jobs.codec import DecodeError, decode, encode
+from lmms_eval_grpc.jobs.errors import JobNotFound, JobUnreadable, RequestIdConflict, StoreUnavailable
 from lmms_eval_grpc.jobs.events import EventBody, JobEvent
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobResult, TaskResult
 from lmms_eval_grpc.jobs.state import JobState
-from lmms_eval_grpc.store.base import JobFilter
+from lmms_eval_grpc.store.base import JobFilter, Unfinished
 from lmms_eval_grpc.store.schema import NewerSchema, migrate
 from lmms_eval_grpc.store.writer import GroupWriter
 
@@ -27,9 +27,13 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
+_LARGEST_INTEGER = 2**63 - 1
 _ENDED = tuple(state.value for state in JobState if state.ended)
-_HEAD = "job"
-_FULL = "job, task_results, result"
+_HEAD = "position, job_id, job"
+_FULL = f"{_HEAD}, task_results, result"
+
+LARGEST_CHECKED = 256 * 1024 * 1024
+"""Bytes of the largest file that is read in full, and so checked, when it is opened: a matter of a second or two."""
 
 _REMEDIES = {
     "SQLITE_FULL": "free space on the disk that holds the server's state folder",
@@ -50,10 +54,17 @@ class SqliteStore:
     never wait for the writer.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = 5.0) -> None:
-        """``busy_timeout``: seconds to wait for another process that holds the file before giving up."""
+    def __init__(self, path: Path, *, busy_timeout: float = 5.0, largest_checked: int = LARGEST_CHECKED) -> None:
+        """
+        Args:
+            busy_timeout: seconds to wait for another process that holds the file before giving up.
+            largest_checked: bytes up to which a file is checked for damage when it is opened. Damage in a larger one is
+                found when the damaged part is read.
+        """
         self._path = path
         self._busy_timeout = busy_timeout
+        self._largest_checked = largest_checked
+        self._told_unreadable: set[str] = set()
         self._writer: GroupWriter | None = None
         self._reader: sqlite3.Connection | None = None
         self._reading: ThreadPoolExecutor | None = None
@@ -94,13 +105,11 @@ class SqliteStore:
 
     async def get(self, job_id: str) -> Job | None:
         """See :meth:`JobStore.get`."""
-        jobs = await self._jobs(f"SELECT {_FULL} FROM jobs WHERE job_id = ?", (job_id,))
-        return jobs[0] if jobs else None
+        return await self._job(f"SELECT {_FULL} FROM jobs WHERE job_id = ?", job_id)
 
     async def find_request(self, request_id: str) -> Job | None:
         """See :meth:`JobStore.find_request`."""
-        jobs = await self._jobs(f"SELECT {_FULL} FROM jobs WHERE request_id = ?", (request_id,))
-        return jobs[0] if jobs else None
+        return await self._job(f"SELECT {_FULL} FROM jobs WHERE request_id = ?", request_id)
 
     async def events(self, job_id: str, after: int = 0) -> list[JobEvent]:
         """See :meth:`JobStore.events`."""
@@ -111,32 +120,58 @@ class SqliteStore:
                 " WHERE jobs.job_id = ? AND events.sequence > ? ORDER BY events.sequence",
                 (job_id, after),
             )
-            return [JobEvent(sequence, time, decode(EventBody, body)) for sequence, time, body in rows]
+            try:
+                return [JobEvent(sequence, time, decode(EventBody, body)) for sequence, time, body in rows]
+            except DecodeError as error:
+                self._tell_unreadable(job_id, error)
+                raise JobUnreadable(job_id) from error
 
         return await self._read(read)
 
-    async def unfinished(self) -> list[Job]:
+    async def unfinished(self) -> Unfinished:
         """See :meth:`JobStore.unfinished`."""
-        condition = f"state NOT IN ({_marks(_ENDED)})"
-        return await self._jobs(f"SELECT {_FULL} FROM jobs WHERE {condition} ORDER BY position", _ENDED)
+
+        def read(connection: sqlite3.Connection) -> Unfinished:
+            found = Unfinished([], [])
+            condition = f"state NOT IN ({_marks(_ENDED)})"
+            for row in connection.execute(f"SELECT {_FULL} FROM jobs WHERE {condition} ORDER BY position", _ENDED):
+                try:
+                    found.jobs.append(self._to_job(*row))
+                except JobUnreadable as error:
+                    found.unreadable.append(error.job_id)
+            return found
+
+        return await self._read(read)
 
     async def page(self, selection: JobFilter, *, before_order: int | None, size: int, full: bool) -> list[Job]:
         """See :meth:`JobStore.page`."""
-        conditions, values = ["TRUE"], list[object]()
-        if before_order is not None:
-            conditions.append("position < ?")
-            values.append(before_order)
+        conditions, values = ["position < ?"], list[object]()
         if selection.states:
             conditions.append(f"state IN ({_marks(selection.states)})")
             values.extend(sorted(state.value for state in selection.states))
         for key, value in selection.labels.items():
             conditions.append("position IN (SELECT position FROM labels WHERE key = ? AND value = ?)")
             values.extend((key, value))
-        return await self._jobs(
+        statement = (
             f"SELECT {_FULL if full else _HEAD} FROM jobs WHERE {' AND '.join(conditions)}"
-            " ORDER BY position DESC LIMIT ?",
-            (*values, size),
+            " ORDER BY position DESC LIMIT ?"
         )
+
+        def read(connection: sqlite3.Connection) -> list[Job]:
+            jobs: list[Job] = []
+            before = _LARGEST_INTEGER if before_order is None else before_order
+            while len(jobs) < size:
+                wanted = size - len(jobs)
+                rows = connection.execute(statement, (before, *values, wanted)).fetchall()
+                for row in rows:
+                    with contextlib.suppress(JobUnreadable):
+                        jobs.append(self._to_job(*row))
+                if len(rows) < wanted:
+                    break
+                before = rows[-1][0]
+            return jobs
+
+        return await self._read(read)
 
     async def counts(self) -> Mapping[JobState, int]:
         """See :meth:`JobStore.counts`."""
@@ -156,24 +191,40 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def expired(self, *, keep: int, ended_before: float | None) -> list[str]:
+    async def expired(self, *, keep: int | None, ended_before: float | None) -> list[str]:
         """See :meth:`JobStore.expired`. Those that ended first come first."""
 
         def read(connection: sqlite3.Connection) -> list[str]:
             rows = connection.execute(
-                "SELECT job_id FROM (SELECT job_id, end_time, row_number() OVER (ORDER BY end_time DESC, position DESC)"
-                " AS place FROM jobs WHERE end_time IS NOT NULL) WHERE place > ? OR end_time < ? ORDER BY place DESC",
+                "SELECT job_id FROM (SELECT job_id, end_time, row_number() OVER (ORDER BY place DESC) AS newest"
+                " FROM endings JOIN jobs USING (position)) WHERE newest > ? OR end_time < ? ORDER BY newest DESC",
                 (keep, ended_before),
             )
             return [job_id for (job_id,) in rows]
 
         return await self._read(read)
 
-    async def _jobs(self, statement: str, values: Sequence[object]) -> list[Job]:
-        def read(connection: sqlite3.Connection) -> list[Job]:
-            return [_to_job(*row) for row in connection.execute(statement, values)]
+    async def _job(self, statement: str, value: str) -> Job | None:
+        def read(connection: sqlite3.Connection) -> Job | None:
+            row = connection.execute(statement, (value,)).fetchone()
+            return None if row is None else self._to_job(*row)
 
         return await self._read(read)
+
+    def _to_job(
+        self, _position: int, job_id: str, head: str, task_results: str | None = None, result: str | None = None
+    ) -> Job:
+        try:
+            return _decode_job(head, task_results, result)
+        except DecodeError as error:
+            self._tell_unreadable(job_id, error)
+            raise JobUnreadable(job_id) from error
+
+    def _tell_unreadable(self, job_id: str, error: DecodeError) -> None:
+        """Only the first time: a listing meets the same ones again and again."""
+        if job_id not in self._told_unreadable:
+            self._told_unreadable.add(job_id)
+            _LOG.error("job %s was written by a later release, or is damaged, and is left alone: %s", job_id, error)
 
     async def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         if self._reading is None or self._reader is None:
@@ -204,7 +255,7 @@ class SqliteStore:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             connections.append(writer := self._connection())
             connections.append(reader := self._connection())
-            _prepare(writer)
+            self._prepare(writer)
             migrate(writer)
             reader.execute("PRAGMA query_only = ON")
         except (sqlite3.Error, NewerSchema, OSError) as error:
@@ -217,20 +268,22 @@ class SqliteStore:
         # Opened in one thread and used in another; never in two at once.
         return sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False)
 
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Sets a connection up for writing, and makes sure that what it writes to is whole."""
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise sqlite3.OperationalError(
-            f"the file system does not support write-ahead logging (journal mode is {mode!r});"
-            " put the server's state folder on a local disk"
-        )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(f"{verdict}; {_REMEDIES['SQLITE_CORRUPT']}")
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Sets a connection up for writing, and makes sure that what it writes to is whole."""
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise sqlite3.OperationalError(
+                f"the file system does not support write-ahead logging (journal mode is {mode!r});"
+                " put the server's state folder on a local disk"
+            )
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if (size := self._path.stat().st_size) > self._largest_checked:
+            _LOG.info("the job store is not checked for damage: it has %d MiB", size >> 20)
+            return
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"{verdict}; {_REMEDIES['SQLITE_CORRUPT']}")
 
 
 def _explain(error: Exception) -> str:
@@ -291,6 +344,8 @@ def _append(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
         if found is None:
             raise JobNotFound(job.job_id)
         raise ValueError(f"event {event.sequence} of job {job.job_id} cannot follow event {found[0]}")
+    if event.terminal:
+        connection.execute("INSERT INTO endings (position) VALUES (?)", (job.order,))
     if event.supersedable:
         connection.execute("DELETE FROM events WHERE position = ? AND supersedable", (job.order,))
     _add_event(connection, job.order, event)
@@ -315,13 +370,12 @@ def _head(job: Job) -> str:
     return encode(dataclasses.replace(job, task_results=(), result=None))
 
 
-def _to_job(head: str, task_results: str | None = None, result: str | None = None) -> Job:
+def _decode_job(head: str, task_results: str | None, result: str | None) -> Job:
     job = decode(Job, head)
     if task_results is None or result is None:
         return job
-    results: tuple[TaskResult, ...] = from_plain(tuple[TaskResult, ...], json.loads(task_results))
     outcome: Any = decode(JobResult, result)
-    return dataclasses.replace(job, task_results=results, result=outcome)
+    return dataclasses.replace(job, task_results=decode(tuple[TaskResult, ...], task_results), result=outcome)
 
 
 def _marks(values: Iterable[object]) -> str:

@@ -37,7 +37,8 @@ class EvaluationServiceStub(object):
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
     INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
     FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
-    UNAVAILABLE with RetryInfo while the server starts or drains.
+    UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
+    written by a later release of the server.
     """
 
     def __init__(self, channel):
@@ -120,7 +121,8 @@ class EvaluationServiceServicer(object):
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
     INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
     FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
-    UNAVAILABLE with RetryInfo while the server starts or drains.
+    UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
+    written by a later release of the server.
     """
 
     def Evaluate(self, request, context):
@@ -299,7 +301,8 @@ class EvaluationService(object):
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
     INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
     FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
-    UNAVAILABLE with RetryInfo while the server starts or drains.
+    UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
+    written by a later release of the server.
     """
 
     @staticmethod

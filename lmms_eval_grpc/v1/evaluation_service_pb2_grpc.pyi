@@ -24,7 +24,8 @@ class EvaluationServiceStub:
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
       INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
       FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
-      UNAVAILABLE with RetryInfo while the server starts or drains.
+      UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
+      written by a later release of the server.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -119,7 +120,8 @@ class EvaluationServiceAsyncStub:
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
       INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
       FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
-      UNAVAILABLE with RetryInfo while the server starts or drains.
+      UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
+      written by a later release of the server.
     """
 
     Evaluate: grpc.aio.UnaryUnaryMultiCallable[
@@ -213,7 +215,8 @@ class EvaluationServiceServicer(metaclass=abc.ABCMeta):
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
       INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
       FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
-      UNAVAILABLE with RetryInfo while the server starts or drains.
+      UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
+      written by a later release of the server.
     """
 
     @abc.abstractmethod

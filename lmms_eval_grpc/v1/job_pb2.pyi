@@ -395,7 +395,7 @@ global___Job = Job
 
 @typing.final
 class EvaluationSpec(google.protobuf.message.Message):
-    """Everything that decides an evaluation. The names are those of lmms-eval's command line."""
+    """Everything that decides an evaluation. The names are those of lmms-eval's command line. At most 256 KiB in all."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1064,7 +1064,7 @@ global___Throughput = Throughput
 
 @typing.final
 class Usage(google.protobuf.message.Message):
-    """What an evaluation consumed, in its last attempt."""
+    """What the answers of an evaluation consumed, those of earlier attempts included."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1129,7 +1129,9 @@ class JobEvent(google.protobuf.message.Message):
 
     @property
     def task_result(self) -> global___TaskResult:
-        """A task has its result. Never skipped."""
+        """A task has its result. Never skipped. A later attempt may tell a task again, with another result that replaces the
+        earlier one.
+        """
 
     @property
     def progress(self) -> global___Progress:

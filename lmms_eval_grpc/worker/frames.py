@@ -6,6 +6,7 @@ The same bytes are written and read by blocking sockets (template, worker) and b
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections import deque
 from typing import TypeVar
@@ -20,6 +21,8 @@ MAX_FRAME_BYTES = 512 * 1024 * 1024
 _MAX_LENGTH_BYTES = 5
 _CHUNK = 1024 * 1024
 _MAX_DESCRIPTORS = 8
+_LOST = -1
+"""In the place of a descriptor that could not be received."""
 
 
 class FrameError(Exception):
@@ -105,10 +108,13 @@ class FrameReader:
             FrameError: the stream ended inside a frame.
         """
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, _MAX_DESCRIPTORS)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, _CHUNK, _MAX_DESCRIPTORS)
         except ConnectionResetError:
-            data, descriptors = b"", []
+            data, descriptors, flags = b"", [], 0
         self._descriptors.extend(descriptors)
+        if flags & socket.MSG_CTRUNC:
+            # The kernel drops what this process may not open any more. Later ones must not take its place.
+            self._descriptors.append(_LOST)
         self._buffer.feed(data)
         if not data and not self._buffer.empty:
             raise FrameError("the stream ended inside a frame")
@@ -119,10 +125,14 @@ class FrameReader:
 
         Raises:
             FrameError: none came.
+            OSError: this process had no room for it.
         """
         if not self._descriptors:
             raise FrameError("a frame that needs a file descriptor came without one")
-        return self._descriptors.popleft()
+        descriptor = self._descriptors.popleft()
+        if descriptor == _LOST:
+            raise OSError(errno.EMFILE, "too many open files to receive another")
+        return descriptor
 
 
 async def read_frame(reader: asyncio.StreamReader, kind: type[M]) -> M | None:

@@ -78,7 +78,7 @@ def _evaluate(spec: EvaluationSpec, job: RunJob, job_dir: Path, reporter: JobRep
     outcome = evaluate(config, job_dir, reporter)
     result = translate.to_result(outcome)
     logger.info("completed; results: %s", result.results_path or "not written")
-    return WorkerEvent(completed_json=codec.encode(result))
+    return WorkerEvent(completed_json=translate.to_json(result))
 
 
 def _identify(job_dir: Path) -> None:
@@ -88,7 +88,7 @@ def _identify(job_dir: Path) -> None:
 
 
 def _failed(error: JobError) -> WorkerEvent:
-    return WorkerEvent(failed_json=codec.encode(error))
+    return WorkerEvent(failed_json=translate.to_json(error))
 
 
 def _start_log() -> None:

@@ -10,12 +10,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MARKER = "LMMS_EVAL_GRPC_WORKER"
 """Environment variable that every worker sets to a value of its own."""
@@ -59,10 +64,10 @@ class WorkerIdentity:
 
 
 def read_process(pid: int) -> Process | None:
-    """The process with this number, or None."""
+    """The process with this number; None when there is none. Raises OSError when that cannot be told."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, in brackets, may itself hold brackets and blanks; the fields after it hold neither.
     fields = text.rpartition(")")[2].split()
@@ -105,7 +110,8 @@ def remove_identity(job_dir: Path) -> None:
 def members(identity: WorkerIdentity) -> list[Process]:
     """Every live process of this worker: its session, its group, its descendants, programs that carry its marker.
 
-    A process that merely has the same number by now is none of them.
+    A process that merely has the same number by now is none of them. Raises OSError when the process table cannot be
+    read, for example for want of file descriptors: nobody is gone for that.
     """
     if identity.boot_id != _boot_id():
         return []
@@ -127,33 +133,35 @@ def members(identity: WorkerIdentity) -> list[Process]:
     return [table[pid] for pid in sorted(found) if table[pid].alive]
 
 
-def end_members(identity: WorkerIdentity) -> None:
-    """Kills every process of this worker and returns when none is left. Blocks; may be called from any thread."""
-    while found := members(identity):
-        for process in found:
-            kill(process.pid)
-        pause = 0.001
-        while any(_is_alive(process.pid) for process in found):
-            # A process that waits for a device driver cannot die before the driver answers.
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)
-
-
-def kill_members(identity: WorkerIdentity) -> None:
-    """Sends SIGKILL to every live process of this worker, without waiting for their end."""
-    for process in members(identity):
+def kill_members(identity: WorkerIdentity) -> list[Process]:
+    """Sends SIGKILL to every live process of this worker and returns them, without waiting for their end."""
+    found = members(identity)
+    for process in found:
         kill(process.pid)
+    return found
 
 
-def kill_tree(root: int) -> None:
-    """Kills all descendants of ``root``, but not ``root`` itself, until none is left."""
-    while found := [pid for pid in _descendants(list_processes(), {root}) if _is_alive(pid)]:
+def end_members(identity: WorkerIdentity, timeout: float) -> list[Process]:
+    """Kills every process of this worker and waits for their end, which a process that waits for a device driver does
+    not come to before the driver answers. Blocks.
+
+    Returns:
+        Those that are there still after ``timeout`` seconds.
+    """
+    return _repeat(lambda: kill_members(identity), timeout)
+
+
+def kill_tree(root: int, timeout: float = math.inf) -> None:
+    """Kills all descendants of ``root``, but not ``root`` itself, until none is left or ``timeout`` seconds are over.
+    Reaps nobody."""
+
+    def kill_descendants() -> list[int]:
+        found = [pid for pid in _descendants(list_processes(), {root}) if _is_alive(pid)]
         for pid in found:
             kill(pid)
-        time.sleep(0.005)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        return found
+
+    _repeat(kill_descendants, timeout)
 
 
 def kill(pid: int) -> None:
@@ -177,6 +185,15 @@ def set_process_name(name: str) -> None:
     _prctl(_PR_SET_NAME, name.encode()[:15])
 
 
+def _repeat(kill_all: Callable[[], list[T]], timeout: float) -> list[T]:
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while (left := kill_all()) and time.monotonic() < deadline:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return left
+
+
 def _descendants(processes: Iterable[Process], roots: set[int]) -> set[int]:
     children: dict[int, list[int]] = {}
     for process in processes:
@@ -194,7 +211,7 @@ def _descendants(processes: Iterable[Process], roots: set[int]) -> set[int]:
 def _carries(pid: int, marker: str) -> bool:
     try:
         environment = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
     return f"{MARKER}={marker}".encode() in environment.split(b"\0")
 
@@ -204,6 +221,7 @@ def _is_alive(pid: int) -> bool:
     return process is not None and process.alive
 
 
+@cache
 def _boot_id() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 
 from lmms_eval_grpc.engine.api import ProgressReport, Stage, TaskScore
-from lmms_eval_grpc.jobs import codec
-from lmms_eval_grpc.worker.translate import to_progress, to_task_result
+from lmms_eval_grpc.worker.translate import to_json, to_progress, to_task_result
 from lmms_eval_grpc.worker.v1.worker_pb2 import WorkerEvent
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class JobReporter:
             )
         with self._lock:
             self._flush()
-            self._send(WorkerEvent(task_result_json=codec.encode(result)))
+            self._send(WorkerEvent(task_result_json=to_json(result)))
 
     def cancelled(self) -> bool:
         """Whether the engine should stop."""
@@ -96,4 +95,4 @@ class JobReporter:
     def _send_progress(self, report: ProgressReport) -> None:
         self._held = None
         self._sent_at = self._clock()
-        self._send(WorkerEvent(progress_json=codec.encode(to_progress(report))))
+        self._send(WorkerEvent(progress_json=to_json(to_progress(report))))

@@ -23,10 +23,10 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT, preload
 from lmms_eval_grpc.worker import main as worker_main
 from lmms_eval_grpc.worker import processes
-from lmms_eval_grpc.worker.frames import FrameReader, write_frame
-from lmms_eval_grpc.worker.preload import preload
+from lmms_eval_grpc.worker.frames import FrameError, FrameReader, write_frame
 from lmms_eval_grpc.worker.v1.worker_pb2 import (
     ForkWorker,
     TemplateCommand,
@@ -37,13 +37,7 @@ from lmms_eval_grpc.worker.v1.worker_pb2 import (
 )
 
 ENVIRONMENT = {
-    # Libraries that start threads when they are imported would make a fork unsound.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    # Asking whether there is a GPU must not initialise CUDA, which would then be broken in every worker.
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    **PRELOAD_ENVIRONMENT,
     # Progress bars are unreadable in a log file.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -102,14 +96,16 @@ class Template:
 
     def _fork(self, request: ForkWorker) -> None:
         forked = WorkerForked(worker_id=request.worker_id)
-        descriptor = self._reader.take_descriptor()
         try:
-            forked.pid = self._fork_worker(request, descriptor)
+            descriptor = self._reader.take_descriptor()
+            try:
+                forked.pid = self._fork_worker(request, descriptor)
+            finally:
+                os.close(descriptor)
             self._workers[forked.pid] = request.worker_id
-        except OSError as error:
+        except (OSError, FrameError) as error:
             forked.error = f"the worker could not be started: {error}"
-        finally:
-            os.close(descriptor)
+            forked.error_number = getattr(error, "errno", None) or 0
         self._send(TemplateEvent(forked=forked))
 
     def _fork_worker(self, request: ForkWorker, descriptor: int) -> int:
@@ -189,6 +185,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Template(sock).serve(time.monotonic() - started)
     finally:
         processes.kill_tree(os.getpid())
+        _reap_all()
+
+
+def _reap_all() -> None:
+    # Here every child is ours or was left to us; where nobody reaps orphans they would stay in the process table.
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _redirect_output(log: int) -> None:

@@ -14,10 +14,10 @@ from lmms_eval_grpc.engine.api import (
     EvaluationOutcome,
     MetricScore,
     ProgressReport,
-    Stage,
     TaskScore,
 )
 from lmms_eval_grpc.engine.record.plain_json import to_plain
+from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import (
     EvaluationResult,
     GroupResult,
@@ -125,7 +125,6 @@ def to_task_result(score: TaskScore) -> TaskResult:
 
 def to_result(outcome: EvaluationOutcome) -> EvaluationResult:
     """The outcome of the whole job. Non-finite numbers in the documents become null, which every language can read."""
-    generating = outcome.stage_seconds.get(Stage.GENERATING.value, 0.0)
     task_results = tuple(map(to_task_result, outcome.tasks))
     return EvaluationResult(
         task_results=task_results,
@@ -136,7 +135,7 @@ def to_result(outcome: EvaluationOutcome) -> EvaluationResult:
         samples_paths=tuple(map(str, outcome.samples_paths)),
         stage_seconds={str(stage): float(seconds) for stage, seconds in outcome.stage_seconds.items()},
         samples_per_second=outcome.samples_per_second,
-        output_tokens_per_second=outcome.output_tokens / generating if generating > 0 else 0.0,
+        output_tokens_per_second=outcome.output_tokens_per_second,
         input_tokens=outcome.input_tokens,
         output_tokens=outcome.output_tokens,
     )
@@ -160,6 +159,13 @@ def read_groups(document: Mapping[str, Any], task_results: Sequence[TaskResult])
         )
         for name, values in groups.items()
     )
+
+
+def to_json(value: object) -> str:
+    """``value`` as JSON that a message can carry: half a surrogate pair, which UTF-8 cannot say, becomes ``?``. Models
+    bring those, and so do the messages of errors about what models said."""
+    text = codec.encode(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def to_error(error: EvaluationError) -> JobError:

@@ -25,7 +25,7 @@ from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as stubs
 ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
-class Break(Exception):  # noqa: N818
+class Break(Exception):
     """Ends a call with this status."""
 
     def __init__(self, code: grpc.StatusCode, text: str = "scripted", trailers: tuple[Any, ...] = ()) -> None:
@@ -200,6 +200,7 @@ class Servicer(stubs.EvaluationServiceServicer):
             self._wait_for_hangup(context)
             return
         self.open_watches += 1
+        context.add_callback(self._wake)
         try:
             yield from self._breaking(self._watch(request, context), context)
         finally:
@@ -221,8 +222,11 @@ class Servicer(stubs.EvaluationServiceServicer):
             if self.jobs[request.job_id].state in ENDED:
                 return
             with self.changed:
-                if not self.changed.wait_for(lambda seen=cursor: len(events) > seen, timeout=heartbeat):
-                    yield service.WatchJobResponse(heartbeat=service.Heartbeat(sequence=cursor))
+                told = self.changed.wait_for(
+                    lambda seen=cursor: len(events) > seen or not context.is_active(), timeout=heartbeat
+                )
+            if not told:
+                yield service.WatchJobResponse(heartbeat=service.Heartbeat(sequence=cursor))
 
     def WatchQueue(
         self, request: service.WatchQueueRequest, context: grpc.ServicerContext
@@ -285,6 +289,10 @@ class Servicer(stubs.EvaluationServiceServicer):
         context.set_trailing_metadata(how.trailers)
         context.abort(how.code, how.text)
 
+    def _wake(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
     def _job(self, job_id: str, context: grpc.ServicerContext) -> job_pb2.Job:
         if job_id not in self.jobs:
             self._abort(Break(grpc.StatusCode.NOT_FOUND, f"no job {job_id}", details("JOB_NOT_FOUND")), context)
@@ -312,7 +320,7 @@ class Servicer(stubs.EvaluationServiceServicer):
 
 
 class ScriptedServer:
-    """Runs a `Servicer` on a port of its own, or on a socket file. May be stopped and started again on the same port."""
+    """Runs a `Servicer` on a port of its own, or a socket file. May be stopped and started again on the same port."""
 
     def __init__(self, socket: Path | None = None) -> None:
         self.servicer = Servicer()

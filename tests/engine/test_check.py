@@ -21,6 +21,7 @@ from tests.support.task_files import write_yaml
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
+    (folder / "config.json").write_text("{}")
     return folder
 
 
@@ -99,6 +100,11 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
 )
 def test_each_field_names_itself(checkpoint: Path, fields: dict[str, Any], problem: str) -> None:
     assert list(check(checkpoint, **fields)) == [problem]
+
+
+def test_a_folder_that_holds_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    problems = check(checkpoint, model_args={"pretrained": str(tmp_path)})
+    assert "no config.json" in problems["model_args.pretrained"]
 
 
 @pytest.mark.parametrize("path", ["/no/such/checkpoint", "./no_such", "../no_such", "~/no_such_checkpoint_here"])

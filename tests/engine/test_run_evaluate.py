@@ -12,7 +12,7 @@ import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError, EvaluationOutcome, Stage
 from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, SAMPLES, evaluate
-from lmms_eval_grpc.engine.run.log import read_sound_lines
+from lmms_eval_grpc.engine.run.log import RunLog, read_sound_lines
 from tests.support.backends import ScriptedBackend
 from tests.support.reporters import Recorder
 
@@ -294,3 +294,65 @@ def test_a_spent_token_budget_ends_the_job_in_words(tmp_path: Path, write_task: 
         run(config_for(folder, "task", max_tokens=5), tmp_path / "run", ScriptedBackend(echo))
     assert caught.value.reason == "TOKEN_BUDGET_EXCEEDED"
     run(config_for(folder, "task", max_tokens=20), tmp_path / "enough", ScriptedBackend(echo))
+
+
+def test_rates_count_only_what_this_attempt_generated(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", MANY)
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+    with pytest.raises(EvaluationCancelled):
+        run(config, run_dir, ScriptedBackend(echo), Recorder(cancel_at=36))
+    reporter = Recorder()
+    outcome = run(config, run_dir, ScriptedBackend(echo), reporter)
+    seconds = outcome.stage_seconds[Stage.GENERATING]
+    own_tokens = sum(len(f"Q{n}") for n in range(36, 40))
+    assert outcome.output_tokens_per_second == pytest.approx(own_tokens / seconds)
+    assert outcome.samples_per_second == pytest.approx(4 / seconds)
+    assert reporter.reports[-1].output_tokens == own_tokens
+    assert outcome.output_tokens == sum(len(f"Q{n}") for n in range(40)), "the answers of all attempts"
+
+
+def test_repeats_do_not_count_as_samples(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    outcome = run(config_for(folder, "task", repeats=5), tmp_path / "run", ScriptedBackend(echo))
+    assert outcome.samples_per_second == pytest.approx(10 / outcome.stage_seconds[Stage.GENERATING])
+
+
+def test_a_kill_while_a_task_is_aggregated_leaves_no_error_that_the_next_attempt_contradicts(
+    tmp_path: Path, write_task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_task("task", MANY)
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("lmms_eval_grpc.engine.run.evaluate.aggregate_task", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, run_dir, ScriptedBackend(fail_on("q33")))
+    outcome = run(config, run_dir, ScriptedBackend(echo))
+    assert outcome.tasks[0].samples_errored == 0
+    records = [(sample["doc_id"], sample["outcome"]) for sample in samples_in(run_dir)]
+    assert sorted(records) == [(doc_id, "ok") for doc_id in range(40)]
+
+
+def test_a_kill_before_the_errors_of_a_finished_task_are_shown_shows_them_later(
+    tmp_path: Path, write_task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_task("task", MANY)
+    config, run_dir = config_for(folder, "task"), tmp_path / "run"
+    record_finished = RunLog.record_finished
+
+    def record_and_die(log: RunLog, *arguments: Any) -> None:
+        record_finished(log, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(RunLog, "record_finished", record_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, run_dir, ScriptedBackend(fail_on("q33")))
+    outcome = run(config, run_dir, ScriptedBackend(echo))
+    assert outcome.tasks[0].samples_errored == 1
+    outcomes = {sample["doc_id"]: sample["outcome"] for sample in samples_in(run_dir)}
+    assert len(samples_in(run_dir)) == 40
+    assert outcomes[33] == "model_error"

@@ -67,5 +67,9 @@ def exit_with_three(doc):
     os._exit(3)
 
 
+def raise_half_a_character(doc):
+    raise ValueError("cannot parse the answer '\ud83d'")
+
+
 def call_sys_exit(doc):
     sys.exit("the task had enough")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 
 from lmms_eval_grpc.executors import devices
 from lmms_eval_grpc.executors.base import Device
-from lmms_eval_grpc.executors.devices import LocalDevice, UnknownDevice, confine, find_devices, torch_device
+from lmms_eval_grpc.executors.devices import (
+    LocalDevice,
+    UnknownDevice,
+    UnreadableDevices,
+    confine,
+    find_devices,
+    torch_device,
+)
 
 GPUS = ("GPU-aa11", "GPU-aa22", "GPU-bb33")
 
@@ -132,11 +140,44 @@ def test_a_gpu_cannot_be_two_slots() -> None:
         find_devices(("cuda:1", "cuda"))
 
 
-def test_a_broken_driver_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["library", "driver", "device"])
+def broken_nvml(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
-        raise _Error
+        raise _Error("Driver/library version mismatch")
 
     broken = _nvml()
-    broken.nvmlInit = fail
-    monkeypatch.setitem(sys.modules, "pynvml", broken)
-    assert devices.find_gpus({}) == ()
+    if request.param == "driver":
+        broken.nvmlInit = fail
+    elif request.param == "device":
+        broken.nvmlDeviceGetCount = fail
+    monkeypatch.setitem(sys.modules, "pynvml", None if request.param == "library" else broken)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def device_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """In the place of ``/dev``: no GPU yet."""
+    monkeypatch.setattr(devices, "_DEVICE_FILES", tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    return tmp_path
+
+
+@pytest.mark.usefixtures("broken_nvml", "device_files")
+def test_without_a_gpu_a_driver_that_does_not_work_is_no_matter() -> None:
+    assert [local.device.name for local in find_devices()] == ["cpu"]
+    with pytest.raises(UnknownDevice, match="no GPU was found"):
+        find_devices(("cuda:0",))
+
+
+@pytest.mark.usefixtures("broken_nvml")
+def test_gpus_that_cannot_be_asked_are_not_replaced_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, device_files: Path
+) -> None:
+    (device_files / "nvidia0").touch()
+    (device_files / "nvidia1").touch()
+    for names in (("auto",), ("cuda",), ("cpu", "cuda:0")):
+        with pytest.raises(UnreadableDevices, match="GPUs \\(nvidia0, nvidia1 in .*nvidia-smi.*name the device cpu"):
+            find_devices(names)
+    assert [local.device.name for local in find_devices(("cpu",))] == ["cpu"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [local.device.name for local in find_devices()] == ["cpu"]

@@ -144,6 +144,24 @@ async def test_a_task_that_calls_sys_exit_gets_no_score_for_it(jobs: Jobs) -> No
     assert "the task had enough" in last_error(reports).error.message
 
 
+async def test_an_error_in_words_that_utf_8_cannot_say_is_reported_all_the_same(jobs: Jobs) -> None:
+    reports, _ = await jobs.run(jobs.spec("raise_half_a_character"))
+    error = last_error(reports).error
+    assert error.code is JobErrorCode.EVALUATION
+    assert "cannot parse the answer '?'" in error.message
+
+
+async def test_a_worker_whose_log_cannot_be_written_fails_its_own_job_at_once(jobs: Jobs, tmp_path: Path) -> None:
+    job_dir = tmp_path / "in the way"
+    (job_dir / "worker.log").mkdir(parents=True)
+    execution, _ = await jobs.start(jobs.spec("well_behaved"), job_dir=job_dir)
+    error = last_error(await collect(execution)).error
+    assert (error.code, error.reason) == (JobErrorCode.WORKER_DIED, "WORKER_NOT_STARTED")
+    assert "Is a directory" in error.message
+    reports, _ = await jobs.run(jobs.spec("well_behaved"))
+    assert isinstance(reports[-1], Completed)
+
+
 async def test_a_job_that_cannot_run_as_asked_says_so(jobs: Jobs, tmp_path: Path) -> None:
     reports, _ = await jobs.run(jobs.spec("well_behaved", model_args={"pretrained": str(tmp_path / "nothing here")}))
     error = last_error(reports).error
@@ -284,6 +302,11 @@ async def test_the_event_loop_goes_on_while_jobs_start_run_and_end(jobs: Jobs) -
         assert isinstance(reports[-1], Completed)
     beating.cancel()
     assert longest < 1.0
+
+
+async def test_a_number_of_threads_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="torch_threads must be at least 1"):
+        LocalExecutor(LocalExecutorSettings(torch_threads=0))
 
 
 async def test_the_servers_process_has_no_model_library() -> None:

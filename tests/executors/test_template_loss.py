@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from lmms_eval_grpc.executors import template_process
+from lmms_eval_grpc.executors import template_child
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped
 from lmms_eval_grpc.worker import processes
@@ -22,9 +22,11 @@ from tests.executors.conftest import Jobs, collect, is_alive, wait_for_log, wait
 
 pytestmark = pytest.mark.slow
 
+OpenJobs = Callable[..., AbstractAsyncContextManager[Jobs]]
+
 
 @pytest.fixture
-def open_jobs(tasks_dir: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., object]:
+def open_jobs(tasks_dir: Path, tiny_checkpoint: Path, tmp_path: Path) -> OpenJobs:
     @asynccontextmanager
     async def open_jobs(*, use_template: bool = True) -> AsyncIterator[Jobs]:
         settings = LocalExecutorSettings(devices=("cpu",), include_paths=(tasks_dir,), use_template=use_template)
@@ -43,7 +45,7 @@ def children() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if is_alive(process.pid)]
 
 
-async def test_a_job_submitted_while_the_template_imports_waits_for_it(open_jobs: Callable[..., object]) -> None:
+async def test_a_job_submitted_while_the_template_imports_waits_for_it(open_jobs: OpenJobs) -> None:
     async with open_jobs() as jobs:
         assert not jobs.executor.warm
         await wait_until(lambda: len(children()) == 1)
@@ -54,17 +56,22 @@ async def test_a_job_submitted_while_the_template_imports_waits_for_it(open_jobs
         assert children() == [template], "a second process would have paid for the imports again"
 
 
-async def test_a_job_cancelled_while_the_template_imports_stops_at_once(open_jobs: Callable[..., object]) -> None:
+async def test_a_job_cancelled_while_the_template_imports_stops_at_once(open_jobs: OpenJobs) -> None:
     async with open_jobs() as jobs:
+        await wait_until(lambda: len(children()) == 1)
+        (template,) = children()
         execution, job_dir = await jobs.start(jobs.spec("well_behaved"))
+        await asyncio.sleep(0.05)
         await execution.cancel("")
         assert isinstance((await collect(execution))[-1], Stopped)
         assert not jobs.executor.warm
         assert not (job_dir / "worker.log").exists()
+        await asyncio.sleep(0.5)
+        assert children() == [template], "nobody asked for a second template"
 
 
 async def test_a_template_that_was_killed_is_restarted_and_its_jobs_fail_in_words(
-    open_jobs: Callable[..., object],
+    open_jobs: OpenJobs,
 ) -> None:
     async with open_jobs() as jobs:
         await wait_until(lambda: jobs.executor.warm)
@@ -86,16 +93,16 @@ async def test_a_template_that_was_killed_is_restarted_and_its_jobs_fail_in_word
 
 
 async def test_a_template_that_hangs_is_replaced_and_the_job_starts_without_it(
-    open_jobs: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    open_jobs: OpenJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(template_process, "FORK_TIMEOUT", 2.0)
+    monkeypatch.setattr(template_child, "FORK_TIMEOUT", 2.0)
     async with open_jobs() as jobs:
         await wait_until(lambda: jobs.executor.warm)
         (template,) = children()
         template.suspend()
         reports, _ = await jobs.run(jobs.spec("well_behaved"))
         assert isinstance(reports[-1], Completed)
-        assert not is_alive(template.pid)
+        await wait_until(lambda: not is_alive(template.pid))
 
 
 FLAWS = {
@@ -106,7 +113,7 @@ FLAWS = {
 
 @pytest.mark.parametrize("flaw", FLAWS)
 async def test_a_library_that_spoils_the_template_costs_time_but_no_job(
-    open_jobs: Callable[..., object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flaw: str
+    open_jobs: OpenJobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flaw: str
 ) -> None:
     (tmp_path / "soundfile.py").write_text(FLAWS[flaw])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -118,7 +125,7 @@ async def test_a_library_that_spoils_the_template_costs_time_but_no_job(
 
 @pytest.mark.parametrize("use_template", [True, False])
 async def test_stopping_reports_running_jobs_as_stopped_and_leaves_nothing(
-    open_jobs: Callable[..., object], use_template: bool
+    open_jobs: OpenJobs, use_template: bool
 ) -> None:
     async with open_jobs(use_template=use_template) as jobs:
         execution, job_dir = await jobs.start(jobs.spec("hang_with_children"))
@@ -127,6 +134,8 @@ async def test_stopping_reports_running_jobs_as_stopped_and_leaves_nothing(
         assert children() == []
         assert not any(map(is_alive, orphans))
         assert isinstance((await collect(execution))[-1], Stopped)
+        reports, _ = await jobs.run(jobs.spec("well_behaved"))
+        assert isinstance(reports[-1], Stopped)
 
 
 async def test_stopping_an_executor_that_was_never_started_or_still_imports_is_fine() -> None:

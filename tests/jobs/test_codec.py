@@ -6,10 +6,11 @@ import json
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms_eval_grpc.jobs.codec import decode, encode, from_plain, to_plain
+from lmms_eval_grpc.jobs.codec import DecodeError, decode, encode, from_plain, to_plain
 from lmms_eval_grpc.jobs.events import Completed, EventBody, Failed, StateChange, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import (
@@ -134,6 +135,25 @@ def test_keys_of_a_later_release_are_ignored() -> None:
     plain["a_later_field"] = {"x": 1}
     plain["spec"]["another"] = [1, 2]
     assert from_plain(Job, plain) == job
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Job, encode(queued(1)[0]).replace('"queued"', '"dreaming"')),
+        (Job, encode(queued(1)[0]).replace('"evaluation_spec"', '"training_spec"')),
+        (Job, '{"job_id": "job-1"}'),
+        (Job, '{"job_id": "job-1", "spec"'),
+        (EventBody, '{"type": "a_later_event", "x": 1}'),
+        (EventBody, '{"x": 1}'),
+        (EventBody, "7"),
+        (tuple[TaskResult, ...], "7"),
+        (tuple[TaskResult, ...], '[{"type": "task_result", "metrics": {"name": "x"}}]'),
+    ],
+)
+def test_what_this_release_cannot_have_written_is_refused_as_such(kind: Any, text: str) -> None:
+    with pytest.raises(DecodeError):
+        decode(kind, text)
 
 
 def test_missing_keys_take_their_defaults() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Device, Execution
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
-from lmms_eval_grpc.jobs.events import Completed, Failed, JobEvent, Stopped, WorkerReport
+from lmms_eval_grpc.jobs.events import Completed, Failed, JobEvent, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.store.sqlite import SqliteStore
@@ -61,13 +61,13 @@ class ScriptedExecution:
         self._reports.put_nowait(error)
 
     async def reports(self) -> AsyncIterator[WorkerReport]:
-        while True:
+        while not self.gone:
             report = await self._reports.get()
             if report is None:
                 return
             if isinstance(report, BaseException):
                 raise report
-            self.gone = isinstance(report, Completed | Failed | Stopped)
+            self.gone = isinstance(report, Completed | Failed | Stopped | NotStarted)
             yield report
 
     async def cancel(self, reason: str) -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from lmms_eval_grpc.jobs.events import JobEvent
+from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.state import JobState
 from tests.scheduler.conftest import NewService, Service
 from tests.scheduler.doubles import until
@@ -156,3 +161,43 @@ async def test_followers_of_the_queue_hear_of_every_move(service: Service) -> No
     assert [change.revision for change in changes] == [revision + 1, revision + 2, revision + 3]
     view = service.scheduler.queue()
     assert (view.revision, view.running, view.queued) == (revision + 3, (), ())
+
+
+async def test_a_job_that_cannot_be_started_fails_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await service.executor.execution((await service.submit()).job_id)
+    cursed, following = await service.submit(), await service.submit()
+    append = service.store.append
+
+    async def refuse(job: Job, event: JobEvent) -> None:
+        if job.job_id == cursed.job_id and job.state is JobState.RUNNING:
+            raise RuntimeError("something nobody thought of")
+        await append(job, event)
+
+    monkeypatch.setattr(service.store, "append", refuse)
+    first.complete()
+    job = await service.reaches(cursed.job_id, JobState.FAILED)
+    assert job.error is not None
+    assert (job.error.code, job.error.reason) == (JobErrorCode.INTERNAL, "SCHEDULER_FAILED")
+    assert "something nobody thought of" in job.error.message
+    (await service.executor.execution(following.job_id)).complete()
+    await service.reaches(following.job_id, JobState.COMPLETED)
+
+
+async def test_a_job_of_which_nothing_can_be_recorded_is_in_nobodys_way(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await service.executor.execution((await service.submit()).job_id)
+    cursed, following = await service.submit(), await service.submit()
+    append = service.store.append
+
+    async def refuse(job: Job, event: JobEvent) -> None:
+        if job.job_id == cursed.job_id:
+            raise RuntimeError("something nobody thought of")
+        await append(job, event)
+
+    monkeypatch.setattr(service.store, "append", refuse)
+    first.complete()
+    (await service.executor.execution(following.job_id)).complete()
+    await service.reaches(following.job_id, JobState.COMPLETED)
+    assert service.scheduler.queue().queued == ()
+    assert (await service.journal.job(cursed.job_id)).state is JobState.QUEUED

@@ -32,6 +32,15 @@ def journal(store: FailingStore) -> Journal:
     return Journal(store, itertools.count(5000.0).__next__)
 
 
+async def ended_and_dropped(journal: Journal, order: int = 1) -> Job:
+    """A job that has ended and that is only in the store."""
+    job = await journal.create(submitted(order))
+    job = await journal.enter(job.job_id, JobState.CANCELLED)
+    with journal.withdraw([job.job_id]):
+        pass
+    return job
+
+
 def sequences(log: JobLog, after: int = 0) -> list[int]:
     return [event.sequence for event in log.after(after)]
 
@@ -204,15 +213,6 @@ async def test_few_ended_jobs_stay_in_memory_and_the_others_are_read_again(store
     assert len(journal._ended) == 2
 
 
-async def test_a_job_that_was_removed_is_forgotten(store: FailingStore, journal: Journal) -> None:
-    job = await journal.create(submitted(1))
-    await journal.enter(job.job_id, JobState.CANCELLED)
-    await store.remove([job.job_id])
-    journal.forget([job.job_id])
-    with pytest.raises(JobNotFound):
-        await journal.log(job.job_id)
-
-
 async def test_listeners_hear_every_event_in_order_when_it_is_visible(journal: Journal) -> None:
     heard: list[tuple[str, int]] = []
 
@@ -245,3 +245,39 @@ async def test_a_wait_that_times_out_says_so(journal: Journal) -> None:
     log = await journal.log((await journal.create(submitted(1))).job_id)
     assert not await log.wait_beyond(1, 0.01)
     assert await log.wait_beyond(0, 0.0)
+
+
+async def test_what_is_withdrawn_cannot_be_found_until_the_store_is_asked_again(
+    store: FailingStore, journal: Journal
+) -> None:
+    job = await journal.create(submitted(1))
+    await journal.enter(job.job_id, JobState.CANCELLED)
+    with journal.withdraw([job.job_id]), pytest.raises(JobNotFound):
+        await journal.log(job.job_id)
+    assert (await journal.job(job.job_id)).state is JobState.CANCELLED
+    with journal.withdraw([job.job_id]):
+        await store.remove([job.job_id])
+    with pytest.raises(JobNotFound):
+        await journal.log(job.job_id)
+
+
+async def test_a_log_that_was_being_read_during_the_removal_is_not_kept(
+    store: FailingStore, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await ended_and_dropped(journal)
+    read, gate = store.events, asyncio.Event()
+
+    async def read_slowly(job_id: str, after: int = 0) -> list[JobEvent]:
+        events = await read(job_id, after)
+        await gate.wait()
+        return events
+
+    monkeypatch.setattr(store, "events", read_slowly)
+    reading = asyncio.create_task(journal.log(job.job_id))
+    await asyncio.sleep(0.05)
+    with journal.withdraw([job.job_id]):
+        await store.remove([job.job_id])
+    gate.set()
+    assert (await reading).job == job
+    with pytest.raises(JobNotFound):
+        await journal.log(job.job_id)

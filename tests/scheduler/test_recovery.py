@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 
 import pytest
 
-from lmms_eval_grpc.jobs.errors import NotAccepting
+from lmms_eval_grpc.jobs.errors import JobUnreadable, NotAccepting
 from lmms_eval_grpc.jobs.events import StateChange
+from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.state import JobState
-from tests.jobs.examples import task_result
+from tests.jobs.examples import progress, task_result
 from tests.scheduler.conftest import NewService, Service
 from tests.scheduler.doubles import until
 
@@ -180,7 +182,82 @@ async def test_a_stop_at_the_moment_of_a_start_loses_nothing(new_service: NewSer
         service.running = False
         await service.store.close()
         service = await new_service()
-        for each in await service.store.unfinished():
+        for each in (await service.store.unfinished()).jobs:
             await service.scheduler.cancel(each.job_id, "")
             await service.reaches(each.job_id, JobState.CANCELLED)
         await service.stop()
+
+
+async def test_a_job_whose_server_dies_again_and_again_has_failed(new_service: NewService) -> None:
+    service = await new_service(max_attempts=3)
+    job = await service.submit()
+    for attempt in (1, 2, 3):
+        await service.executor.execution(job.job_id, attempt)
+        await crash(service)
+        service = await new_service(max_attempts=3)
+    job = await service.journal.job(job.job_id)
+    assert (job.state, job.attempt) == (JobState.FAILED, 3)
+    assert job.error is not None
+    assert (job.error.code, job.error.reason) == (JobErrorCode.INTERNAL, "TOO_MANY_ATTEMPTS")
+    assert "during 3 attempts" in job.error.message
+    assert service.executor.cleared == [service.scheduler.job_dir(job.job_id)]
+    following = await service.submit()
+    assert await service.executor.execution(following.job_id)
+
+
+async def test_attempts_that_an_orderly_stop_ended_are_not_held_against_a_job(new_service: NewService) -> None:
+    service = await new_service(max_attempts=2)
+    job = await service.submit()
+    for attempt in (1, 2, 3):
+        await service.executor.execution(job.job_id, attempt)
+        await service.stop()
+        service = await new_service(max_attempts=2)
+    await service.executor.execution(job.job_id, attempt=4)
+    await crash(service)
+    service = await new_service(max_attempts=2)
+    (await service.executor.execution(job.job_id, attempt=5)).complete()
+    await service.reaches(job.job_id, JobState.COMPLETED)
+
+
+def rewrite(service: Service, table: str, job: Job, old: str, new: str) -> None:
+    """Has a row of a job say what a later release would."""
+    column = "job" if table == "jobs" else "body"
+    with sqlite3.connect(service.settings.jobs_dir.parent / "jobs.sqlite3") as connection:
+        changed = connection.execute(
+            f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE position = ?", (old, new, job.order)
+        )
+    connection.close()
+    assert changed.rowcount > 0
+
+
+async def test_jobs_that_this_release_cannot_read_are_left_alone_and_hold_nobody_up(new_service: NewService) -> None:
+    service = await new_service("cuda:0", "cuda:1", "cuda:2")
+    jobs = [await service.submit() for _ in range(5)]
+    for job in jobs[:3]:
+        execution = await service.executor.execution(job.job_id)
+        execution.tell(progress(3))
+        log = await service.journal.log(job.job_id)
+        await until(lambda log=log: log.job.sequence == 3)  # type: ignore[misc]
+    await crash(service)
+    rewrite(service, "jobs", jobs[0], '"generating"', '"aggregating"')
+    rewrite(service, "events", jobs[1], '"generating"', '"aggregating"')
+    rewrite(service, "events", jobs[3], '"state_change"', '"a_later_event"')
+    service = await new_service("cuda:0", "cuda:1", "cuda:2")
+    unreadable = [jobs[0], jobs[1], jobs[3]]
+    for job in unreadable:
+        with pytest.raises(JobUnreadable):
+            await service.journal.job(job.job_id)
+    # Their workers may have outlived the server all the same.
+    assert {jobs[0].job_id, jobs[1].job_id} <= {folder.name for folder in service.executor.cleared}
+    assert await service.executor.execution(jobs[2].job_id, attempt=2)
+    assert await service.executor.execution(jobs[4].job_id)
+    assert service.scheduler.queue().queued == ()
+    await service.stop()
+    # The release that wrote them goes on where it was.
+    rewrite(service, "jobs", jobs[0], '"aggregating"', '"generating"')
+    rewrite(service, "events", jobs[1], '"aggregating"', '"generating"')
+    rewrite(service, "events", jobs[3], '"a_later_event"', '"state_change"')
+    service = await new_service("cuda:0", "cuda:1", "cuda:2")
+    assert await service.executor.execution(jobs[0].job_id, attempt=2)
+    assert await service.executor.execution(jobs[1].job_id, attempt=2)
+    assert service.scheduler.position(jobs[3].job_id) is not None

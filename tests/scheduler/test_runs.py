@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
+import math
 
 import pytest
 
 from lmms_eval_grpc.jobs.events import Completed, JobEvent, Stopped
 from lmms_eval_grpc.jobs.job import Job
-from lmms_eval_grpc.jobs.results import JobErrorCode, MergeResult, Progress
+from lmms_eval_grpc.jobs.results import JobErrorCode, MergeResult, Progress, TaskResult
 from lmms_eval_grpc.jobs.spec import MergeSpec
 from lmms_eval_grpc.jobs.state import JobState
 from tests.jobs.examples import progress, task_result
@@ -27,6 +29,49 @@ async def test_task_results_are_recorded_in_order(service: Service) -> None:
     assert job.task_results == tuple(results)
     bodies = [event.body for event in await service.store.events(job.job_id)]
     assert bodies[2:-1] == results
+
+
+async def test_a_result_that_an_earlier_attempt_told_is_not_told_again(new_service: NewService) -> None:
+    service = await new_service()
+    job = await service.submit()
+    undefined = task_result("c", math.nan)
+    (await service.executor.execution(job.job_id)).tell(task_result("a"), task_result("b", 0.5), undefined)
+    log = await service.journal.log(job.job_id)
+    await until(lambda: len(log.job.task_results) == 3)
+    await service.stop()
+    service = await new_service()
+    execution = await service.executor.execution(job.job_id, attempt=2)
+    # The time that it took counts for nothing; another value does.
+    again = dataclasses.replace(task_result("a"), elapsed_seconds=0.1)
+    execution.tell(again, task_result("b", 0.75), dataclasses.replace(undefined, elapsed_seconds=0.1))
+    execution.complete()
+    job = await service.reaches(job.job_id, JobState.COMPLETED)
+    bodies = [event.body for event in await service.store.events(job.job_id)]
+    told = [(body.task, body.metrics[0].value) for body in bodies if isinstance(body, TaskResult)]
+    assert repr(told) == repr([("a", 0.5), ("b", 0.5), ("c", math.nan), ("b", 0.75)])
+    assert {result.task: result.metrics[0].value for result in job.task_results if result.task != "c"} == {
+        "a": 0.5,
+        "b": 0.75,
+    }
+
+
+async def test_nothing_older_follows_a_tasks_result(new_service: NewService) -> None:
+    service = await new_service(progress_interval=3600.0)
+    job = await service.submit()
+    execution = await service.executor.execution(job.job_id)
+    log = await service.journal.log(job.job_id)
+    execution.tell(progress(1, 0))
+    await until(lambda: log.job.progress == progress(1, 0))
+    execution.tell(progress(99, 0), progress(100, 0), task_result("digits"), progress(101, 0))
+    await until(lambda: bool(log.job.task_results))
+    bodies = [event.body for event in log.after(0)]
+    assert bodies[2:] == [progress(100, 0), task_result("digits")]
+    # What comes after it is held back as before.
+    await asyncio.sleep(0.05)
+    assert log.job.progress == progress(100, 0)
+    execution.complete()
+    job = await service.reaches(job.job_id, JobState.COMPLETED)
+    assert job.progress == progress(101, 0)
 
 
 async def test_a_merge_ends_with_its_own_result(service: Service) -> None:

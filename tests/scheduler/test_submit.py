@@ -14,6 +14,7 @@ from lmms_eval_grpc.jobs.errors import (
     RequestIdConflict,
     StoreUnavailable,
 )
+from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.spec import MergeSpec
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
@@ -153,3 +154,44 @@ async def test_the_submission_order_survives_restarts_and_removals(new_service: 
     await service.stop()
     service = await new_service(max_finished_jobs=0)
     assert (await service.submit()).order > first.order
+
+
+async def test_a_request_whose_job_is_removed_meanwhile_makes_a_new_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await service.submit(request_id="r", request_digest="d")
+    (await service.executor.execution(first.job_id)).complete()
+    await service.reaches(first.job_id, JobState.COMPLETED)
+    find = service.store.find_request
+
+    async def find_too_late(request_id: str) -> Job | None:
+        with service.journal.withdraw([first.job_id]):
+            await service.store.remove([first.job_id])
+        return await find(request_id)
+
+    monkeypatch.setattr(service.store, "find_request", find_too_late)
+    second = await service.submit(request_id="r", request_digest="d")
+    assert second.job_id != first.job_id
+    assert await service.executor.execution(second.job_id)
+
+
+async def test_a_request_whose_job_is_being_removed_gets_it_a_last_time(service: Service) -> None:
+    first = await service.submit(request_id="r", request_digest="d")
+    (await service.executor.execution(first.job_id)).complete()
+    await service.reaches(first.job_id, JobState.COMPLETED)
+    with service.journal.withdraw([first.job_id]):
+        again = await service.submit(request_id="r", request_digest="d")
+    assert (again.job_id, again.result) == (first.job_id, result())
+
+
+async def test_a_refusal_holds_though_the_job_of_the_request_is_removed_meanwhile(
+    service: Service,
+) -> None:
+    first = await service.submit(request_id="r", request_digest="d")
+    (await service.executor.execution(first.job_id)).complete()
+    await service.reaches(first.job_id, JobState.COMPLETED)
+    await service.scheduler.drain()
+    assert (await service.submit(request_id="r", request_digest="d")).job_id == first.job_id
+    await service.store.remove([first.job_id])
+    with pytest.raises(NotAccepting):
+        await service.submit(request_id="r", request_digest="d")

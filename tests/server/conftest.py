@@ -83,6 +83,7 @@ async def new_rig(tmp_path: Path) -> AsyncIterator[NewRig]:
     rigs: list[Rig] = []
     checkpoint = tmp_path / "checkpoint-100"
     checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
 
     async def start(*devices: str, **settings: Any) -> Rig:
         args = ServerArgs(**{"port": 0, "state_dir": tmp_path / "state", "shutdown_grace": 1.0, **settings})

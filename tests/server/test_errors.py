@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import logging
+import sqlite3
+import urllib.parse
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,7 +19,8 @@ from google.rpc import error_details_pb2, status_pb2
 from lmms_eval_grpc.jobs import errors as domain
 from lmms_eval_grpc.jobs.errors import InvalidRequest, StoreUnavailable, Violation
 from lmms_eval_grpc.scheduler import Scheduler
-from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, status_of
+from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, Status, status_of
+from lmms_eval_grpc.server.interceptors import MaskErrors
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.server.conftest import NewRig, Rig, detail, failure, status, violations
 
@@ -47,6 +53,26 @@ async def test_an_unknown_job_is_not_found_by_every_method(rig: Rig) -> None:
         assert detail(error, "ResourceInfo").resource_name == "nope"
         assert status(error).code == grpc.StatusCode.NOT_FOUND.value[0]
         assert status(error).message == error.details()
+
+
+async def test_a_job_that_this_release_cannot_read_is_lost_data_to_it(rig: Rig) -> None:
+    job_id, execution = await rig.running()
+    execution.complete()
+    await rig.ended(job_id)
+    other = await rig.submit()
+    store = rig.server.state_dir / "jobs.sqlite3"
+    with sqlite3.connect(store) as connection:
+        connection.execute("UPDATE jobs SET job = replace(job, '\"completed\"', '\"dreaming\"')")
+    connection.close()
+    with rig.server._journal.withdraw([job_id]):
+        pass  # It is out of memory now, as after a restart.
+    error = await failure(rig.stub.GetJob(pb.GetJobRequest(job_id=job_id)))
+    assert error.code() is grpc.StatusCode.DATA_LOSS
+    assert detail(error, "ErrorInfo").reason == "JOB_UNREADABLE"
+    assert detail(error, "ErrorInfo").metadata["job_id"] == job_id
+    assert "release that wrote it" in str(error.details())
+    listed = await rig.stub.ListJobs(pb.ListJobsRequest())
+    assert [job.job_id for job in listed.jobs] == [other.job_id]
 
 
 async def test_a_missing_job_id_is_an_invalid_argument(rig: Rig) -> None:
@@ -152,16 +178,35 @@ async def test_a_call_has_one_log_line_with_the_id_that_the_caller_gave_it(
     assert "trace 8" not in lines[1]
 
 
-def test_a_status_with_many_violations_stays_small_and_says_how_many_there_are() -> None:
-    told = status_of(InvalidRequest([Violation(f"spec.tasks[{i}]", f"unknown task 'τ{i}' " * 30) for i in range(200)]))
+def wire_bytes(told: Status) -> int:
+    """What the status takes in the trailers."""
+    return len(urllib.parse.quote(told.message)) + len(base64.b64encode(told.details))
+
+
+@pytest.mark.parametrize("text", ["x", "ü", "模", "🙂", "\ud800"])
+def test_a_status_with_many_violations_stays_small_and_says_how_many_there_are(text: str) -> None:
+    told = status_of(InvalidRequest([Violation(f"spec.tasks[{i}]", f"unknown {text * 900}") for i in range(200)]))
     message = status_pb2.Status.FromString(told.details)
     bad = error_details_pb2.BadRequest()
     assert message.details[1].Unpack(bad)
-    assert len(told.details) * 4 / 3 < MAX_WIRE_BYTES
+    assert wire_bytes(told) <= MAX_WIRE_BYTES
     *shown, last = bad.field_violations
     assert shown
     assert f"{200 - len(shown)} more" in last.description
     assert shown[0].field == "spec.tasks[0]"
+
+
+@pytest.mark.parametrize("text", ["x", "模", "🙂"])
+def test_every_status_stays_small_whatever_it_quotes(text: str) -> None:
+    long = text * 100_000
+    for error in (
+        domain.JobNotFound(long),
+        domain.RequestIdConflict(long, long),
+        domain.SamplesNotLogged(long, long),
+        domain.SequenceOutOfRange(long, 1, 2),
+        domain.NotAccepting(long, 1.0),
+    ):
+        assert wire_bytes(status_of(error)) <= MAX_WIRE_BYTES
 
 
 async def test_a_status_with_many_violations_reaches_the_client(rig: Rig) -> None:
@@ -176,3 +221,22 @@ async def test_an_oversized_name_does_not_break_the_status(rig: Rig) -> None:
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert detail(error, "ErrorInfo").reason == "JOB_NOT_FOUND"
     assert isinstance(error, grpc.aio.AioRpcError)
+
+
+async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    async def write_to_nobody(request: Any, context: Any) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+    details: Any = SimpleNamespace(method="/service/Method")
+    context: Any = None
+    assert await MaskErrors().call(write_to_nobody, None, context, details) is None
+    assert not caplog.records
+
+
+async def test_a_cancelled_call_stays_cancelled() -> None:
+    async def be_cancelled(request: Any, context: Any) -> None:
+        raise asyncio.CancelledError
+
+    context: Any = None
+    with pytest.raises(asyncio.CancelledError):
+        await MaskErrors().call(be_cancelled, None, context, context)

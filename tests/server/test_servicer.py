@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import shutil
 import uuid
 
+import grpc.aio
 import pytest
 
 from lmms_eval_grpc.jobs.events import Completed
@@ -80,6 +82,16 @@ async def test_validate_only_queues_nothing(rig: Rig) -> None:
     response = await rig.stub.Evaluate(pb.EvaluateRequest(spec=rig.spec(), validate_only=True))
     assert not response.HasField("job")
     assert not (await rig.stub.ListJobs(pb.ListJobsRequest())).jobs
+
+
+async def test_a_repeated_request_gets_its_job_also_when_its_checkpoint_has_gone(rig: Rig) -> None:
+    key = str(uuid.uuid4())
+    first = await rig.submit(request_id=key)
+    shutil.rmtree(rig.checkpoint)
+    again = await rig.submit(request_id=key)
+    assert again.job_id == first.job_id
+    with pytest.raises(grpc.aio.AioRpcError, match="does not exist"):
+        await rig.submit(request_id=key, labels={"another": "payload"})
 
 
 async def test_the_same_request_id_makes_one_job(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmms_eval_grpc.server.validate import MAX_LABEL_KEY, MAX_LABEL_VALUE
+from lmms_eval_grpc.server.validate import MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_SPEC_BYTES
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
 from tests.server.conftest import TASK, NewRig, Rig, failure, violations
@@ -132,6 +132,19 @@ async def test_a_structure_that_is_too_large_is_refused(rig: Rig) -> None:
     spec = rig.spec()
     spec.gen_kwargs["text"] = "x" * 300_000
     assert set(await refused(rig, spec)) == {"spec.gen_kwargs"}
+
+
+async def test_a_specification_is_bounded_as_a_whole(rig: Rig) -> None:
+    def spec_with(size: int) -> job_pb2.EvaluationSpec:
+        spec = rig.spec(system_instruction="x" * 60_000)
+        spec.gen_kwargs["text"] = "x" * size
+        return spec
+
+    found = await refused(rig, spec_with(220_000))
+    assert set(found) == {"spec"}
+    assert f"at most {MAX_SPEC_BYTES}" in found["spec"]
+    job = await rig.submit(spec=spec_with(190_000))
+    assert (await rig.get(job.job_id, view=job_pb2.JOB_VIEW_BASIC)).ByteSize() < 2 * MAX_SPEC_BYTES
 
 
 async def test_labels_are_bounded_in_number_and_length(rig: Rig) -> None:

@@ -14,7 +14,7 @@ from lmms_eval_grpc.jobs.events import JobEvent
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.spec import MergeSpec
 from lmms_eval_grpc.jobs.state import JobState
-from lmms_eval_grpc.store.base import JobFilter, JobStore
+from lmms_eval_grpc.store.base import JobFilter, JobStore, Unfinished
 from tests.jobs.examples import progress, queued, result, task_result, then
 
 
@@ -33,7 +33,7 @@ async def test_a_new_store_is_empty(store: JobStore) -> None:
     assert await store.get("nothing") is None
     assert await store.find_request("nothing") is None
     assert await store.events("nothing") == []
-    assert await store.unfinished() == []
+    assert await store.unfinished() == Unfinished([], [])
     assert await store.page(JobFilter(), before_order=None, size=10, full=True) == []
     assert await store.counts() == dict.fromkeys(JobState, 0)
     assert await store.last_order() == 0
@@ -153,7 +153,7 @@ async def test_unfinished_jobs_come_in_submission_order(store: JobStore) -> None
     await lived_through(store, 2)
     await lived_through(store, 3, JobState.RUNNING, JobState.COMPLETED)
     await lived_through(store, 4, JobState.RUNNING, JobState.CANCELLING)
-    assert [job.order for job in await store.unfinished()] == [2, 4, 5]
+    assert [job.order for job in (await store.unfinished()).jobs] == [2, 4, 5]
 
 
 async def test_pages_follow_each_other_newest_first(store: JobStore) -> None:
@@ -204,7 +204,8 @@ async def test_jobs_are_counted_by_state(store: JobStore) -> None:
 
 
 async def test_retention_gives_up_what_ended_first_and_what_is_old(store: JobStore) -> None:
-    ends = {1: 500.0, 2: 400.0, 3: 300.0, 4: 600.0}
+    # The clock was set back twice: which ended first is told by the order of the writes.
+    ends = {1: 500.0, 2: 400.0, 4: 300.0, 3: 600.0}
     for order, end in ends.items():
         job = await lived_through(store, order, JobState.RUNNING)
         job, event = then(job, JobState.COMPLETED, time=end)
@@ -212,10 +213,25 @@ async def test_retention_gives_up_what_ended_first_and_what_is_old(store: JobSto
     await lived_through(store, 5)
     await lived_through(store, 6, JobState.RUNNING)
     assert await store.expired(keep=10, ended_before=None) == []
-    assert await store.expired(keep=2, ended_before=None) == ["job-3", "job-2"]
-    assert await store.expired(keep=10, ended_before=400.0) == ["job-3"]
-    assert await store.expired(keep=3, ended_before=450.0) == ["job-3", "job-2"]
-    assert await store.expired(keep=0, ended_before=None) == ["job-3", "job-2", "job-1", "job-4"]
+    assert await store.expired(keep=2, ended_before=None) == ["job-1", "job-2"]
+    assert await store.expired(keep=None, ended_before=400.0) == ["job-4"]
+    assert await store.expired(keep=3, ended_before=450.0) == ["job-1", "job-2", "job-4"]
+    assert await store.expired(keep=0, ended_before=None) == ["job-1", "job-2", "job-4", "job-3"]
+
+
+async def test_the_order_of_the_ends_outlives_removals_and_reopening(new_store: Callable[[], JobStore]) -> None:
+    for order, end in ((1, 900.0), (2, 800.0), (3, 700.0)):
+        store = new_store()
+        await store.open()
+        job = await lived_through(store, order, JobState.RUNNING)
+        await store.append(*then(job, JobState.FAILED, time=end))
+        if order == 2:
+            await store.remove(["job-2"])
+        await store.close()
+    store = new_store()
+    await store.open()
+    assert await store.expired(keep=0, ended_before=None) == ["job-1", "job-3"]
+    await store.close()
 
 
 async def test_a_removed_job_is_forgotten_with_all_that_belongs_to_it(store: JobStore) -> None:
@@ -260,7 +276,7 @@ async def test_closing_finishes_what_was_begun(new_store: Callable[[], JobStore]
     await asyncio.gather(*writes)
     again = new_store()
     await again.open()
-    assert len(await again.unfinished()) == 100
+    assert len((await again.unfinished()).jobs) == 100
     await again.close()
 
 

@@ -78,7 +78,7 @@ async def test_a_locked_file_refuses_until_it_is_let_go(tmp_path: Path) -> None:
     other.execute("ROLLBACK")
     other.close()
     await store.insert(*queued(1))
-    assert [job.order for job in await store.unfinished()] == [1]
+    assert [job.order for job in (await store.unfinished()).jobs] == [1]
     await store.close()
 
 
@@ -89,7 +89,7 @@ async def test_reading_goes_on_while_writing_is_refused(tmp_path: Path) -> None:
     await store.insert(*queued(1))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    assert len(await store.unfinished()) == 1
+    assert len((await store.unfinished()).jobs) == 1
     other.close()
     await store.close()
 
@@ -112,6 +112,28 @@ async def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, damage: s
     assert str(path) in str(refused.value)
     assert "the file is damaged" in str(refused.value)
     assert "move it away" in str(refused.value)
+
+
+async def test_a_large_file_is_opened_without_being_read_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    store = SqliteStore(path)
+    await store.open()
+    await store.insert(*queued(1))
+    await store.insert(*queued(2, spec=spec(system_instruction="x" * 200_000)))
+    await store.close()
+    content = bytearray(path.read_bytes())
+    # Pages in the middle of the long text: nothing needs them to find the others.
+    content[100_000:110_000] = b"\xff" * 10_000
+    path.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match="the file is damaged"):
+        await SqliteStore(path).open()
+    unchecked = SqliteStore(path, largest_checked=100_000)
+    await unchecked.open()
+    first = await unchecked.get("job-1")
+    assert first is not None
+    with pytest.raises(StoreUnavailable, match="the file is damaged"):
+        await unchecked.get("job-2")
+    await unchecked.close()
 
 
 async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ async def test_a_file_of_version_1_is_read_in_full(tmp_path: Path) -> None:
     assert jobs[4].result == MergeResult("merged", 123456)
     assert (jobs[5].attempt, jobs[5].progress) == (2, progress(7))
     assert (await store.events("job-5"))[2].body == StateChange(JobState.RUNNING, JobState.QUEUED, 1)
-    assert [job.order for job in await store.unfinished()] == [5, 6]
+    assert [job.order for job in (await store.unfinished()).jobs] == [5, 6]
     found = await store.find_request("6f1c")
     assert found is not None
     assert (found.order, found.request_digest) == (1, "d1")
@@ -89,7 +89,7 @@ async def test_a_file_of_version_1_can_be_written(tmp_path: Path) -> None:
     store = SqliteStore(path)
     await store.open()
     await store.insert(*queued(8))
-    (running, *_) = await store.unfinished()
+    (running, *_) = (await store.unfinished()).jobs
     completed, event = then(running, JobState.COMPLETED, result=result())
     await store.append(completed, event)
     await store.remove(["job-1", "job-2"])
@@ -100,6 +100,21 @@ async def test_a_file_of_version_1_can_be_written(tmp_path: Path) -> None:
     assert await again.get("job-5") == completed
     assert await again.events("job-1") == []
     await again.close()
+
+
+async def test_jobs_of_version_1_are_taken_to_have_ended_by_their_clock(tmp_path: Path) -> None:
+    store = SqliteStore(version_1(tmp_path))
+    await store.open()
+    # At 1004, 1005, 1006 and 1006 s. What ends from now on is later than all of them, whatever its clock says.
+    assert await store.expired(keep=0, ended_before=None) == ["job-3", "job-2", "job-1", "job-4"]
+    (running, *_) = (await store.unfinished()).jobs
+    completed, event = then(running, JobState.COMPLETED, time=500.0, result=result())
+    await store.append(completed, event)
+    assert await store.expired(keep=1, ended_before=None) == ["job-3", "job-2", "job-1", "job-4"]
+    assert await store.expired(keep=None, ended_before=1004.5) == ["job-3", "job-5"]
+    await store.remove(["job-3", "job-4"])
+    assert await store.expired(keep=0, ended_before=None) == ["job-2", "job-1", "job-5"]
+    await store.close()
 
 
 def test_each_missing_step_is_taken_once(tmp_path: Path) -> None:
@@ -127,7 +142,7 @@ def test_a_step_that_fails_is_undone_as_a_whole(tmp_path: Path) -> None:
     columns = [name for (_, name, *_) in connection.execute("PRAGMA table_info(jobs)")]
     assert "owner" not in columns
     connection.close()
-    assert version_of(path) == 1
+    assert version_of(path) == len(MIGRATIONS)
 
 
 async def test_a_file_of_a_later_release_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import threading
 
@@ -119,6 +120,33 @@ def test_descriptors_arrive_in_the_order_of_their_frames() -> None:
                 os.close(descriptor)
         with pytest.raises(FrameError, match="without one"):
             reader.take_descriptor()
+
+
+def test_a_descriptor_that_is_lost_leaves_the_later_ones_with_their_frames() -> None:
+    ours, theirs = socket.socketpair()
+    pipes = [os.pipe() for _ in range(2)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs:
+        reader = FrameReader(theirs)
+        for number, (_, write_end) in enumerate(pipes):
+            command = TemplateCommand()
+            command.fork_worker.worker_id = number
+            socket.send_fds(ours, [encode_frame(command)], [write_end])
+            lowest_free = os.dup(write_end)
+            os.close(lowest_free)
+            if number == 0:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+            try:
+                assert reader.receive()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with pytest.raises(OSError, match="too many open files"):
+            reader.take_descriptor()
+        received = reader.take_descriptor()
+        os.write(received, b"second")
+        assert os.read(pipes[1][0], 10) == b"second"
+        for descriptor in (received, *pipes[0], *pipes[1]):
+            os.close(descriptor)
 
 
 def test_a_command_keeps_every_field() -> None:

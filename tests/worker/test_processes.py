@@ -16,6 +16,8 @@ import pytest
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.processes import MARKER, WorkerIdentity
 
+PATIENCE = 60.0
+
 FAMILY = """
 import os, subprocess, sys, time
 child = subprocess.Popen(["sleep", "600"])
@@ -56,6 +58,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def make_family() -> Iterator[Callable[[str], _Family]]:
     made: list[_Family] = []
@@ -74,7 +83,7 @@ def make_family() -> Iterator[Callable[[str], _Family]]:
 def test_everything_that_a_worker_started_is_killed_and_nothing_else(make_family: Callable[[str], _Family]) -> None:
     ours, others = make_family("job-1.1"), make_family("job-1.2")
     assert [process.pid for process in processes.members(ours.identity)] == sorted(ours.pids)
-    processes.end_members(ours.identity)
+    assert processes.end_members(ours.identity, PATIENCE) == []
     assert ours.living() == []
     assert others.living() == others.pids
     assert processes.members(ours.identity) == []
@@ -85,7 +94,7 @@ def test_what_a_dead_worker_left_is_still_found(make_family: Callable[[str], _Fa
     family.leader.kill()
     family.leader.wait()
     assert len(family.living()) == 4
-    processes.end_members(family.identity)
+    assert processes.end_members(family.identity, PATIENCE) == []
     assert family.living() == []
 
 
@@ -96,7 +105,7 @@ def test_a_process_that_has_the_number_of_a_former_worker_is_left_alone(
     family = make_family("job-3.1")
     former = dataclasses.replace(family.identity, marker="job-2.7", **change)  # type: ignore[arg-type]
     assert processes.members(former) == []
-    processes.end_members(former)
+    assert processes.end_members(former, PATIENCE) == []
     assert family.living() == family.pids
 
 
@@ -105,6 +114,45 @@ def test_a_tree_is_killed_below_its_root(make_family: Callable[[str], _Family]) 
     processes.kill_tree(family.leader.pid)
     # The orphan among them is nobody's descendant by now.
     assert family.living() == [family.leader.pid, family.pids[-1]]
+
+
+def test_killing_a_tree_takes_nobodys_exit_status_away(make_family: Callable[[str], _Family]) -> None:
+    family = make_family("job-4.2")
+    unrelated = subprocess.Popen(["sh", "-c", "exit 3"])
+    wait_until(lambda: not is_alive(unrelated.pid))
+    processes.kill_tree(family.leader.pid)
+    assert unrelated.wait() == 3
+
+
+def test_a_process_that_does_not_die_is_named_and_not_waited_for_for_ever(
+    make_family: Callable[[str], _Family], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = make_family("job-4.3")
+    spared = family.pids[1]
+    kill = processes.kill
+    # As the kernel does with one that waits for a driver.
+    monkeypatch.setattr(processes, "kill", lambda pid: None if pid == spared else kill(pid))
+    (left,) = processes.end_members(family.identity, 1.0)
+    assert left.pid == spared
+    assert family.living() == [spared]
+
+
+UNREADABLE = """
+import os, resource, sys
+from lmms_eval_grpc.worker import processes
+identity = processes.identify(os.getpid(), "job-4.4")
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+for look in (lambda: processes.members(identity), lambda: processes.read_process(os.getpid())):
+    try:
+        print(look())
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_nobody_is_gone_because_the_process_table_cannot_be_read() -> None:
+    answer = subprocess.run([sys.executable, "-c", UNREADABLE], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines() == ["Too many open files"] * 2
 
 
 def test_an_identity_survives_its_file(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,9 +17,7 @@ import pytest
 
 from lmms_eval_grpc.worker.frames import FrameReader, encode_frame
 from lmms_eval_grpc.worker.v1.worker_pb2 import ForkWorker, TemplateCommand, TemplateEvent, WorkerEvent
-from tests.worker.test_processes import is_alive
-
-PATIENCE = 60.0
+from tests.worker.test_processes import PATIENCE, is_alive, wait_until
 
 
 class _Template:
@@ -74,13 +73,6 @@ def template() -> Iterator[_Template]:
     made.process.wait(timeout=PATIENCE)
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_template_has_one_thread_and_says_so(template: _Template) -> None:
     assert template.ready.thread_count == 1
     assert psutil.Process(template.process.pid).num_threads() == 1
@@ -134,6 +126,25 @@ def test_a_worker_that_cannot_be_started_is_an_answer_and_not_an_end(
     forked = template.next_event().forked
     assert (forked.worker_id, forked.pid) == (1, 0)
     assert "could not be started" in forked.error
+    _, worker_socket = template.fork(2, tmp_path / "worker.log")
+    worker_socket.close()
+    assert template.next_event().exited.worker_id == 2
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["the socket", "the log"])
+def test_a_template_without_room_for_a_descriptor_says_so_and_goes_on(
+    template: _Template, tmp_path: Path, more: int
+) -> None:
+    pid = template.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    opened = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    lowest_free = next(number for number in range(len(opened) + 1) if number not in opened)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free + more, limits[1]))
+    template.ask(1, tmp_path / "worker.log").close()
+    forked = template.next_event().forked
+    assert (forked.worker_id, forked.pid, forked.error_number) == (1, 0, errno.EMFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    # What was lost with the first request is not made good with the second one's.
     _, worker_socket = template.fork(2, tmp_path / "worker.log")
     worker_socket.close()
     assert template.next_event().exited.worker_id == 2

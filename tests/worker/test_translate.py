@@ -131,6 +131,7 @@ def test_an_outcome_becomes_a_result_whose_documents_are_json() -> None:
         stage_seconds={"generating": 2.0},
         input_tokens=10,
         output_tokens=20,
+        output_tokens_per_second=10.0,
         samples_per_second=2.5,
     )
     result = translate.to_result(outcome)

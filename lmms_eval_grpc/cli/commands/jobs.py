@@ -12,7 +12,7 @@ from lmms_eval_grpc.cli.output import Output, Table
 from lmms_eval_grpc.cli.words import (
     format_labels,
     format_seconds,
-    format_time,
+    format_short_time,
     measure_duration,
     name_state,
     pick_headline,
@@ -22,6 +22,8 @@ from lmms_eval_grpc.cli.words import (
 from lmms_eval_grpc.v1 import job_pb2
 
 HEADINGS = ("job", "state", "model", "tasks", "labels", "submitted", "duration", "score")
+NUMBERS = frozenset({"duration"})
+CUTTABLE = frozenset({"model", "tasks", "labels", "score"})
 PAGE_SIZE = 50
 
 
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         output.document({"jobs": [to_document(job) for job in jobs]})
     elif jobs:
         now = time.time()
-        output.table(Table(HEADINGS, [_make_row(job, now) for job in jobs], right_aligned=frozenset({"duration"})))
+        output.table(Table(HEADINGS, [_make_row(job, now) for job in jobs], right_aligned=NUMBERS, cuttable=CUTTABLE))
     else:
         output.remark("no jobs")
     return ExitCode.OK
@@ -51,7 +53,7 @@ def _make_row(job: job_pb2.Job, now: float) -> tuple[str, ...]:
         "(merge)" if merge else job.evaluation.model,
         shorten(job.merge.checkpoint_path if merge else ",".join(job.evaluation.tasks), 40),
         shorten(format_labels(job.labels.items()), 40),
-        format_time(job.create_time),
+        format_short_time(job.create_time),
         "" if duration is None else format_seconds(duration),
         job.error.reason if job.HasField("error") else pick_headline(job),
     )

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     if output.as_json:
         output.document({"models": [to_document(model) for model in models]})
     else:
-        output.table(Table(HEADINGS, [_make_row(model) for model in models]))
+        output.table(Table(HEADINGS, [_make_row(model) for model in models], foldable=frozenset(HEADINGS[2:])))
     return ExitCode.OK
 
 

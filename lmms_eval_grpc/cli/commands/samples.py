@@ -48,6 +48,8 @@ def _show(sample: dict[str, Any], output: Output) -> None:
 
 
 def _format_score(value: Any) -> str:
+    if value is None:
+        return "undefined"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return shorten(str(value), 60)
     return format_number(value)

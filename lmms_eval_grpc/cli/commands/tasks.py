@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     if output.as_json:
         output.document({"tasks": [to_document(task) for task in tasks]})
     elif tasks:
-        output.table(Table(HEADINGS, [_make_row(task) for task in tasks]))
+        output.table(Table(HEADINGS, [_make_row(task) for task in tasks], foldable=frozenset({"name", "description"})))
     else:
         output.remark(f"no name matches {args.filter!r}" if args.filter else "no tasks")
     return ExitCode.OK

@@ -1,51 +1,38 @@
-"""Modules worth importing once, in a process that workers are forked from.
+"""What to import once, in a process that workers are forked from, so that no worker has to.
 
 Found by comparing ``sys.modules`` before and after a first evaluation of every family: transformers and datasets import
-most of themselves only when something is first used, which costs each worker seconds. Importing these in an environment
-with :data:`PRELOAD_ENVIRONMENT` starts no thread and touches no CUDA device. Light: this module imports none of them,
-and a name that does not exist (another version of a library, a package not installed) may be skipped.
+most of themselves only when something is first used, which costs each worker seconds. In an environment with
+:data:`PRELOAD_ENVIRONMENT` the imports start no thread and touch no CUDA device, so that a fork is sound. Light until
+:func:`preload` is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+
+from lmms_eval_grpc.engine.models import registry
 
 PRELOAD_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
-        # NumPy's and SciPy's OpenBLAS start their thread pools on import; images and scores need none.
+        # The thread pools of numeric libraries start on import; images and scores need none.
+        "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
         # The allocator inside pyarrow starts a thread that tidies up.
         "JE_ARROW_MALLOC_CONF": "background_thread:false",
+        # Asking whether there is a GPU must not initialise CUDA, which would then be broken in every fork.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
 )
-"""Set before Python starts, these keep a process that has imported everything at one thread, which forking needs."""
+"""To be set before the first import; keeps a process that has imported everything at one thread."""
 
-_FAMILIES = (
-    ("clip", ("configuration_clip", "image_processing_pil_clip", "modeling_clip")),
-    ("gemma3", ("configuration_gemma3", "image_processing_pil_gemma3", "modeling_gemma3", "processing_gemma3")),
-    ("got_ocr2", ("image_processing_pil_got_ocr2",)),
-    ("idefics3", ("configuration_idefics3", "image_processing_pil_idefics3", "modeling_idefics3")),
-    ("idefics3", ("processing_idefics3",)),
-    ("internvl", ("configuration_internvl", "modeling_internvl", "processing_internvl")),
-    ("llama", ("configuration_llama", "modeling_llama")),
-    ("llava", ("configuration_llava", "modeling_llava", "processing_llava")),
-    ("llava_onevision", ("configuration_llava_onevision", "image_processing_pil_llava_onevision")),
-    ("llava_onevision", ("modeling_llava_onevision", "processing_llava_onevision")),
-    ("qwen2", ("configuration_qwen2", "modeling_qwen2", "tokenization_qwen2")),
-    ("qwen2_vl", ("configuration_qwen2_vl", "image_processing_pil_qwen2_vl", "modeling_qwen2_vl")),
-    ("qwen2_vl", ("processing_qwen2_vl",)),
-    ("qwen2_5_vl", ("configuration_qwen2_5_vl", "modeling_qwen2_5_vl", "processing_qwen2_5_vl")),
-    ("qwen3_vl", ("configuration_qwen3_vl", "modeling_qwen3_vl", "processing_qwen3_vl")),
-    ("siglip", ("configuration_siglip", "image_processing_pil_siglip", "modeling_siglip")),
-    ("smolvlm", ("configuration_smolvlm", "image_processing_pil_smolvlm", "modeling_smolvlm", "processing_smolvlm")),
-)
-
-PRELOAD_MODULES: tuple[str, ...] = (
+_LIBRARIES = (
     "lmms_eval_grpc.engine.run.evaluate",
     "lmms_eval_grpc.engine.models.huggingface",
-    "torch",
-    "accelerate",
     "transformers.generation.candidate_generator",
     "transformers.generation.utils",
     "transformers.masking_utils",
@@ -53,8 +40,6 @@ PRELOAD_MODULES: tuple[str, ...] = (
     "transformers.vision_utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.processing_auto",
-    *(f"transformers.models.{family}.{module}" for family, modules in _FAMILIES for module in modules),
-    "datasets",
     "datasets.formatting.np_formatter",
     "datasets.formatting.torch_formatter",
     "datasets.packaged_modules.json.json",
@@ -64,19 +49,67 @@ PRELOAD_MODULES: tuple[str, ...] = (
     "pyarrow.dataset",
     "pyarrow.json",
     "pyarrow.parquet",
-    "scipy.io",
     "threadpoolctl",
     "tqdm.contrib.concurrent",
-    "PIL.BmpImagePlugin",
-    "PIL.GifImagePlugin",
-    "PIL.JpegImagePlugin",
-    "PIL.PngImagePlugin",
-    "PIL.PpmImagePlugin",
-    "PIL.TiffImagePlugin",
-    "PIL.WebPImagePlugin",
     "_strptime",
     "encodings.idna",
     "stringprep",
     "xml.etree.ElementTree",
     "zoneinfo",
 )
+
+_OPTIONAL = ("accelerate", "av", "scipy.io", "soundfile")
+"""Imported by those, or by the engine, where they are installed."""
+
+_BACKBONES = ("clip", "got_ocr2", "llama", "qwen2", "siglip")
+"""Families that the vision-language families are built from."""
+
+
+def preload() -> None:
+    """Imports what evaluations need, and fills what each would fill at first use.
+
+    What cannot be imported here is left to the evaluation that needs it, which can tell its user about it.
+    """
+    for name in (*_LIBRARIES, *filter(_is_installed, _OPTIONAL), *_family_modules()):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            _complain(name, error)
+    for prepare in (_prepare_images, _prepare_conversions):
+        try:
+            prepare()
+        except Exception as error:
+            _complain(prepare.__name__, error)
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name.partition(".")[0]) is not None
+
+
+def _family_modules() -> Iterator[str]:
+    """The model code of every family that a backend is named after: some hundredths of a second each."""
+    named = {family for entry in registry.entries() for family in entry.model_types}
+    for family in sorted({*_BACKBONES, *named}):
+        package = f"transformers.models.{family}"
+        for part in ("configuration", "modeling", "processing", "image_processing_pil", "tokenization"):
+            name = f"{package}.{part}_{family}"
+            # Not every family has every part.
+            if importlib.util.find_spec(package) and importlib.util.find_spec(name):
+                yield name
+
+
+def _prepare_images() -> None:
+    from PIL import Image
+
+    Image.init()
+
+
+def _prepare_conversions() -> None:
+    # Compiles some thousand regular expressions at its first call, whatever the model.
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")
+
+
+def _complain(what: str, error: Exception) -> None:
+    sys.stderr.write(f"preload: {what}: {type(error).__name__}: {error}\n")

@@ -146,6 +146,7 @@ def evaluate(
         input_tokens=progress.counters.input_tokens,
         output_tokens=progress.counters.output_tokens,
         samples_per_second=progress.samples_per_second,
+        output_tokens_per_second=progress.output_tokens_per_second,
         groups=group_scores,
     )
 
@@ -168,6 +169,7 @@ def _throughput(progress: Progress, clock: StageClock) -> dict[str, Any]:
     return {
         "generation_seconds": seconds,
         "samples_per_second": progress.samples_per_second,
+        "output_tokens_per_second": progress.output_tokens_per_second,
         "input_tokens": counters.input_tokens,
         "output_tokens": counters.output_tokens,
         "samples_resumed": counters.samples_resumed,
@@ -223,11 +225,13 @@ class _Run:
             self._generate(state, open_keys)
         with self.clock.stage(Stage.SCORING):
             self.progress.report(Stage.SCORING)
-            if self.samples is not None:
-                self.samples.append(state.failed)
             state.scored.sort(key=lambda sample: sample.doc_id)
             score = aggregate_task(task, state.scored, state.asked, len(state.failed), seconds=time.monotonic() - began)
+        # From here on the task's failures are final: recorded before they are shown, or a kill in between would let the
+        # next attempt answer samples whose errors readers have already seen.
         self.log.record_finished(task.identity, task.name)
+        if self.samples is not None:
+            self.samples.append(state.failed)
         self.reporter.task_finished(score)
         return score
 
@@ -267,7 +271,9 @@ class _Run:
                 pairs = [(keys[answer.index], answer.response) for answer in answers]
                 if pairs:
                     self.log.record_answers(pairs, state.task.name)
-                    self.progress.counters.note_batch(len(answers))
+                    self.progress.counters.note_batch(
+                        len(answers), sum(answer.response.output_tokens for answer in answers)
+                    )
                 with self.clock.stage(Stage.SCORING):
                     self._accept(state, pairs, prompts)
                 self.progress.report(Stage.GENERATING)

@@ -315,20 +315,24 @@ class WorkerForked(google.protobuf.message.Message):
     WORKER_ID_FIELD_NUMBER: builtins.int
     PID_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    ERROR_NUMBER_FIELD_NUMBER: builtins.int
     worker_id: builtins.int
     """The server's number for it."""
     pid: builtins.int
     """Its process id and process group. 0 when the fork failed."""
     error: builtins.str
     """Why the fork failed. Empty otherwise."""
+    error_number: builtins.int
+    """The system's number for why (errno). 0 when it has none, or the fork did not fail."""
     def __init__(
         self,
         *,
         worker_id: builtins.int = ...,
         pid: builtins.int = ...,
         error: builtins.str = ...,
+        error_number: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["error", b"error", "pid", b"pid", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "error_number", b"error_number", "pid", b"pid", "worker_id", b"worker_id"]) -> None: ...
 
 global___WorkerForked = WorkerForked
 

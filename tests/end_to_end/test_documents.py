@@ -1,0 +1,48 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lmms_eval_grpc.cli.exit_codes import MEANINGS
+from lmms_eval_grpc.cli.parser import build_parser
+from lmms_eval_grpc.server.config import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rows(document: str) -> list[list[str]]:
+    """The cells of every table row of a document."""
+    text = (ROOT / "docs" / document).read_text()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_every_setting_is_documented_with_its_help_and_default() -> None:
+    documented = {cells[0].strip("`"): cells for cells in rows("configuration.md") if cells[0].startswith("`")}
+    assert set(documented) == {setting.name for setting in settings()}
+    for setting in settings():
+        _, flag, variable, default, text = documented[setting.name]
+        assert (flag, variable, text) == (f"`{setting.flag}`", f"`{setting.variable}`", setting.rules["help"])
+        shown = ", ".join(map(str, setting.default)) if setting.repeated else setting.default
+        assert default == ("" if shown in (None, "") else f"`{shown}`")
+
+
+def test_every_exit_code_is_documented() -> None:
+    documented = {int(cells[0]): cells[1] for cells in rows("command_line.md") if cells[0].isdigit()}
+    assert documented == {int(code): meaning for code, meaning in MEANINGS.items()}
+
+
+def test_every_command_is_documented() -> None:
+    named = set(re.findall(r"^\| (.*?) \|", (ROOT / "docs/command_line.md").read_text(), re.MULTILINE))
+    documented = {name for cell in named for name in re.findall(r"`([a-z]+)(?: JOB)?`", cell)}
+    (subcommands,) = [action for action in build_parser([])._actions if action.dest == "command"]
+    assert subcommands.choices is not None
+    assert documented == set(subcommands.choices)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"

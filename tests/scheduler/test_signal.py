@@ -1,0 +1,49 @@
+"""A wake-up call that costs what its waiters cost, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from lmms_eval_grpc.scheduler.signal import Signal
+from tests.scheduler.doubles import PATIENCE
+
+
+async def test_everybody_who_waits_is_woken_and_who_comes_later_is_not() -> None:
+    signal = Signal()
+    waiting = [asyncio.create_task(signal.wait(PATIENCE)) for _ in range(10)]
+    await asyncio.sleep(0)
+    signal.notify()
+    late = asyncio.create_task(signal.wait(0.02))
+    assert await asyncio.gather(*waiting) == [True] * 10
+    assert await late is False
+
+
+async def test_one_that_gives_up_leaves_the_others_waiting() -> None:
+    signal = Signal()
+    patient = asyncio.create_task(signal.wait(None))
+    impatient = asyncio.create_task(signal.wait(0.01))
+    cancelled = asyncio.create_task(signal.wait(None))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    assert await impatient is False
+    assert not patient.done()
+    signal.notify()
+    assert await patient is True
+    assert cancelled.cancelled()
+    assert signal._waiters == set()
+
+
+async def cost(waiters: int) -> float:
+    """Processor time in which so many wait in vain."""
+    signal = Signal()
+    began = time.process_time()
+    await asyncio.gather(*(signal.wait(0.05) for _ in range(waiters)))
+    return time.process_time() - began
+
+
+async def test_many_that_wait_in_vain_cost_no_more_each_than_few() -> None:
+    few = min([await cost(1000) for _ in range(5)])
+    many = min([await cost(16_000) for _ in range(2)])
+    # Sixteen times as much, if it were not for chance; were each searched for among the others, 256 times.
+    assert many < 80 * few
