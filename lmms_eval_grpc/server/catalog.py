@@ -67,7 +67,7 @@ class TaskCatalog:
 
 def _scan(paths: Sequence[Path]) -> TaskIndex:
     started = time.monotonic()
-    index = TaskIndex.scan(paths)
+    index = TaskIndex.open(paths)
     logger.info("task index: %d names in %.2f s", len(index.entries()), time.monotonic() - started)
     for problem in index.problems():
         logger.warning("task file not used: %s: %s", problem.path, problem.reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lmms_eval_grpc.engine.api import (
     EvaluationConfig,
     EvaluationError,
     EvaluationOutcome,
+    GroupScore,
     MetricScore,
     ProgressReport,
     TaskScore,
@@ -125,10 +125,10 @@ def to_task_result(score: TaskScore) -> TaskResult:
 
 def to_result(outcome: EvaluationOutcome) -> EvaluationResult:
     """The outcome of the whole job. Non-finite numbers in the documents become null, which every language can read."""
-    task_results = tuple(map(to_task_result, outcome.tasks))
     return EvaluationResult(
-        task_results=task_results,
-        group_results=read_groups(outcome.results_document, task_results),
+        task_results=tuple(map(to_task_result, outcome.tasks)),
+        # A group without metrics is a heading and no result.
+        group_results=tuple(to_group_result(group) for group in outcome.groups if group.metrics),
         results_json=_dump(outcome.results_document),
         manifest_json=_dump(outcome.manifest),
         results_path="" if outcome.results_path is None else str(outcome.results_path),
@@ -141,24 +141,9 @@ def to_result(outcome: EvaluationOutcome) -> EvaluationResult:
     )
 
 
-def read_groups(document: Mapping[str, Any], task_results: Sequence[TaskResult]) -> tuple[GroupResult, ...]:
-    """The groups of a results document in lmms-eval's layout: ``groups``, ``group_subtasks`` and ``versions``."""
-    scored = {result.task: result.samples_scored for result in task_results}
-    subtasks: Mapping[str, Sequence[str]] = document.get("group_subtasks") or {}
-    groups: Mapping[str, Mapping[str, Any]] = document.get("groups") or {}
-    return tuple(
-        GroupResult(
-            group=name,
-            version=str((document.get("versions") or {}).get(name, "")),
-            metrics=_read_metrics(
-                values,
-                (document.get("higher_is_better") or {}).get(name) or {},
-                sum(scored.get(task, 0) for task in _leaves(name, subtasks)),
-            ),
-            members=tuple(subtasks.get(name, ())),
-        )
-        for name, values in groups.items()
-    )
+def to_group_result(score: GroupScore) -> GroupResult:
+    """The outcome of one group."""
+    return GroupResult(score.group, score.version, tuple(map(_to_metric, score.metrics)), score.members)
 
 
 def to_json(value: object) -> str:
@@ -194,41 +179,6 @@ def _to_metric(score: MetricScore) -> Metric:
         higher_is_better=score.higher_is_better,
         sample_count=score.sample_count,
     )
-
-
-def _read_metrics(values: Mapping[str, Any], better: Mapping[str, Any], sample_count: int) -> tuple[Metric, ...]:
-    metrics = []
-    for key, value in values.items():
-        name, comma, pipeline = key.partition(",")
-        # "acc,none" is a metric; "alias" and "acc_stderr,none" are not.
-        if not comma or "_stderr" in name:
-            continue
-        number, error = _number(value), _number(values.get(f"{name}_stderr,{pipeline}"))
-        higher = better.get(name)
-        metrics.append(
-            Metric(
-                name,
-                pipeline,
-                math.nan if number is None else number,
-                standard_error=error,
-                higher_is_better=higher if isinstance(higher, bool) else None,
-                sample_count=sample_count,
-            )
-        )
-    return tuple(metrics)
-
-
-def _leaves(group: str, subtasks: Mapping[str, Sequence[str]]) -> set[str]:
-    leaves: set[str] = set()
-    for name in subtasks.get(group, ()):
-        leaves |= _leaves(name, subtasks) if name in subtasks else {name}
-    return leaves
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _dump(document: Mapping[str, Any]) -> str:

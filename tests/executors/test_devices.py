@@ -176,7 +176,7 @@ def test_gpus_that_cannot_be_asked_are_not_replaced_by_the_cpu(
     (device_files / "nvidia0").touch()
     (device_files / "nvidia1").touch()
     for names in (("auto",), ("cuda",), ("cpu", "cuda:0")):
-        with pytest.raises(UnreadableDevices, match="GPUs \\(nvidia0, nvidia1 in .*nvidia-smi.*name the device cpu"):
+        with pytest.raises(UnreadableDevices, match=r"GPUs \(nvidia0, nvidia1 in .*nvidia-smi.*name the device cpu"):
             find_devices(names)
     assert [local.device.name for local in find_devices(("cpu",))] == ["cpu"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -13,6 +13,7 @@ from lmms_eval_grpc.engine.api import (
     EvaluationConfig,
     EvaluationError,
     EvaluationOutcome,
+    GroupScore,
     MetricScore,
     ProgressReport,
     Stage,
@@ -153,28 +154,26 @@ def test_an_outcome_becomes_a_result_whose_documents_are_json() -> None:
     assert task.metrics[0].higher_is_better is True
 
 
-def test_groups_are_read_from_the_results_document() -> None:
-    document = {
-        "groups": {
-            "digits": {"alias": "digits", "acc,none": 0.75, "acc_stderr,none": 0.1, "acc_stderr_clt,none": 0.2},
-            "all": {"acc,strict": 0.5, "acc_stderr,strict": "N/A"},
-        },
-        "group_subtasks": {"all": ["digits", "c"], "digits": ["a", "b"]},
-        "versions": {"digits": 1.0},
-        "higher_is_better": {"digits": {"acc": True}},
-    }
-    results = [translate.to_task_result(TaskScore(name, "1", (), 10, 10, 0)) for name in "abc"]
-    digits, everything = translate.read_groups(document, results)
-    assert (digits.group, digits.version, digits.members) == ("digits", "1.0", ("a", "b"))
-    (metric,) = digits.metrics
-    assert (metric.name, metric.filter, metric.value, metric.standard_error) == ("acc", "none", 0.75, 0.1)
-    assert (metric.higher_is_better, metric.sample_count) == (True, 20)
-    (metric,) = everything.metrics
-    assert (metric.filter, metric.standard_error, metric.sample_count) == ("strict", None, 30)
-
-
-def test_a_document_without_groups_has_none() -> None:
-    assert translate.read_groups({"results": {}}, ()) == ()
+def test_groups_with_metrics_become_results() -> None:
+    metric = MetricScore("acc", "strict", 0.5, None, None, None, "", None, 30)
+    outcome = EvaluationOutcome(
+        tasks=(),
+        results_document={},
+        results_path=None,
+        samples_paths=(),
+        manifest={},
+        groups=(
+            GroupScore("all", "All", "1.0", ("digits", "c"), (metric,), 30),
+            GroupScore("digits", "digits", "1.0", ("a", "b"), (), 20),
+        ),
+    )
+    (group,) = translate.to_result(outcome).group_results
+    assert (group.group, group.version, group.members) == ("all", "1.0", ("digits", "c"))
+    assert (group.metrics[0].filter, group.metrics[0].standard_error, group.metrics[0].sample_count) == (
+        "strict",
+        None,
+        30,
+    )
 
 
 @pytest.mark.parametrize(
