@@ -8,10 +8,9 @@ environment() {
   local wanted
   wanted=$(cat pyproject.toml constraints.txt | sha256sum)
   if [ ! -x .venv/bin/python ]; then
-    local python=${PYTHON:-}
-    [ -n "$python" ] || python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-      echo "Python 3.11 or newer is needed; found $("$python" --version). Set PYTHON=/path/to/python3.11." >&2
+    local python
+    python=$(first_python "sys.version_info >= (3, 11)" "${PYTHON:-python3}" python3.11 python3.12 python3.13) || {
+      echo "Python 3.11 or newer is needed, and none was found. Set PYTHON=/path/to/python3.11." >&2
       return 1
     }
     "$python" -m venv .venv
@@ -22,4 +21,17 @@ environment() {
     echo "$wanted" > "$stamp"
   fi
   export PATH="$PWD/.venv/bin:$PATH"
+}
+
+# The first of the named interpreters that runs and for which the condition holds.
+first_python() {
+  local condition=$1 candidate
+  shift
+  for candidate in "$@"; do
+    if "$candidate" -c "import sys; sys.exit(not ($condition))" 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  return 1
 }
