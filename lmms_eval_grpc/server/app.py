@@ -142,6 +142,7 @@ class EvaluationServer:
             max_queued_jobs=self.args.max_queued_jobs,
             max_finished_jobs=self.args.max_completed_jobs,
             finished_job_ttl=self.args.finished_job_ttl,
+            max_attempts=self.args.max_attempts,
         )
         self._scheduler = Scheduler(store, self._executor, self._journal, settings)
         tasks = TaskCatalog(self.args.include_path)

@@ -81,6 +81,13 @@ class ServerArgs:
         default=None,
         metadata={"help": "Seconds after which a finished job is removed; unset: never by age.", "above": 0},
     )
+    max_attempts: int = field(
+        default=5,
+        metadata={
+            "help": "Times that the server may die while a job runs before the job is taken for the cause and fails.",
+            "minimum": 1,
+        },
+    )
     max_queued_jobs: int = field(
         default=1000,
         metadata={"help": "Jobs that may wait at once.", "minimum": 1},

@@ -47,6 +47,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "temp_dir_prefix": "lmms_eval_",
         "max_completed_jobs": 5,
         "finished_job_ttl": 3600.0,
+        "max_attempts": 3,
         "max_queued_jobs": 6,
         "max_watches": 7,
         "max_watches_per_client": 8,
