@@ -146,9 +146,7 @@ async def test_a_task_that_calls_sys_exit_gets_no_score_for_it(jobs: Jobs) -> No
 
 async def test_an_error_in_words_that_utf_8_cannot_say_is_reported_all_the_same(jobs: Jobs) -> None:
     reports, _ = await jobs.run(jobs.spec("raise_half_a_character"))
-    error = last_error(reports).error
-    assert error.code is JobErrorCode.EVALUATION
-    assert "cannot parse the answer '?'" in error.message
+    assert "cannot parse the answer '?'" in last_error(reports).error.message
 
 
 async def test_a_worker_whose_log_cannot_be_written_fails_its_own_job_at_once(jobs: Jobs, tmp_path: Path) -> None:

@@ -133,18 +133,21 @@ async def test_a_job_that_waits_for_a_template_is_cancelled_at_once(open_jobs: O
 async def test_one_slow_fork_costs_no_running_job(open_jobs: OpenJobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_child, "FORK_TIMEOUT", 1.0)
     async with open_jobs(slots=2) as jobs:
-        running, job_dir = await jobs.start(jobs.spec("dawdle", batch_size=1, limit_count=300))
-        await wait_for_log(job_dir, "stage: generating")
+        running, job_dir = await jobs.start(jobs.spec("hang_with_children"))
+        await wait_for_log(job_dir, "children: ")
         slow = template_pid(jobs)
         os.kill(slow, signal.SIGSTOP)
         reports, _ = await jobs.run(jobs.spec("well_behaved"))
         assert isinstance(reports[-1], Completed), "it has its worker from another template"
         assert template_pid(jobs) != slow
         identity = processes.read_identity(job_dir)
-        assert identity is not None, "the first job goes on"
-        assert is_alive(slow)
+        assert identity is not None
+        assert is_alive(identity.pid), "the first job goes on"
         os.kill(slow, signal.SIGCONT)
-        assert isinstance((await collect(running))[-1], Completed)
+        await asyncio.sleep(0.5)
+        assert is_alive(identity.pid)
+        await running.cancel("")
+        assert isinstance((await collect(running))[-1], Stopped)
         await wait_until(lambda: not is_alive(slow))
         log = (job_dir.parent / "job-2" / "worker.log").read_text()
         assert log.count("attempt 1, process") == 1, "the fork that came too late found nobody and ended"
@@ -211,7 +214,7 @@ async def test_a_supervisor_survives_what_it_did_not_expect(monkeypatch: pytest.
             raise troubles.pop(0)
         return real()
 
-    monkeypatch.setattr(template_child.socket, "socketpair", flaky)
+    monkeypatch.setattr(socket, "socketpair", flaky)
     process.start()
     try:
         await wait_until(lambda: process.ready)
