@@ -105,3 +105,18 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def descendants() -> list[psutil.Process]:
+    """What lives below this process: templates, workers, and orphans of theirs, which a template adopts.
+
+    Without the helpers of Python's multiprocessing, which stay for the whole session once another test has used it.
+    """
+    return [process for process in psutil.Process().children(recursive=True) if _counts(process)]
+
+
+def _counts(process: psutil.Process) -> bool:
+    try:
+        return is_alive(process.pid) and not any("multiprocessing" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False

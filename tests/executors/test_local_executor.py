@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psutil
 import pytest
 import pytest_asyncio
 
@@ -22,7 +21,7 @@ from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import EvaluationResult, JobErrorCode, JobStage, Progress, TaskResult
 from lmms_eval_grpc.jobs.spec import MergeSpec
 from lmms_eval_grpc.worker import processes
-from tests.executors.conftest import Jobs, collect, is_alive, wait_for_log, wait_until
+from tests.executors.conftest import Jobs, collect, descendants, is_alive, wait_for_log, wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,11 +43,6 @@ def jobs(executor: LocalExecutor, tiny_checkpoint: Path, tmp_path: Path) -> Jobs
 def last_error(reports: list[WorkerReport]) -> Failed:
     assert isinstance(reports[-1], Failed), reports[-1]
     return reports[-1]
-
-
-def descendants() -> set[int]:
-    """What lives below this process: the template, its workers, and orphans of theirs, which the template adopts."""
-    return {process.pid for process in psutil.Process().children(recursive=True) if is_alive(process.pid)}
 
 
 def scores(result: EvaluationResult) -> list[tuple[str, float, int]]:
@@ -223,10 +217,10 @@ async def test_a_job_that_was_done_before_it_heard_of_its_cancellation_is_done(j
 
 @pytest.mark.parametrize("task", ["leave_children_behind", "leave_a_fork_behind"])
 async def test_a_job_is_not_over_before_its_children_are(jobs: Jobs, task: str) -> None:
-    before = descendants()
+    before = set(descendants())
     reports, _ = await jobs.run(jobs.spec(task, limit_count=1))
     assert isinstance(reports[-1], Completed)
-    assert descendants() - before == set()
+    assert set(descendants()) - before == set()
 
 
 async def test_progress_nobody_reads_is_replaced_by_the_newest_and_nothing_else_is_lost(jobs: Jobs) -> None:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from lmms_eval_grpc.executors import local, local_worker, template_child
@@ -20,7 +19,7 @@ from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.executors.template_process import TemplateProcess
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped
 from lmms_eval_grpc.worker import processes
-from tests.executors.conftest import PATIENCE, Jobs, collect, is_alive, wait_for_log, wait_until
+from tests.executors.conftest import PATIENCE, Jobs, collect, descendants, is_alive, wait_for_log, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +41,7 @@ def open_jobs(tasks_dir: Path, tiny_checkpoint: Path, tmp_path: Path) -> OpenJob
             yield Jobs(executor, tiny_checkpoint, tmp_path)
         finally:
             await executor.stop()
-            assert not [child for child in psutil.Process().children(recursive=True) if is_alive(child.pid)]
+            assert descendants() == []
 
     return open_jobs
 

@@ -18,7 +18,7 @@ from lmms_eval_grpc.executors import template_child
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped
 from lmms_eval_grpc.worker import processes
-from tests.executors.conftest import Jobs, collect, is_alive, wait_for_log, wait_until
+from tests.executors.conftest import Jobs, collect, descendants, is_alive, wait_for_log, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -36,30 +36,26 @@ def open_jobs(tasks_dir: Path, tiny_checkpoint: Path, tmp_path: Path) -> OpenJob
             yield Jobs(executor, tiny_checkpoint, tmp_path)
         finally:
             await executor.stop()
-            assert children() == []
+            assert descendants() == []
 
     return open_jobs
-
-
-def children() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if is_alive(process.pid)]
 
 
 async def test_a_job_submitted_while_the_template_imports_waits_for_it(open_jobs: OpenJobs) -> None:
     async with open_jobs() as jobs:
         assert not jobs.executor.warm
-        await wait_until(lambda: len(children()) == 1)
-        (template,) = children()
+        await wait_until(lambda: len(descendants()) == 1)
+        (template,) = descendants()
         reports, _ = await jobs.run(jobs.spec("well_behaved"))
         assert isinstance(reports[-1], Completed)
         assert jobs.executor.warm
-        assert children() == [template], "a second process would have paid for the imports again"
+        assert descendants() == [template], "a second process would have paid for the imports again"
 
 
 async def test_a_job_cancelled_while_the_template_imports_stops_at_once(open_jobs: OpenJobs) -> None:
     async with open_jobs() as jobs:
-        await wait_until(lambda: len(children()) == 1)
-        (template,) = children()
+        await wait_until(lambda: len(descendants()) == 1)
+        (template,) = descendants()
         execution, job_dir = await jobs.start(jobs.spec("well_behaved"))
         await asyncio.sleep(0.05)
         await execution.cancel("")
@@ -67,7 +63,7 @@ async def test_a_job_cancelled_while_the_template_imports_stops_at_once(open_job
         assert not jobs.executor.warm
         assert not (job_dir / "worker.log").exists()
         await asyncio.sleep(0.5)
-        assert children() == [template], "nobody asked for a second template"
+        assert descendants() == [template], "nobody asked for a second template"
 
 
 async def test_a_template_that_was_killed_is_restarted_and_its_jobs_fail_in_words(
@@ -75,7 +71,7 @@ async def test_a_template_that_was_killed_is_restarted_and_its_jobs_fail_in_word
 ) -> None:
     async with open_jobs() as jobs:
         await wait_until(lambda: jobs.executor.warm)
-        (template,) = children()
+        (template,) = descendants()
         execution, job_dir = await jobs.start(jobs.spec("hang_with_children"))
         orphans = [int(pid) for pid in (await wait_for_log(job_dir, r"children: (\d+) (\d+)")).groups()]
         template.kill()
@@ -98,7 +94,7 @@ async def test_a_template_that_hangs_is_replaced_and_the_job_starts_without_it(
     monkeypatch.setattr(template_child, "FORK_TIMEOUT", 2.0)
     async with open_jobs() as jobs:
         await wait_until(lambda: jobs.executor.warm)
-        (template,) = children()
+        (template,) = descendants()
         template.suspend()
         reports, _ = await jobs.run(jobs.spec("well_behaved"))
         assert isinstance(reports[-1], Completed)
@@ -131,7 +127,7 @@ async def test_stopping_reports_running_jobs_as_stopped_and_leaves_nothing(
         execution, job_dir = await jobs.start(jobs.spec("hang_with_children"))
         orphans = [int(pid) for pid in (await wait_for_log(job_dir, r"children: (\d+) (\d+)")).groups()]
         await jobs.executor.stop()
-        assert children() == []
+        assert descendants() == []
         assert not any(map(is_alive, orphans))
         assert isinstance((await collect(execution))[-1], Stopped)
         reports, _ = await jobs.run(jobs.spec("well_behaved"))
@@ -144,7 +140,7 @@ async def test_stopping_an_executor_that_was_never_started_or_still_imports_is_f
     await executor.start()
     began = time.monotonic()
     await executor.stop()
-    assert children() == []
+    assert descendants() == []
     assert time.monotonic() - began < 60
 
 
