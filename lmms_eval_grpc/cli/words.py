@@ -32,11 +32,6 @@ def name_stage(stage: int) -> str:
     return _name(job_pb2.JobStage, stage, "JOB_STAGE_").replace("_", " ")
 
 
-def name_outcome(outcome: int) -> str:
-    """``scoring error`` for SAMPLE_OUTCOME_SCORING_ERROR."""
-    return _name(job_pb2.SampleOutcome, outcome, "SAMPLE_OUTCOME_").replace("_", " ")
-
-
 def name_error_code(code: int) -> str:
     """``worker died`` for JOB_ERROR_CODE_WORKER_DIED."""
     return _name(job_pb2.JobErrorCode, code, "JOB_ERROR_CODE_").replace("_", " ")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, NotImplementedYet, Violation
+from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server import listings, streams, watch
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
@@ -19,6 +20,9 @@ from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from lmms_eval_grpc.v1 import job_pb2
 
 MAX_REASON = 1024
 """Characters of a cancellation's reason."""
@@ -70,7 +74,10 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             labels=submission.labels,
             priority=submission.priority,
         )
-        return pb.EvaluateResponse(job=write_job(job, full=True, queue_position=self._scheduler.position(job.job_id)))
+        return pb.EvaluateResponse(job=self._write(job))
+
+    def _write(self, job: Job, *, full: bool = True) -> job_pb2.Job:
+        return write_job(job, full=full, queue_position=self._scheduler.position(job.job_id))
 
     async def _find_repeated(self, request: pb.EvaluateRequest) -> pb.EvaluateResponse | None:
         """What exactly this request was answered before: the job that it made."""
@@ -78,12 +85,12 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         job = await self._store.find_request(key) if key and not request.validate_only else None
         if job is None or job.request_digest != digest_of(request):
             return None
-        return pb.EvaluateResponse(job=write_job(job, full=True, queue_position=self._scheduler.position(job.job_id)))
+        return pb.EvaluateResponse(job=self._write(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._journal.job(_job_id(request))
         full = shows_results(request.view, default=True)
-        return pb.GetJobResponse(job=write_job(job, full=full, queue_position=self._scheduler.position(job.job_id)))
+        return pb.GetJobResponse(job=self._write(job, full=full))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         return await listings.list_jobs(request, self._store, self._scheduler)
