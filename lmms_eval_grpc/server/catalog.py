@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_eval_grpc.engine.models import registry
-from lmms_eval_grpc.engine.models.registry import ModelEntry
+from lmms_eval_grpc.engine.models.entry import ModelEntry
 from lmms_eval_grpc.engine.tasks.index import DEFAULT_FOLDER, TaskIndex
 
 logger = logging.getLogger(__name__)
@@ -93,4 +93,4 @@ def _stamp(folders: Sequence[Path]) -> Stamp:
 
 def available_models() -> list[AvailableModel]:
     """Every backend, sorted by name."""
-    return [(entry, registry.missing_packages(entry)) for entry in sorted(registry.entries(), key=lambda e: e.name)]
+    return [(entry, entry.missing_packages()) for entry in sorted(registry.entries(), key=lambda e: e.name)]

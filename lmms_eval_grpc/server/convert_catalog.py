@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lmms_eval_grpc.engine.models.registry import ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.entry import ModelArgument, ModelEntry
 from lmms_eval_grpc.engine.tasks.index import TaskEntry
 from lmms_eval_grpc.jobs.errors import Violation
 from lmms_eval_grpc.jobs.state import JobState

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError
-from lmms_eval_grpc.engine.models.huggingface import HuggingFaceBackend
+from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, SAMPLES, evaluate, load_backend
 from lmms_eval_grpc.engine.run.log import read_sound_lines
 from tests.support import stuck_run

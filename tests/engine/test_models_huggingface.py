@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models import planning, registry
-from lmms_eval_grpc.engine.models.huggingface import HuggingFaceBackend
+from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.huggingface import planning
+from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, GenerationResponse
 from tests.support.checkpoints import FAMILIES
 

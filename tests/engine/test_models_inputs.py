@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmms_eval_grpc.engine.models.images import MediaError, fit_pixels, load_image
-from lmms_eval_grpc.engine.models.messages import MessageError, to_conversation
+from lmms_eval_grpc.engine.data.media.images import MediaError, fit_pixels, load_image
+from lmms_eval_grpc.engine.models.huggingface.conversation import MessageError, to_conversation
 
 
 def png(image: Image.Image, **options: Any) -> bytes:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from lmms_eval_grpc.engine.data.media.images import load_image
 from lmms_eval_grpc.engine.models import registry
-from lmms_eval_grpc.engine.models.huggingface import HuggingFaceBackend
-from lmms_eval_grpc.engine.models.images import load_image
-from lmms_eval_grpc.engine.models.messages import to_conversation
-from lmms_eval_grpc.engine.models.processor import encode
+from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
+from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
+from lmms_eval_grpc.engine.models.huggingface.processor import encode
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, GenerationResponse, LoglikelihoodRequest
 from tests.support.checkpoints import FAMILIES
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.entry import ModelArgument, ModelEntry
 
 
 def test_importing_and_asking_the_registry_imports_no_model_library() -> None:
@@ -16,7 +20,7 @@ def test_importing_and_asking_the_registry_imports_no_model_library() -> None:
         "import sys\n"
         "from lmms_eval_grpc.engine.models import registry\n"
         "entry = registry.resolve('qwen2_5_vl')\n"
-        "registry.missing_packages(entry), registry.closest('qwen'), entry.check_args({'pretrained': 'x', 'no': 1})\n"
+        "entry.missing_packages(), registry.closest('qwen'), entry.check_args({'pretrained': 'x', 'no': 1})\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'PIL', 'grpc', 'google.protobuf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
@@ -56,9 +60,9 @@ def test_all_faults_of_the_arguments_are_named_at_once() -> None:
 
 
 def test_an_integer_passes_as_a_number_but_true_does_not_pass_as_an_integer() -> None:
-    number = registry.ModelArgument(float, 1.0, "")
+    number = ModelArgument(float, 1.0, "")
     assert number.accepts(2)
-    assert not registry.ModelArgument(int, 1, "").accepts(True)
+    assert not ModelArgument(int, 1, "").accepts(True)
 
 
 def test_creating_an_unknown_model_names_the_closest() -> None:
@@ -68,5 +72,54 @@ def test_creating_an_unknown_model_names_the_closest() -> None:
 
 
 def test_missing_packages_are_named_without_importing_them() -> None:
-    entry = registry.ModelEntry("x", "", requires=("pillow", "surely-not-installed"))
-    assert registry.missing_packages(entry) == ("surely-not-installed",)
+    entry = ModelEntry("x", "", "nowhere:load", {}, requires=("pillow", "surely-not-installed"))
+    assert entry.missing_packages() == ("surely-not-installed",)
+
+
+def install_plugin(folder: Path, entry_points: str, **modules: str) -> dict[str, str]:
+    """An environment in which a package with these entry points and modules is installed."""
+    info = folder / "plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lmms_eval_grpc.models]\n{entry_points}")
+    for name, source in modules.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(source))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_plugin_brings_models_and_a_broken_one_costs_only_its_own(tmp_path: Path) -> None:
+    environment = install_plugin(
+        tmp_path,
+        "a_broken = no_such_module:entries\nmine = mine:entries\n",
+        mine="""
+            from lmms_eval_grpc.engine.models.entry import ModelArgument, ModelEntry
+            from lmms_eval_grpc.engine.models.protocol import Answer, Capabilities, GenerationResponse
+
+            def entries():
+                arguments = {"word": ModelArgument(str, "yes", "What it says.")}
+                return [ModelEntry("parrot", "Says one word.", "mine:Parrot", arguments, ("bird",), requires=())]
+
+            class Parrot:
+                capabilities, identity = Capabilities(), {"backend": "parrot"}
+
+                def __init__(self, entry, values, settings):
+                    self.text = f"{values['word']} {settings.device}"
+
+                def generate(self, requests):
+                    yield [Answer(index, GenerationResponse(self.text)) for index in range(len(requests))]
+            """,
+    )
+    program = """
+        from lmms_eval_grpc.engine.models import registry
+        assert registry.resolve("bird") is registry.resolve("parrot") is registry.entries()[-1]
+        parrot = registry.create("bird", {"word": "no"}, device="cpu")
+        ((answer,),) = parrot.generate([None])
+        assert answer.response.text == "no cpu"
+        print(len(registry.resolve("parrot").check_args({"wrod": "no"})))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1"
+    assert "a_broken = no_such_module:entries is left out: ModuleNotFoundError" in done.stderr

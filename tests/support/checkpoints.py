@@ -13,7 +13,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lmms_eval_grpc.engine.models.processor import without_video
+from lmms_eval_grpc.engine.models.huggingface.processor import without_video
 
 CLIENTS = Path(__file__).resolve().parents[2] / "clients" / "python"
 if str(CLIENTS) not in sys.path:

@@ -32,7 +32,7 @@ PRELOAD_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 
 _LIBRARIES = (
     "lmms_eval_grpc.engine.run.evaluate",
-    "lmms_eval_grpc.engine.models.huggingface",
+    "lmms_eval_grpc.engine.models.huggingface.backend",
     "transformers.generation.candidate_generator",
     "transformers.generation.utils",
     "transformers.masking_utils",

@@ -15,14 +15,19 @@ import transformers
 from transformers.utils import cached_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models.generation import GenerationPlan, plan_generation
-from lmms_eval_grpc.engine.models.identity import digest_checkpoint, digest_template
-from lmms_eval_grpc.engine.models.images import fit_pixels, load_image
-from lmms_eval_grpc.engine.models.likelihood import append_continuations, score_continuations, tokenize_continuation
-from lmms_eval_grpc.engine.models.loading import check_checkpoint, load_checkpoint, resolve_device
-from lmms_eval_grpc.engine.models.memory import BatchSizer, is_out_of_memory, release_memory
-from lmms_eval_grpc.engine.models.messages import to_conversation
-from lmms_eval_grpc.engine.models.planning import (
+from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
+from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
+from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
+from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
+from lmms_eval_grpc.engine.models.huggingface.likelihood import (
+    append_continuations,
+    score_continuations,
+    tokenize_continuation,
+)
+from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
+from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, is_out_of_memory, release_memory
+from lmms_eval_grpc.engine.models.huggingface.planning import (
     Batch,
     Prepared,
     PreparedRequest,
@@ -31,8 +36,9 @@ from lmms_eval_grpc.engine.models.planning import (
     plan_batches,
     share_key,
 )
-from lmms_eval_grpc.engine.models.prefetch import Prefetcher
-from lmms_eval_grpc.engine.models.processor import count_tokens, encode, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher
+from lmms_eval_grpc.engine.models.huggingface.processor import count_tokens, encode, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
@@ -41,7 +47,6 @@ from lmms_eval_grpc.engine.models.protocol import (
     LoglikelihoodRequest,
     Message,
 )
-from lmms_eval_grpc.engine.models.stopping import StopStrings, truncate
 
 _PIXELS_PER_TOKEN = 28 * 28
 """Pixels that become one token in a typical model; only sorts requests by length."""
@@ -67,6 +72,19 @@ class HuggingFaceOptions:
     batch_size: int | None = None
     max_batch_size: int | None = None
     model_types: tuple[str, ...] = ()
+
+
+def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceBackend:
+    """The registry's loader of every Hugging Face family."""
+    return HuggingFaceBackend.load(
+        HuggingFaceOptions(
+            **values,
+            device=settings.device,
+            batch_size=settings.batch_size,
+            max_batch_size=settings.max_batch_size,
+            model_types=entry.model_types,
+        )
+    )
 
 
 class HuggingFaceBackend:

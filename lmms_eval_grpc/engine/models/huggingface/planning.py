@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models.generation import generation_key
+from lmms_eval_grpc.engine.models.huggingface.generation import generation_key
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
 
 R = TypeVar("R", bound=Request)

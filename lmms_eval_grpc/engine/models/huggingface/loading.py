@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models.memory import is_out_of_memory
-from lmms_eval_grpc.engine.models.processor import load_processor
+from lmms_eval_grpc.engine.models.huggingface.memory import is_out_of_memory
+from lmms_eval_grpc.engine.models.huggingface.processor import load_processor
 
 _NAMES_SHOWN = 5
 

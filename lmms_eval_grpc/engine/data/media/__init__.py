@@ -1,0 +1,1 @@
+"""Media that documents and messages name, decoded: ``images``."""

@@ -1,0 +1,126 @@
+"""What is known of a model backend before any of it is imported: names, arguments, needs, and where its loader is.
+
+Light: imports no model library, so that a server can list backends and refuse a wrong argument in no time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmms_eval_grpc.engine.api import Problem
+from lmms_eval_grpc.engine.models.protocol import Backend
+
+REQUIRED = object()
+"""The default of an argument that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArgument:
+    """One key of ``model_args``."""
+
+    type: type | tuple[type, ...]
+    default: Any
+    """:data:`REQUIRED`, or the value used when the key is absent."""
+    description: str
+    choices: tuple[Any, ...] = ()
+    """The only values allowed; empty: any value of the type."""
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    def describe_type(self) -> str:
+        types = self.type if isinstance(self.type, tuple) else (self.type,)
+        return " or ".join(_TYPE_NAMES.get(kind, kind.__name__) for kind in types)
+
+    def accepts(self, value: Any) -> bool:
+        """Whether ``value`` has the right type; an int passes as a float, a bool never passes as an int."""
+        types = self.type if isinstance(self.type, tuple) else (self.type,)
+        if isinstance(value, bool):
+            return bool in types
+        if isinstance(value, int) and float in types:
+            return True
+        return isinstance(value, types)
+
+
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a mapping"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """Where and how to run a model: what a job says beside ``model_args``."""
+
+    device: str = "cpu"
+    """A torch device string as this process sees it."""
+    batch_size: int | None = None
+    """Samples per forward pass; None: found automatically."""
+    max_batch_size: int | None = None
+    """Ceiling of the automatic batch size; None: the backend's own."""
+
+
+Loader = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Backend]
+"""Makes a backend of an entry, the values of all its arguments (defaults filled in), and the settings.
+
+Raises :class:`EvaluationError` with a reason such as ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
+"""
+
+_MODULE_OF_PACKAGE = {"pillow": "PIL"}
+"""Names to import of packages that are installed by another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One backend as users know it."""
+
+    name: str
+    description: str
+    loader: str
+    """``module:function`` of a :data:`Loader`; imported only when a model is to be loaded."""
+    arguments: Mapping[str, ModelArgument]
+    """The keys of ``model_args``."""
+    aliases: tuple[str, ...] = ()
+    kind: str = "chat"
+    """``chat`` (takes messages) or ``simple`` (takes a prompt string and visuals)."""
+    modalities: tuple[str, ...] = ("text", "image")
+    requires: tuple[str, ...] = ("torch", "transformers", "accelerate", "pillow")
+    """Names of pip packages without which the backend cannot be made."""
+    model_types: tuple[str, ...] = ()
+    """``model_type`` values of the checkpoints that this name stands for; empty: any."""
+
+    def check_args(self, model_args: Mapping[str, Any]) -> list[Problem]:
+        """Everything wrong with ``model_args``, all at once; empty when nothing is."""
+        problems = [
+            Problem(f"model_args.{key}", f"model {self.name!r} needs the argument {key!r}: {argument.description}")
+            for key, argument in self.arguments.items()
+            if argument.required and not model_args.get(key)
+        ]
+        for key, value in model_args.items():
+            argument = self.arguments.get(key)
+            if argument is None:
+                problems.append(Problem(f"model_args.{key}", self._describe_unknown(key)))
+            elif not argument.accepts(value):
+                found = _TYPE_NAMES.get(type(value), type(value).__name__)
+                problems.append(
+                    Problem(f"model_args.{key}", f"{key} must be {argument.describe_type()}, not {found} ({value!r})")
+                )
+            elif argument.choices and value not in argument.choices:
+                allowed = ", ".join(map(str, argument.choices))
+                problems.append(Problem(f"model_args.{key}", f"{key} must be one of {allowed}, not {value!r}"))
+        return problems
+
+    def missing_packages(self) -> tuple[str, ...]:
+        """Which of the pip packages that the backend needs are not installed here. Imports none of them."""
+        return tuple(
+            package
+            for package in self.requires
+            if importlib.util.find_spec(_MODULE_OF_PACKAGE.get(package, package)) is None
+        )
+
+    def _describe_unknown(self, key: str) -> str:
+        near = difflib.get_close_matches(key, self.arguments, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"model {self.name!r} has no argument {key!r}{hint} Its arguments are: {', '.join(self.arguments)}"
