@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
+from lmms_eval_grpc.engine.data.media.sources import locate
 
-class MediaError(ValueError):
-    """One image cannot be read; the message says which and why."""
+__all__ = ["MediaError", "fit_pixels", "load_image"]
 
 
 def load_image(source: Any) -> Image.Image:
@@ -34,40 +31,20 @@ def load_image(source: Any) -> Image.Image:
         raise
     # Pillow's decoders raise OSError for truncated data, but also ValueError, SyntaxError, EOFError and others.
     except Exception as error:
-        raise MediaError(f"image {_describe(source)} cannot be decoded: {error}") from error
+        raise MediaError(f"image {describe(source)} cannot be decoded: {error}") from error
 
 
 def _open(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return Image.open(io.BytesIO(bytes(source)))
     if isinstance(source, np.ndarray):
         return Image.fromarray(source.squeeze(-1) if source.ndim == 3 and source.shape[-1] == 1 else source)
     if isinstance(source, Mapping):
         if source.get("bytes") is not None:
             return _open(source["bytes"])
         return _open(source.get("path") or source.get("url"))
-    if isinstance(source, Path):
-        return Image.open(source)
-    if isinstance(source, str):
-        return _open_address(source)
-    raise MediaError(f"an image must be a picture, a path, a URL or bytes, not {type(source).__name__}")
-
-
-def _open_address(address: str) -> Image.Image:
-    parts = urlsplit(address)
-    if parts.scheme == "data":
-        header, _, payload = address.partition(",")
-        try:
-            return _open(base64.b64decode(payload, validate=True) if header.endswith(";base64") else unquote(payload))
-        except binascii.Error as error:
-            raise MediaError(f"image {_describe(address)} is not valid base64: {error}") from error
-    if parts.scheme == "file":
-        return Image.open(unquote(parts.path))
-    if parts.scheme in ("http", "https"):
-        raise MediaError(f"image {_describe(address)} would have to be fetched from the network; give a file instead")
-    return Image.open(address)
+    place = locate("image", source)
+    return Image.open(io.BytesIO(place) if isinstance(place, bytes) else place)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -82,17 +59,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def _describe(source: Any) -> str:
-    if isinstance(source, (str, Path)):
-        text = str(source)
-        return repr(text if len(text) <= 80 else text[:77] + "...")
-    if isinstance(source, Mapping) and source.get("path"):
-        return repr(source["path"])
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"of {len(source)} bytes"
-    return f"({type(source).__name__})"
 
 
 def fit_pixels(image: Image.Image, min_pixels: int | None, max_pixels: int | None) -> Image.Image:
