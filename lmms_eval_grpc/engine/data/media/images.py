@@ -8,30 +8,60 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
 from lmms_eval_grpc.engine.data.media.sources import locate
 
-__all__ = ["MediaError", "fit_pixels", "load_image"]
+__all__ = ["MediaError", "fit_frame", "fit_pixels", "load_image"]
 
 
-def load_image(source: Any) -> Image.Image:
+MAX_IMAGE_PIXELS = 1 << 29
+"""Width × height of the largest image that is decoded: 1.5 GiB as RGB. More is taken for an attack or a mistake."""
+
+# Pillow refuses twice its own bound, which maps and scans exceed; above ours nothing gets as far as its check.
+Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+
+_HUGE_PIXELS = 1 << 26
+"""From here on a JPEG is decoded at a fraction of its size where more would be thrown away."""
+
+
+def load_image(source: Any, max_pixels: int | None = None) -> Image.Image:
     """Decodes ``source`` completely and returns it upright (EXIF orientation applied) and in RGB.
 
     ``source`` is a PIL image, a path, a ``file:`` or ``data:`` URL, encoded bytes, an array (height × width, or
     height × width × 1, 3 or 4, 8-bit), or a mapping with ``bytes`` or ``path`` as ``datasets`` stores undecoded
-    images. Raises :class:`MediaError` for anything that is not a whole image.
+    images. Of an animation it is the first picture.
+
+    ``max_pixels`` scales the image down to as many, as :func:`fit_pixels` does. Raises :class:`MediaError` for
+    anything that is not a whole image, and for one of more than :data:`MAX_IMAGE_PIXELS`.
     """
     try:
         image = _open(source)
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        try:
+            return fit_pixels(_decode(image, describe(source), max_pixels), None, max_pixels)
+        finally:
+            if image is not source:
+                image.close()  # an animation would keep its file open
     except MediaError:
         raise
     # Pillow's decoders raise OSError for truncated data, but also ValueError, SyntaxError, EOFError and others.
     except Exception as error:
         raise MediaError(f"image {describe(source)} cannot be decoded: {error}") from error
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int | None) -> Image.Image:
+    pixels = image.width * image.height
+    if pixels > MAX_IMAGE_PIXELS:
+        size = f"{image.width} × {image.height}"
+        raise MediaError(f"image {name} has {size} pixels, more than the {MAX_IMAGE_PIXELS} that are decoded")
+    if max_pixels is not None and pixels > _HUGE_PIXELS and image.format == "JPEG":
+        # At least twice as wide and high as wanted, so that the scaling after it decides what the picture looks like.
+        factor = min(1.0, 2 * math.sqrt(max_pixels / pixels))
+        image.draft("RGB", (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _open(source: Any) -> Image.Image:
@@ -40,9 +70,8 @@ def _open(source: Any) -> Image.Image:
     if isinstance(source, np.ndarray):
         return Image.fromarray(source.squeeze(-1) if source.ndim == 3 and source.shape[-1] == 1 else source)
     if isinstance(source, Mapping):
-        if source.get("bytes") is not None:
-            return _open(source["bytes"])
-        return _open(source.get("path") or source.get("url"))
+        content = next((source[key] for key in ("bytes", "path", "url") if source.get(key) is not None), None)
+        return _open(content)
     place = locate("image", source)
     return Image.open(io.BytesIO(place) if isinstance(place, bytes) else place)
 
@@ -73,3 +102,10 @@ def fit_pixels(image: Image.Image, min_pixels: int | None, max_pixels: int | Non
     else:
         return image
     return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def fit_frame(frame: npt.NDArray[np.uint8], max_pixels: int | None) -> npt.NDArray[np.uint8]:
+    """The frame (height × width × 3) scaled down, where need be, to ``max_pixels``."""
+    if max_pixels is None or frame.shape[0] * frame.shape[1] <= max_pixels:
+        return np.ascontiguousarray(frame)
+    return np.asarray(fit_pixels(Image.fromarray(np.ascontiguousarray(frame)), None, max_pixels))

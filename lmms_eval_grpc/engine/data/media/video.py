@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
 from lmms_eval_grpc.engine.data.media.sources import locate
 from lmms_eval_grpc.engine.data.media.timeline import Timeline
 
-__all__ = ["FramePolicy", "Video", "decode_backend", "load_video", "select_frames"]
+__all__ = ["FramePolicy", "Video", "decode_backend", "decoder_version", "load_video", "select_frames"]
 
 BACKENDS = ("pyav", "torchcodec", "dali")
 _FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp"})
@@ -55,6 +56,17 @@ def decode_backend() -> str:
     if name not in BACKENDS:
         raise ValueError(f"LMMS_VIDEO_DECODE_BACKEND must be one of {', '.join(BACKENDS)}, but is {name!r}")
     return name
+
+
+def decoder_version(backend: str) -> str:
+    """The version of the installed library behind a name of :func:`decode_backend`; empty where there is none."""
+    names = {"pyav": ["av"], "torchcodec": ["torchcodec"], "dali": ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]}
+    for name in names[backend]:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def load_video(

@@ -12,7 +12,7 @@ import io
 import itertools
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lmms_eval_grpc.engine.data.media.errors import MediaError
-from lmms_eval_grpc.engine.data.media.images import fit_pixels
+from lmms_eval_grpc.engine.data.media.images import fit_frame
 from lmms_eval_grpc.engine.data.media.timeline import Timeline
 
 _log = logging.getLogger(__name__)
@@ -46,6 +45,21 @@ def decode(place: Path | bytes, choose: Choice, max_pixels: int | None, name: st
             except (_UnreliableError, av.FFmpegError) as error:
                 _log.debug("video %s is decoded in full: %s", name, error)
         return _in_full(place, choose, max_pixels, name)
+    except av.FFmpegError as error:
+        raise MediaError(f"video {name} cannot be decoded: {error}") from error
+
+
+def read_timeline(place: Path | bytes, name: str) -> Timeline:
+    """When the frames of a video are shown, for decoders that do not say so themselves."""
+    try:
+        with _open(place) as container:
+            stream = _stream(container, name)
+            try:
+                stamps, _ = _packets(container, stream)
+                return Timeline.measured(_seconds(stamps, stream.time_base), stream.average_rate)
+            except _UnreliableError:
+                pass
+        return _full_timeline(place, name)
     except av.FFmpegError as error:
         raise MediaError(f"video {name} cannot be decoded: {error}") from error
 
@@ -118,6 +132,17 @@ def _in_full(
     place: Path | bytes, choose: Choice, max_pixels: int | None, name: str
 ) -> tuple[dict[int, Frame], Timeline]:
     """Twice through the file: the first time to see what there is, so that the frames need not all be held."""
+    timeline = _full_timeline(place, name)
+    wanted = set(choose(timeline))
+    with _open(place) as container:
+        decoded = enumerate(_all_frames(container, _stream(container, name)))
+        frames = {index: _rgb(frame, max_pixels) for index, frame in decoded if index in wanted}
+    if len(frames) != len(wanted):
+        raise MediaError(f"video {name} cannot be decoded: it changed while it was read")
+    return frames, timeline
+
+
+def _full_timeline(place: Path | bytes, name: str) -> Timeline:
     with _open(place) as container:
         stream = _stream(container, name)
         announced = stream.frames
@@ -129,16 +154,8 @@ def _in_full(
         _log.warning("video %s announces %d frames, but only %d can be decoded", name, announced, len(stamps))
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and all(a < b for a, b in itertools.pairwise(known)):
-        timeline = Timeline.measured(_seconds(known, base), rate)
-    else:
-        timeline = Timeline.regular(len(stamps), rate or 1)
-    wanted = set(choose(timeline))
-    with _open(place) as container:
-        decoded = enumerate(_all_frames(container, _stream(container, name)))
-        frames = {index: _rgb(frame, max_pixels) for index, frame in decoded if index in wanted}
-    if len(frames) != len(wanted):
-        raise MediaError(f"video {name} cannot be decoded: it changed while it was read")
-    return frames, timeline
+        return Timeline.measured(_seconds(known, base), rate)
+    return Timeline.regular(len(stamps), rate or 1)
 
 
 def _all_frames(container: Any, stream: Any) -> Iterator[Any]:
@@ -165,6 +182,4 @@ def _rgb(frame: Any, max_pixels: int | None) -> Frame:
     turns = round(frame.rotation / 90) % 4
     if turns:
         array = np.rot90(array, turns)
-    if max_pixels is not None and array.shape[0] * array.shape[1] > max_pixels:
-        array = np.asarray(fit_pixels(Image.fromarray(array), None, max_pixels))
-    return np.ascontiguousarray(array)
+    return fit_frame(array, max_pixels)
