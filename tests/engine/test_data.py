@@ -134,7 +134,7 @@ def test_audio_is_decoded_when_a_document_is_asked_for() -> None:
 def test_broken_audio_says_so() -> None:
     sounds = datasets.Dataset.from_list([{"sound": {"bytes": b"RIFF", "path": "a.wav"}}])
     documents = Documents("toy", sounds.cast_column("sound", datasets.Audio()))
-    with pytest.raises(ValueError, match=r"a\.wav is no audio"):
+    with pytest.raises(ValueError, match=r"audio 'a\.wav' cannot be decoded"):
         documents.with_media(0)
 
 

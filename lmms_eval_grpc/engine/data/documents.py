@@ -37,8 +37,8 @@ class Documents:
     def with_media(self, doc_id: int) -> dict[str, Any]:
         """Document ``doc_id``. Raises what decoding raises when a medium is corrupt.
 
-        Images are PIL images. Audio is a mapping of ``array`` (samples, or samples by channels), ``sampling_rate`` and
-        ``path``. A video is its path, or its bytes where the dataset holds the file itself.
+        Images are PIL images. Audio is a mapping of ``array`` (one channel), ``sampling_rate`` and ``path``. A video is
+        its path, or a mapping with ``bytes`` where the dataset holds the file itself.
         """
         document: dict[str, Any] = self._dataset[doc_id]
         for name in self._recordings:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from lmms_eval_grpc.engine.data.media.audio import decode_audio, mono, resample
 
 
 def without_decoding(dataset: Any) -> Any:
@@ -20,7 +20,9 @@ def without_decoding(dataset: Any) -> Any:
 def decode_recording(feature: Any, value: Any) -> Any:
     """One value of an audio or video column, alone or in a list, as a task's functions expect it; None stays None.
 
-    Raises ValueError for audio that cannot be decoded.
+    Audio is a mapping of ``array`` (one channel), ``sampling_rate`` (hertz, the column's own if it has one) and
+    ``path``. A video is its path, or a mapping of ``type``, ``bytes`` and ``path`` where the dataset holds the file
+    itself. Raises MediaError for audio that cannot be decoded.
     """
     if value is None:
         return None
@@ -30,22 +32,12 @@ def decode_recording(feature: Any, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if type(feature).__name__ == "Audio":
-        return decode_audio(value)
-    path, content = value.get("path"), value.get("bytes")
-    return path if content is None else content
-
-
-def decode_audio(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A file (``path``, ``bytes``) as ``array`` of floats, ``sampling_rate`` in hertz and ``path``."""
-    import soundfile  # late: few tasks have sound
-
-    path, content = value.get("path"), value.get("bytes")
-    try:
-        array, rate = soundfile.read(io.BytesIO(content) if content is not None else str(path), dtype="float32")
-    except (soundfile.SoundFileError, OSError) as error:
-        name = Path(path).name if path else "the recording"
-        raise ValueError(f"{name} is no audio that can be decoded: {error}") from error
-    return {"path": path, "array": array, "sampling_rate": int(rate)}
+        samples, native = decode_audio(value)
+        rate = int(feature.sampling_rate or native)
+        return {"path": value.get("path"), "array": resample(mono(samples), native, rate), "sampling_rate": rate}
+    if value.get("bytes") is None:
+        return value.get("path")
+    return {"type": "video", "bytes": value["bytes"], "path": value.get("path")}
 
 
 def _undecoded(feature: Any) -> Any:

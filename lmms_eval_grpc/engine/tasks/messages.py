@@ -23,8 +23,8 @@ def visual_item(visual: Any) -> dict[str, Any]:
     """The content item for one visual.
 
     A PIL image is an image. A path or URL is known by its ending, and is a video where that says nothing. A mapping
-    has a ``type`` (video if it has none) and a ``url`` or ``path``; with ``video_start`` or ``video_end`` it is
-    handed on whole, and decoded audio (``array``, ``sampling_rate``) is audio.
+    has a ``type`` (video if it has none) and a ``url`` or ``path``; with ``video_start``, ``video_end`` or ``bytes`` it
+    is handed on whole, and decoded audio (``array``, ``sampling_rate``) is audio.
 
     Raises TypeError for anything else.
     """
@@ -33,7 +33,7 @@ def visual_item(visual: Any) -> dict[str, Any]:
     if isinstance(visual, Mapping):
         if "array" in visual and "sampling_rate" in visual:
             return {"type": visual.get("type", "audio"), "url": visual}
-        whole = "video_start" in visual or "video_end" in visual
+        whole = "video_start" in visual or "video_end" in visual or visual.get("bytes") is not None
         url = visual if whole else visual.get("url", visual.get("path", visual))
         return {"type": visual.get("type", "video"), "url": url}
     if isinstance(visual, str | PurePath):

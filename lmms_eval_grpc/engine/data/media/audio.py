@@ -26,8 +26,7 @@ def load_audio(source: Any, sampling_rate: int, *, start: float | None = None, e
     Raises MediaError for what is missing, is no audio, or has nothing between ``start`` and ``end``.
     """
     samples, rate = decode_audio(source)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1, dtype=np.float32)
+    samples = mono(samples)
     first = 0 if start is None else max(0, round(start * rate))
     behind = len(samples) if end is None else round(end * rate)
     samples = samples[first:behind]
@@ -48,6 +47,11 @@ def decode_audio(source: Any) -> tuple[Samples, int]:
             return decode_audio(content)
         return _decode(locate("audio", content), describe(source))
     return _decode(locate("audio", source), describe(source))
+
+
+def mono(samples: Samples) -> Samples:
+    """One axis: the mean of the channels where there are several."""
+    return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:

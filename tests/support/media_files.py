@@ -57,6 +57,7 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
+        container.start_encoding()
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
             if stamps is not None:
