@@ -276,7 +276,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         ("/no/such/clip.mp4", r"'/no/such/clip\.mp4': there is no such file"),
         ({"path": "/no/such/clip.mp4", "video_start": 1}, r"'/no/such/clip\.mp4'"),
         ("https://example.org/a.mp4", "fetched from the network"),
-        ({"type": "video"}, "needs one of frames, bytes, path, url and video, but has type"),
+        ({"type": "video"}, "needs one of frames, bytes, path and url, but has type"),
         (5, "not int"),
         (None, "not NoneType"),
         ([], "no frames"),

@@ -72,3 +72,24 @@ def sine(frequency: float, seconds: float, rate: int, amplitude: float = 0.5) ->
     """One channel of a pure tone."""
     times = np.arange(round(seconds * rate)) / rate
     return (amplitude * np.sin(2 * np.pi * frequency * times)).astype(np.float32)
+
+
+def write_sound(file: Path, channels: npt.NDArray[np.float32], rate: int, codec: str, *, pictures: int = 0) -> None:
+    """``channels`` (two × samples) by any codec of FFmpeg; with ``pictures``, as the sound of a video of so many."""
+    with av.open(str(file), "w") as container:
+        video = container.add_stream("mpeg4", rate=25) if pictures else None
+        stream = container.add_stream(codec, rate=rate)
+        stream.layout = "stereo"
+        if video is not None:
+            video.width, video.height = numbered_frame(0).shape[1::-1]
+            video.pix_fmt = "yuv420p"
+            for number in range(pictures):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")))
+            container.mux(video.encode())
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = rate, 0
+        size = stream.codec_context.frame_size or 1024
+        cutter = av.AudioResampler(format=stream.format, layout="stereo", rate=rate, frame_size=size)
+        for piece in [*cutter.resample(frame), *cutter.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode())

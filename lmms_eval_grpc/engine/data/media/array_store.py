@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -46,13 +47,17 @@ class ArrayStore:
             with np.load(path, allow_pickle=False) as stored:  # the format's check sums are compared
                 arrays = {name: stored[name] for name in stored.files}
             notes = json.loads(str(arrays.pop("notes")))
-            os.utime(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("the entry %s of the media cache is broken and removed: %s", path, error)
-            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("the entry %s of the media cache cannot be read: %s", path, error)
             return None
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            _log.warning("the entry %s of the media cache is broken and removed: %s", path, error)
+            _remove(path)
+            return None
+        with contextlib.suppress(OSError):  # read-only, or just removed
+            os.utime(path)
         return arrays, notes
 
     def put(self, key: str, arrays: Mapping[str, npt.NDArray[Any]], notes: Mapping[str, Any]) -> None:
@@ -90,15 +95,20 @@ class ArrayStore:
         for path in self.folder.glob("??/*"):
             try:
                 status = path.stat()
-                if path.suffix == _PARTIAL and time.time() - status.st_mtime > _ABANDONED_S:
-                    path.unlink(missing_ok=True)  # its process died while it wrote
-                elif path.suffix == _SUFFIX:
-                    entries.append((status.st_mtime_ns, status.st_size, path))
-            except FileNotFoundError:  # another process was quicker
+            except OSError:  # another process was quicker
                 continue
+            if path.suffix == _PARTIAL and time.time() - status.st_mtime > _ABANDONED_S:
+                _remove(path)  # its process died while it wrote
+            elif path.suffix == _SUFFIX:
+                entries.append((status.st_mtime_ns, status.st_size, path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total <= self.max_bytes * _SHARE_KEPT:
                 break
-            path.unlink(missing_ok=True)
+            _remove(path)
             total -= size
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

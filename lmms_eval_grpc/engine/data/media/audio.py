@@ -40,7 +40,7 @@ def decode_audio(source: Any) -> tuple[Samples, int]:
     if isinstance(source, Mapping):
         if source.get("array") is not None:
             return _from_array(source)
-        content = next((source[key] for key in ("bytes", "path", "url", "audio") if source.get(key) is not None), None)
+        content = next((source[key] for key in ("bytes", "path", "url") if source.get(key) is not None), None)
         if content is None:
             raise MediaError(f"audio {describe(source)}: needs array and sampling_rate, or one of bytes, path and url")
         if isinstance(content, Mapping):

@@ -29,7 +29,7 @@ def media_digest(kind: str, source: Any) -> str:
 
 def _identity(kind: str, source: Any) -> Any:
     if isinstance(source, Mapping):
-        return {str(key): _identity(kind, value) for key, value in source.items() if _counts(key, source)}
+        return _mapping(kind, source)
     if isinstance(source, (list, tuple)):
         return [_identity(kind, item) for item in source]
     if isinstance(source, np.ndarray):
@@ -42,11 +42,18 @@ def _identity(kind: str, source: Any) -> Any:
     return hashlib.sha256(place).hexdigest() if isinstance(place, bytes) else _file(kind, place)
 
 
-def _counts(key: Any, source: Mapping[Any, Any]) -> bool:
-    """Whether an entry of a mapping bears on what is decoded: not the type, nor the name beside the content."""
-    if key in ("path", "url"):
-        return all(source.get(other) is None for other in ("bytes", "array", "frames"))
-    return bool(key != "type")
+def _mapping(kind: str, source: Mapping[Any, Any]) -> Any:
+    """The content and what else is said of it; a path beside the content does not count, nor does the type."""
+    said = {key: value for key, value in source.items() if value is not None and key != "type"}
+    content = next((said[key] for key in ("array", "frames", "bytes", "path", "url") if key in said), None)
+    for key in ("array", "frames", "bytes", "path", "url"):
+        said.pop(key, None)
+    identity = _identity(kind, content)
+    return [identity, {str(key): _plain(kind, value) for key, value in said.items()}] if said else identity
+
+
+def _plain(kind: str, value: Any) -> Any:
+    return value if isinstance(value, str) else _identity(kind, value)
 
 
 def _file(kind: str, path: Path) -> Any:

@@ -81,8 +81,8 @@ def load_video(
 
     ``source`` is a path, a ``file:`` or ``data:`` URL, encoded bytes, or frames: a folder of pictures in the natural
     order of their names, a list of anything that :func:`load_image` takes, or an array (frames × height × width × 3).
-    Or a mapping with one of these as ``path``, ``bytes``, ``url``, ``video`` or ``frames`` and, if it knows them,
-    ``video_start`` and ``video_end`` in seconds and the ``fps`` of its frames.
+    Or a mapping with one of these as ``path``, ``bytes``, ``url`` or ``frames`` and, if it knows them, ``video_start``
+    and ``video_end`` in seconds and the ``fps`` of its frames (without, a list is taken for one frame a second).
 
     ``max_pixels`` bounds width × height of each frame as it is decoded, so that a long video fits into memory.
 
@@ -113,11 +113,11 @@ def load_video(
 def _content(source: Any) -> tuple[Path | bytes | Sequence[Any] | npt.NDArray[Any], float | None]:
     """The encoded video, or its frames with their number a second where that is said."""
     if isinstance(source, Mapping):
-        for key in ("frames", "bytes", "path", "url", "video"):
+        for key in ("frames", "bytes", "path", "url"):
             if source.get(key) is not None:
                 content, _ = _content(source[key])
                 return content, source.get("fps")
-        message = "a video's mapping needs one of frames, bytes, path, url and video"
+        message = "a video's mapping needs one of frames, bytes, path and url"
         raise MediaError(f"{message}, but has {', '.join(map(str, source)) or 'nothing'}")
     if isinstance(source, (list, tuple, np.ndarray)):
         return source, None
