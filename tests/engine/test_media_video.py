@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
 from lmms_eval_grpc.engine.data.media import video_pyav
+from lmms_eval_grpc.engine.data.media.audio import load_audio
 from lmms_eval_grpc.engine.data.media.errors import MediaError
+from lmms_eval_grpc.engine.data.media.images import load_image
 from lmms_eval_grpc.engine.data.media.timeline import Timeline
 from lmms_eval_grpc.engine.data.media.video import FramePolicy, Video, load_video, select_frames
-from tests.support.media_files import number_in, numbered_frame, write_video
+from tests.support.media_files import number_in, numbered_frame, sine, write_sound, write_video
 
 NINE = FramePolicy(max_num_frames=9)
 
@@ -246,6 +252,43 @@ def test_damage_in_the_middle_costs_no_other_frame(tmp_path: Path) -> None:
     assert numbers(video)[-1] == 199
 
 
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "a.mkv", "a.ts", "a.avi", "a.webm", "a.flac", "a.mp3", "a.m4a", "a.png", "a.jpg"]
+)
+def test_random_damage_is_a_media_error_or_none_at_all(tmp_path: Path, name: str) -> None:
+    load = _write_any(tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    dice = random.Random(name)
+    for round_number in range(24):
+        content = bytearray(whole)
+        place = dice.randrange(len(content))
+        if round_number % 3 == 0:
+            del content[place:]
+        elif round_number % 3 == 1:
+            del content[place : place + dice.randrange(1, 200)]
+        else:
+            for _ in range(10):
+                content[dice.randrange(len(content))] = dice.randrange(256)
+        with contextlib.suppress(MediaError):
+            load(bytes(content))
+
+
+def _write_any(file: Path) -> Callable[[bytes], object]:
+    """A small file of the kind that its name says, and what reads such."""
+    if file.suffix in (".flac", ".mp3"):
+        soundfile.write(file, sine(440, 0.5, 16000), 16000)
+    elif file.suffix == ".m4a":
+        write_sound(file, np.stack([sine(440, 0.5, 48000)] * 2), 48000, "aac")
+    elif file.suffix in (".png", ".jpg"):
+        Image.fromarray(numbered_frame(77)).save(file)
+        return load_image
+    else:
+        codec = {".avi": "mpeg4", ".webm": "libvpx-vp9"}.get(file.suffix, "libx264")
+        write_video(file, 30, codec=codec)
+        return lambda content: load_video(content, FramePolicy(6))
+    return lambda content: load_audio(content, 8000)
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
 def test_what_is_no_video_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.mp4"
@@ -263,8 +306,6 @@ def test_a_header_without_frames_is_named(tmp_path: Path) -> None:
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    import soundfile
-
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 8000)
     with pytest.raises(MediaError, match=r"a\.wav' cannot be decoded: the file has no video stream"):
         load_video(tmp_path / "a.wav", NINE)

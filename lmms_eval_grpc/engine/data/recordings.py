@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmms_eval_grpc.engine.data.media.audio import decode_audio, mono, resample
+from lmms_eval_grpc.engine.data.media.audio import decode_audio, resample
 
 
 def without_decoding(dataset: Any) -> Any:
@@ -34,7 +34,7 @@ def decode_recording(feature: Any, value: Any) -> Any:
     if type(feature).__name__ == "Audio":
         samples, native = decode_audio(value)
         rate = int(feature.sampling_rate or native)
-        return {"path": value.get("path"), "array": resample(mono(samples), native, rate), "sampling_rate": rate}
+        return {"path": value.get("path"), "array": resample(samples, native, rate), "sampling_rate": rate}
     if value.get("bytes") is None:
         return value.get("path")
     return {"type": "video", "bytes": value["bytes"], "path": value.get("path")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
-from lmms_eval_grpc.engine.data.media.sources import locate
+from lmms_eval_grpc.engine.data.media.sources import locate, require_file
 
 Samples = npt.NDArray[np.float32]
 
@@ -26,7 +27,6 @@ def load_audio(source: Any, sampling_rate: int, *, start: float | None = None, e
     Raises MediaError for what is missing, is no audio, or has nothing between ``start`` and ``end``.
     """
     samples, rate = decode_audio(source)
-    samples = mono(samples)
     first = 0 if start is None else max(0, round(start * rate))
     behind = len(samples) if end is None else round(end * rate)
     samples = samples[first:behind]
@@ -36,7 +36,7 @@ def load_audio(source: Any, sampling_rate: int, *, start: float | None = None, e
 
 
 def decode_audio(source: Any) -> tuple[Samples, int]:
-    """Samples, or samples × channels where there are several, and their rate in hertz. Raises MediaError."""
+    """The samples of ``source`` as in :func:`load_audio`, and their own rate in hertz. Raises MediaError."""
     if isinstance(source, Mapping):
         if source.get("array") is not None:
             return _from_array(source)
@@ -47,11 +47,6 @@ def decode_audio(source: Any) -> tuple[Samples, int]:
             return decode_audio(content)
         return _decode(locate("audio", content), describe(source))
     return _decode(locate("audio", source), describe(source))
-
-
-def mono(samples: Samples) -> Samples:
-    """One axis: the mean of the channels where there are several."""
-    return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 def resample(samples: Samples, rate: int, wanted: int) -> Samples:
@@ -73,19 +68,24 @@ def _from_array(source: Mapping[str, Any]) -> tuple[Samples, int]:
         raise MediaError(f"audio given as an array must be samples, or samples × channels, not {array.shape}")
     if np.issubdtype(array.dtype, np.integer):
         array = array / np.float32(-float(np.iinfo(array.dtype).min) or 1.0)
-    return array.astype(np.float32, copy=False), int(rate)
+    return _mixed(array.astype(np.float32, copy=False)), int(rate)
 
 
 def _decode(place: Path | bytes, name: str) -> tuple[Samples, int]:
     import soundfile
 
-    if isinstance(place, Path) and not place.is_file():
-        raise MediaError(f"audio {name}: there is no such file")
+    if isinstance(place, Path):
+        require_file("audio", place)
     try:
         samples, rate = soundfile.read(io.BytesIO(place) if isinstance(place, bytes) else str(place), dtype="float32")
     except (soundfile.SoundFileError, OSError) as error:
         return _by_pyav(place, name, error)
-    return samples, int(rate)
+    return _mixed(samples), int(rate)
+
+
+def _mixed(samples: Samples) -> Samples:
+    """One axis: of samples × channels the mean of the channels."""
+    return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 def _by_pyav(place: Path | bytes, name: str, refusal: Exception) -> tuple[Samples, int]:
@@ -93,26 +93,27 @@ def _by_pyav(place: Path | bytes, name: str, refusal: Exception) -> tuple[Sample
     import av
 
     pieces: list[Samples] = []
+    converter, rate = None, 0
     try:
         with av.open(io.BytesIO(place) if isinstance(place, bytes) else str(place)) as container:
             if not container.streams.audio:
                 raise MediaError(f"audio {name} cannot be decoded: the file has no sound track")
-            stream = container.streams.audio[0]
-            rate = stream.rate
-            resampler = av.AudioResampler(format="fltp", rate=rate)
-            for packet in container.demux(stream):
-                try:
-                    decoded = packet.decode()
-                except av.FFmpegError:  # one broken packet is a gap, not the end
-                    continue
-                pieces.extend(piece.to_ndarray() for frame in decoded for piece in resampler.resample(frame))
-    except av.FFmpegError as error:
+            for packet in container.demux(container.streams.audio[0]):
+                # One packet that is broken, or that changes the rate, is a gap and not the end.
+                with contextlib.suppress(av.FFmpegError, ValueError):
+                    for frame in packet.decode():
+                        if converter is None:
+                            rate = frame.sample_rate  # the stream's may be half of it
+                            converter = av.AudioResampler(format="fltp", rate=rate)
+                        pieces.extend(piece.to_ndarray().mean(axis=0) for piece in converter.resample(frame))
+    except MediaError:
+        raise
+    except (av.FFmpegError, AttributeError) as error:  # AttributeError: PyAV, of a codec that it does not know
         if not pieces:
             raise MediaError(f"audio {name} cannot be decoded: {error}; {refusal}") from error
     if not pieces:
         raise MediaError(f"audio {name} cannot be decoded: no part of its sound is whole")
-    samples = np.concatenate(pieces, axis=1).T
-    return (samples[:, 0] if samples.shape[1] == 1 else samples), rate
+    return np.concatenate(pieces), rate
 
 
 def _within(start: float | None, end: float | None) -> str:

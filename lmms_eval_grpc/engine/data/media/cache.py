@@ -25,9 +25,17 @@ from lmms_eval_grpc.engine.data.media.array_store import ArrayStore
 from lmms_eval_grpc.engine.data.media.audio import Samples, load_audio
 from lmms_eval_grpc.engine.data.media.digest import media_digest
 from lmms_eval_grpc.engine.data.media.images import load_image
-from lmms_eval_grpc.engine.data.media.video import FramePolicy, Video, decode_backend, decoder_version, load_video
+from lmms_eval_grpc.engine.data.media.video import (
+    FramePolicy,
+    Video,
+    decode_backend,
+    decoder_version,
+    installed_versions,
+    load_video,
+)
 
 _FORMAT = 1  # raised when decoding changes, so that entries of before are not found
+_AUDIO_LIBRARIES = ("soundfile", "soxr", "av")
 _GIB = 1 << 30
 _USUAL_BYTES = 16 * _GIB
 _USUAL_MEMORY_BYTES = _GIB // 4
@@ -71,7 +79,7 @@ class MediaCache:
         decode = functools.partial(load_audio, source, sampling_rate, start=start, end=end)
         if self._store is None:
             return decode()
-        key = _key("audio", source, [sampling_rate, start, end])
+        key = _key("audio", source, [sampling_rate, start, end, installed_versions(_AUDIO_LIBRARIES)])
         return self._once(key, decode, self._stored_audio, self._store_audio)
 
     def image(self, source: Any, max_pixels: int | None = None) -> Image.Image:

@@ -11,11 +11,14 @@ class MediaError(ValueError):
     """One image, video or recording cannot be read; the message says which and why."""
 
 
+_LONGEST = 1024  # of a path that is shown whole
+
+
 def describe(source: Any) -> str:
     """``source`` as an error names it: its path, or what it is; short whatever it holds."""
     if isinstance(source, (str, Path)):
         text = str(source)
-        return repr(text if len(text) <= 200 or not text.startswith("data:") else text[:77] + "...")
+        return repr(text if len(text) <= _LONGEST else text[:77] + "...")
     if isinstance(source, Mapping):
         address = source.get("path") or source.get("url")
         if isinstance(address, (str, Path)):

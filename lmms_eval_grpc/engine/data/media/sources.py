@@ -39,3 +39,14 @@ def locate(kind: str, source: Any) -> Path | bytes:
         message = f"{kind} {describe(source)} would have to be fetched from the network; give a file instead"
         raise MediaError(message)
     return Path(source)
+
+
+def require_file(kind: str, place: Path) -> None:
+    """Raises MediaError unless ``place`` is a file, or a name that leads to one."""
+    try:
+        if place.is_file():
+            return
+        reason = "there is no such file"
+    except OSError as error:  # a folder that may not be entered, or text that is too long for a path
+        reason = str(error.strerror)
+    raise MediaError(f"{kind} {describe(place)}: {reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import os
 import re
@@ -18,10 +20,18 @@ from PIL import Image
 from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
 from lmms_eval_grpc.engine.data.media.frames import FramePolicy, select_frames
 from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
-from lmms_eval_grpc.engine.data.media.sources import locate
+from lmms_eval_grpc.engine.data.media.sources import locate, require_file
 from lmms_eval_grpc.engine.data.media.timeline import Timeline
 
-__all__ = ["FramePolicy", "Video", "decode_backend", "decoder_version", "load_video", "select_frames"]
+__all__ = [
+    "FramePolicy",
+    "Video",
+    "decode_backend",
+    "decoder_version",
+    "installed_versions",
+    "load_video",
+    "select_frames",
+]
 
 BACKENDS = ("pyav", "torchcodec", "dali")
 _FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp"})
@@ -58,15 +68,26 @@ def decode_backend() -> str:
     return name
 
 
+_LIBRARIES = {
+    "pyav": ("av",),
+    "torchcodec": ("torchcodec", "av"),
+    "dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "av"),
+}
+
+
 def decoder_version(backend: str) -> str:
-    """The version of the installed library behind a name of :func:`decode_backend`; empty where there is none."""
-    names = {"pyav": ["av"], "torchcodec": ["torchcodec"], "dali": ["nvidia-dali-cuda130", "nvidia-dali-cuda120"]}
-    for name in names[backend]:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
+    """What is installed of the libraries behind a name of :func:`decode_backend`, with versions."""
+    return installed_versions(_LIBRARIES[backend])
+
+
+@functools.cache
+def installed_versions(distributions: tuple[str, ...]) -> str:
+    """Those of ``distributions`` that are installed, with their versions, as one text."""
+    found = []
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found)
 
 
 def load_video(
@@ -122,12 +143,18 @@ def _content(source: Any) -> tuple[Path | bytes | Sequence[Any] | npt.NDArray[An
     if isinstance(source, (list, tuple, np.ndarray)):
         return source, None
     place = locate("video", source)
-    if isinstance(place, Path) and place.is_dir():
+    if isinstance(place, Path) and _is_folder(place):
         files = sorted((file for file in place.iterdir() if file.suffix.lower() in _FRAME_SUFFIXES), key=_natural)
         if not files:
             raise MediaError(f"video {describe(place)} is a folder without pictures")
         return files, None
     return place, None
+
+
+def _is_folder(place: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return place.is_dir()
+    return False
 
 
 def _natural(file: Path) -> list[tuple[int, int | str]]:
@@ -150,8 +177,8 @@ def _from_frames(
 
 
 def _decode(place: Path | bytes, choose: Callable[[Timeline], list[int]], max_pixels: int | None, name: str) -> Video:
-    if isinstance(place, Path) and not place.is_file():
-        raise MediaError(f"video {name}: there is no such file")
+    if isinstance(place, Path):
+        require_file("video", place)
     # Late: each needs a library of its own, which the others do not.
     backend = importlib.import_module(f"{__package__}.video_{decode_backend()}")
     frames, timeline = backend.decode(place, choose, max_pixels, name)

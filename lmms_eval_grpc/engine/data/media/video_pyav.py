@@ -45,7 +45,9 @@ def decode(place: Path | bytes, choose: Choice, max_pixels: int | None, name: st
             except (_UnreliableError, av.FFmpegError) as error:
                 _log.debug("video %s is decoded in full: %s", name, error)
         return _in_full(place, choose, max_pixels, name)
-    except av.FFmpegError as error:
+    except MediaError:
+        raise
+    except (av.FFmpegError, ValueError) as error:  # ValueError: a picture that cannot be converted
         raise MediaError(f"video {name} cannot be decoded: {error}") from error
 
 
