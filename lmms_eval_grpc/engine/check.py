@@ -165,6 +165,7 @@ def _check_baseline(config: EvaluationConfig) -> Iterator[Problem]:
         return
     if config.predict_only:
         yield Problem("baseline", "baseline compares scores, but predict_only makes none; unset one of the two")
+        return
     try:
         parse_baseline(config.baseline)
     except BaselineNameError as error:
