@@ -207,7 +207,11 @@ def test_other_documents_are_refused_before_the_model_is_loaded(config: Evaluati
         ("not json\n", "BASELINE_UNREADABLE", "line 1: not a sample"),
         ("", "NOTHING_TO_COMPARE", r"toy \(exact_match\); it has no sample"),
         ('{"doc_id": 3, "filtered_resps": ["x"], "anls": 0.5}\n', "NOTHING_TO_COMPARE", r"it has toy \(anls\)"),
-        ('{"doc_id": 99, "filtered_resps": ["x"], "exact_match": 1}\n', "NOTHING_TO_COMPARE", "limit and offset select"),
+        (
+            '{"doc_id": 99, "filtered_resps": ["x"], "exact_match": 1}\n',
+            "NOTHING_TO_COMPARE",
+            "limit and offset select",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_the_model_is_loaded(

@@ -23,7 +23,7 @@ from lmms_eval_grpc.engine.record.comparison import MetricComparison, Verdict, c
 from lmms_eval_grpc.engine.record.plain_json import to_plain
 from lmms_eval_grpc.engine.record.results import safe_name
 from lmms_eval_grpc.engine.record.stored import SAMPLES_NAME, StoredSample, read_results, read_samples
-from lmms_eval_grpc.engine.scoring.aggregate import ScoredSample
+from lmms_eval_grpc.engine.scoring.aggregate import ScoredSample, cluster_id
 from lmms_eval_grpc.engine.tasks.task import Task
 
 _log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def _clusters(task: Task, scored: Sequence[ScoredSample]) -> dict[tuple[str, int
     for sample in scored:
         for value in (value for score in sample.scores for value in score.scores.values()):
             if isinstance(value, Mapping) and value.get(key) is not None:
-                clusters[task.name, sample.doc_id] = value[key]
+                clusters[task.name, sample.doc_id] = cluster_id(value[key])
     return clusters if len(clusters) == len(scored) else None
 
 

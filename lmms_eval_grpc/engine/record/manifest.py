@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.judge.protocol import is_compat_parsing
 from lmms_eval_grpc.engine.record.code_version import code_version
 from lmms_eval_grpc.engine.record.plain_json import to_plain
 from lmms_eval_grpc.engine.record.redact import redact
@@ -93,6 +94,7 @@ def build_manifest(
         "system_instruction": config.system_instruction,
         "apply_chat_template": config.apply_chat_template,
         "fewshot_as_multiturn": config.fewshot_as_multiturn,
+        "judge_parsing": "lmms-eval" if is_compat_parsing() else "strict",
         "compat": sorted(config.compat),
         "baseline": None if baseline is None else dict(baseline),
         "tasks": {task.name: _task(task, (doc_ids or {}).get(task.name)) for task in tasks},

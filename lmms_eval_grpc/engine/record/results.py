@@ -303,10 +303,11 @@ def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]
 def _usage(config: EvaluationConfig, usages: Mapping[str, usage.TaskUsage]) -> dict[str, Any]:
     if not usages:
         return {}
+    by_source = usage.by_source(usages.values())
     return {
-        "total": usage.total(usages.values()).tokens(),
+        "total": {key: sum(source[key] for source in by_source.values()) for key in by_source["model"]},
         "by_task": {name: of_task.tokens() for name, of_task in usages.items()},
-        "by_source": usage.by_source(usages.values()),
+        "by_source": by_source,
         "budget_exceeded": config.max_tokens is not None
         and usage.total(usages.values()).output_tokens >= config.max_tokens,
         "budget_total_tokens": config.max_tokens,

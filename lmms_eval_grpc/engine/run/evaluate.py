@@ -27,6 +27,7 @@ from lmms_eval_grpc.engine.record.baseline import Baseline, compare_with_baselin
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.engine.record.usage import judges
 from lmms_eval_grpc.engine.run.answers import ask, expected_parts, require_capabilities, scored_value, shown_text
 from lmms_eval_grpc.engine.run.device import describe_device
 from lmms_eval_grpc.engine.run.log import AnswerKey, RunLog
@@ -123,6 +124,7 @@ def evaluate(
         if own_backend:
             backend.close()
 
+    manifest["judges"] = judges()
     with clock.stage(Stage.WRITING):
         progress.counters.begin_task("", 0)
         progress.report(Stage.WRITING)
@@ -136,7 +138,7 @@ def evaluate(
             started=started,
             finished=datetime.now(UTC),
             batch_sizes=sorted(progress.counters.batch_sizes, reverse=True),
-            throughput=_throughput(progress, clock),
+            throughput=progress.throughput(),
             groups=group_scores,
         )
     return EvaluationOutcome(
@@ -164,18 +166,6 @@ def _header(config: EvaluationConfig, tasks: Sequence[Task], identity: Mapping[s
         "device_type": config.device.partition(":")[0],
         "force_simple": config.force_simple,
         "apply_chat_template": config.apply_chat_template,
-    }
-
-
-def _throughput(progress: Progress, clock: StageClock) -> dict[str, Any]:
-    counters, seconds = progress.counters, clock.seconds[Stage.GENERATING]
-    return {
-        "generation_seconds": seconds,
-        "samples_per_second": progress.samples_per_second,
-        "output_tokens_per_second": progress.output_tokens_per_second,
-        "input_tokens": counters.input_tokens,
-        "output_tokens": counters.output_tokens,
-        "samples_resumed": counters.samples_resumed,
     }
 
 

@@ -18,7 +18,8 @@ _MAX_STEPS = 200
 def cumulative(value: float, degrees: float) -> float:
     """The probability that Student's t with ``degrees`` degrees of freedom is at most ``value``.
 
-    Small tails keep their relative accuracy, as long as there is at least one degree of freedom. Raises ValueError for ``degrees`` that are not positive.
+    Small tails keep their relative accuracy, as long as there is at least one degree of freedom. Raises ValueError for
+    ``degrees`` that are not positive.
     """
     tail = _tail(abs(value), degrees)
     return tail if value < 0 else 1 - tail
@@ -55,7 +56,8 @@ def _tail(value: float, degrees: float) -> float:
     power, scale = (degrees + 1) / 2, degrees + value * value
     length = scale / (degrees + 1) / max(value, 1.0)  # about how far it is until the density has fallen by half
     falls = (
-        math.exp(-power * math.log1p(length * s * (2 * value + length * s) / scale)) * s * weight for s, weight in _NODES
+        math.exp(-power * math.log1p(length * s * (2 * value + length * s) / scale)) * s * weight
+        for s, weight in _NODES
     )
     return density * length * math.fsum(falls)
 
