@@ -88,7 +88,18 @@ def format_number(value: float) -> str:
 def format_metric(metric: job_pb2.Metric) -> str:
     """``exact_match 0.912 ± 0.013``, with the filter where it is not the default."""
     name = metric.name if metric.filter in ("", "none") else f"{metric.name} ({metric.filter})"
-    return f"{name} {_with_error(metric)}"
+    return f"{name} {_with_error(metric)}{_against_baseline(metric)}"
+
+
+def _against_baseline(metric: job_pb2.Metric) -> str:
+    """``, +0.05 against the baseline (better, p 0.012)``, in the unit of the samples' scores."""
+    if not metric.HasField("baseline"):
+        return ""
+    found = metric.baseline
+    sign = "+" if found.difference > 0 else ""
+    verdict = job_pb2.BaselineComparison.Verdict.Name(found.verdict).removeprefix("VERDICT_").lower().replace("_", " ")
+    chance = f", p {format_number(found.adjusted_p_value)}" if found.HasField("adjusted_p_value") else ""
+    return f", {sign}{format_number(found.difference)} against the baseline ({verdict}{chance})"
 
 
 def _with_error(metric: job_pb2.Metric) -> str:

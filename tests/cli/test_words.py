@@ -134,3 +134,16 @@ def test_words_that_mean_nothing_are_refused_by_name(parse: Any, text: str) -> N
     with pytest.raises(argparse.ArgumentTypeError) as refused:
         parse(text)
     assert text.strip() in str(refused.value) or repr(text) in str(refused.value)
+
+
+def test_a_metric_tells_how_it_compares_with_the_baseline() -> None:
+    metric = job_pb2.Metric(name="acc", filter="none", value=80.0)
+    assert format_metric(metric) == "acc 80"
+    metric.baseline.difference = 0.05
+    metric.baseline.verdict = job_pb2.BaselineComparison.VERDICT_BETTER
+    metric.baseline.adjusted_p_value = 0.012
+    assert format_metric(metric) == "acc 80, +0.05 against the baseline (better, p 0.012)"
+    metric.baseline.difference = -0.01
+    metric.baseline.verdict = job_pb2.BaselineComparison.VERDICT_NOT_ENOUGH_EVIDENCE
+    metric.baseline.ClearField("adjusted_p_value")
+    assert format_metric(metric) == "acc 80, -0.01 against the baseline (not enough evidence)"

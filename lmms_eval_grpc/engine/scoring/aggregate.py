@@ -28,6 +28,8 @@ MAX_REPLICATES = 1000
 _BOOTSTRAP_SIZES = (MAX_REPLICATES, 200)
 _BOOTSTRAP_SECONDS = 5.0
 """A task's own aggregation may be slow; its interval is not worth waiting longer for."""
+_SCALES = (1.0, 100.0)
+"""What means are multiplied by: many tasks report per cent."""
 _DRAW_SECONDS = 2e-7
 """About what drawing one item costs."""
 
@@ -51,8 +53,8 @@ def aggregate_task(task: Task, samples: Sequence[ScoredSample], asked: int, erro
     task's wall time. A metric whose aggregation is a mean has the t interval, one with another aggregation the
     bootstrap of that aggregation, and with several responses per document how stable they are is scored too.
     Aggregations with a parameter ``args`` often write files, so they run once only; they have the t interval where
-    their value is the mean of the samples' scores, else none. One that returns a mapping gives one score per number in
-    it, named ``metric.key``. Metrics that no sample has a score of are left out.
+    their value is the mean of the samples' scores, also in per cent, else none. One that returns a mapping gives one
+    score per number in it, named ``metric.key``. Metrics that no sample has a score of are left out.
 
     Raises EvaluationError AGGREGATION_FAILED when an aggregation raises.
     """
@@ -128,7 +130,7 @@ def _spread(task: Task, metric: Metric, items: list[Any], value: float, seconds:
         spread = _bootstrap(task, metric, items, value, clusters, seconds)
         if spread.method:
             return spread
-    means = _averaged(task, items, value)
+    means = _averaged(task, items, value, _SCALES)
     if means is None:
         return _NO_SPREAD
     if clusters is None:
@@ -177,7 +179,7 @@ def _bootstrap(
     replicates = next((size for size in _BOOTSTRAP_SIZES if size * each <= _BOOTSTRAP_SECONDS), 0)
     if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation):
         return _NO_SPREAD
-    means = _averaged(task, items, value, scales=(1.0, 100.0))
+    means = _averaged(task, items, value, _SCALES)
     seed = task.evaluation.seed[0] or 0
     try:
         with _quiet():
