@@ -13,6 +13,7 @@ from lmms_eval_grpc.cli import arguments
 from lmms_eval_grpc.cli.output import Table, format_table, make_harmless, to_json
 from lmms_eval_grpc.cli.words import (
     format_bytes,
+    format_metric,
     format_number,
     format_seconds,
     name_state,

@@ -236,6 +236,12 @@ def test_a_run_of_another_task_and_a_folder_without_samples_are_refused(
     assert (error.reason, "no samples file" in error.message) == ("BASELINE_UNREADABLE", True)
 
 
+def test_a_preset_of_other_tasks_says_which(config: EvaluationConfig, tmp_path: Path) -> None:
+    error = refused(replace(config, baseline="qwen25vl"), tmp_path / "run")
+    assert error.reason == "BASELINE_UNREADABLE"
+    assert "the preset is of videomme_w_subtitle, and not of toy" in error.message
+
+
 def test_the_hub_offline_is_a_clear_error(config: EvaluationConfig, tmp_path: Path) -> None:
     import huggingface_hub.constants
 

@@ -129,6 +129,9 @@ def _files(source: Source, by_name: Mapping[str, Task]) -> Iterator[tuple[Path, 
         yield from _local_files(source.path, by_name)
     elif isinstance(source, HubSource):
         yield from _hub_files(source, by_name)
+    elif source.files.keys().isdisjoint(by_name):
+        message = f"the preset is of {', '.join(sorted(source.files))}, and not of {', '.join(sorted(by_name))}"
+        raise EvaluationError("BASELINE_UNREADABLE", f"{message}; name a file of a run of these tasks")
     else:
         for task, file in source.files.items():
             if task in by_name:
