@@ -67,7 +67,12 @@ def _add_samples(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         *spell("predict_only", short="x"), action="store_true", default=None, help="generate only, compute no metrics"
     )
-    group.add_argument("--baseline", metavar="FILE", help="compare with this samples file (on the server) or preset")
+    group.add_argument(
+        "--baseline",
+        metavar="RUN",
+        help="compare with an earlier run: a samples file or a folder of results (on the server), "
+        "hf://user/repo[/file], or a preset",
+    )
 
 
 def _add_prompt(group: argparse._ArgumentGroup) -> None:

@@ -88,7 +88,19 @@ def format_number(value: float) -> str:
 def format_metric(metric: job_pb2.Metric) -> str:
     """``exact_match 0.912 ± 0.013``, with the filter where it is not the default."""
     name = metric.name if metric.filter in ("", "none") else f"{metric.name} ({metric.filter})"
-    return f"{name} {_with_error(metric)}"
+    against = _against_baseline(metric)
+    return f"{name} {_with_error(metric)}" + (f", {against} against the baseline" if against else "")
+
+
+def _against_baseline(metric: job_pb2.Metric) -> str:
+    """``+0.05 (better, p 0.012)``, in the unit of the samples' scores; empty without a baseline."""
+    if not metric.HasField("baseline"):
+        return ""
+    found = metric.baseline
+    sign = "+" if found.difference > 0 else ""
+    verdict = job_pb2.BaselineComparison.Verdict.Name(found.verdict).removeprefix("VERDICT_").lower().replace("_", " ")
+    chance = f", p {format_number(found.adjusted_p_value)}" if found.HasField("adjusted_p_value") else ""
+    return f"{sign}{format_number(found.difference)} ({verdict}{chance})"
 
 
 def _with_error(metric: job_pb2.Metric) -> str:
@@ -133,7 +145,10 @@ def list_task_results(job: job_pb2.Job) -> list[job_pb2.TaskResult]:
 
 
 def tabulate_results(job: job_pb2.Job) -> Table | None:
-    """One row per metric of each task and group; None when there is no result yet."""
+    """One row per metric of each task and group; None when there is no result yet.
+
+    The difference to the baseline is a column where there is any.
+    """
     rows = [
         _make_row(task.task, metric, _count_samples(task.samples))
         for task in list_task_results(job)
@@ -146,7 +161,17 @@ def tabulate_results(job: job_pb2.Job) -> Table | None:
     ]
     if not rows:
         return None
-    headings = ("task", "metric", "filter", "value ± stderr", "interval", "samples")
+    headings: tuple[str, ...] = (
+        "task",
+        "metric",
+        "filter",
+        "value ± stderr",
+        "interval",
+        "samples",
+        "against baseline",
+    )
+    if not any(row[-1] for row in rows):
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
     return Table(headings, rows, right_aligned=frozenset(headings[3:]), foldable=frozenset({"task", "metric"}))
 
 
@@ -161,7 +186,8 @@ def _make_row(name: str, metric: job_pb2.Metric, samples: str) -> tuple[str, ...
     if metric.HasField("confidence_interval"):
         bounds = metric.confidence_interval
         interval = f"{bounds.level:.0%} {format_number(bounds.lower)} … {format_number(bounds.upper)}"
-    return (name, f"{metric.name}{better}", metric.filter, _with_error(metric), interval, samples)
+    value, against = _with_error(metric), _against_baseline(metric)
+    return (name, f"{metric.name}{better}", metric.filter, value, interval, samples, against)
 
 
 def shorten(text: str, width: int) -> str:

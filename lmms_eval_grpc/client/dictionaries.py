@@ -272,17 +272,41 @@ def _named_metrics(alias: str, metrics: Iterable[messages.Metric]) -> dict[str, 
 
 
 def _metric(metric: messages.Metric) -> dict[str, Any]:
-    interval = metric.confidence_interval if metric.HasField("confidence_interval") else None
     return {
         "name": metric.name,
         "filter": metric.filter,
         "value": metric.value,
         "standard_error": metric.standard_error if metric.HasField("standard_error") else None,
-        "confidence_interval": interval
-        and {"lower": interval.lower, "upper": interval.upper, "level": interval.level, "method": interval.method},
+        "confidence_interval": _interval(metric),
         "higher_is_better": metric.higher_is_better if metric.HasField("higher_is_better") else None,
         "sample_count": metric.sample_count,
+        "baseline": _comparison(metric.baseline) if metric.HasField("baseline") else None,
     }
+
+
+def _comparison(found: messages.BaselineComparison) -> dict[str, Any]:
+    return {
+        "baseline": found.baseline,
+        "documents": found.documents,
+        "score": found.score,
+        "baseline_score": found.baseline_score,
+        "difference": found.difference,
+        "confidence_interval": _interval(found),
+        "p_value": found.p_value if found.HasField("p_value") else None,
+        "adjusted_p_value": found.adjusted_p_value if found.HasField("adjusted_p_value") else None,
+        "method": found.method or None,
+        "verdict": _word(messages.BaselineComparison.Verdict, found.verdict, "VERDICT_"),
+        "minimum_detectable_effect": (
+            found.minimum_detectable_effect if found.HasField("minimum_detectable_effect") else None
+        ),
+    }
+
+
+def _interval(message: messages.Metric | messages.BaselineComparison) -> dict[str, Any] | None:
+    if not message.HasField("confidence_interval"):
+        return None
+    interval = message.confidence_interval
+    return {"lower": interval.lower, "upper": interval.upper, "level": interval.level, "method": interval.method}
 
 
 def _progress(progress: messages.Progress) -> dict[str, Any]:

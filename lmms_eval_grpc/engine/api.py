@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class EvaluationConfig:
     use_cache: Path | None = None
     agentic_trace_mode: str = "basic"
     baseline: str | None = None
+    """An earlier run to compare with: a samples file, a folder of results, ``hf://user/repo[/file]`` or a preset."""
     max_tokens: int | None = None
     """Budget of generated tokens for the whole job; None: none."""
     override_tasks: bool = False
@@ -101,6 +102,41 @@ class ProgressReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineComparison:
+    """How this run differs from an earlier one in a metric, over the documents that both scored.
+
+    Everything is in the unit of the samples' scores, whatever the metric's aggregation makes of them.
+    """
+
+    baseline: str
+    """The earlier run, as the user named it."""
+    documents: int
+    score: float
+    """This run's mean."""
+    baseline_score: float
+    """The earlier run's mean over the same documents."""
+    difference: float
+    """``score`` minus ``baseline_score``."""
+    confidence_lower: float | None
+    """95 % interval of the difference, by Student's t; None for fewer than two documents or clusters."""
+    confidence_upper: float | None
+    confidence_method: str
+    """``t`` or ``t_clustered``; empty without an interval."""
+    t_p_value: float | None
+    """Of the paired t test, which the interval goes with."""
+    p_value: float | None
+    """Of the test that fits the scores best, ``method``; None where there is too little for any."""
+    adjusted_p_value: float | None
+    """``p_value`` by Holm, over the metrics of the task."""
+    method: str
+    """Such as ``mcnemar_mid_p``; empty without a test."""
+    verdict: Literal["better", "worse", "not_enough_evidence"]
+    """Whether this run is better, from the adjusted p-value at 0.05 and the metric's direction."""
+    minimum_detectable_effect: float | None
+    """The smallest true difference that so many documents show with a power of 80 %."""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricScore:
     """One aggregated metric of one task."""
 
@@ -119,6 +155,8 @@ class MetricScore:
     legacy_errors: Mapping[str, float] = field(default_factory=dict)
     """The standard errors that lmms-eval reports beside the value, by its names: ``stderr``, ``stderr_clt``,
     ``stderr_clustered``. Those that would be of something else than ``value`` are left out."""
+    baseline: BaselineComparison | None = None
+    """None without a baseline, or where that has no score in this metric."""
 
 
 @dataclass(frozen=True, slots=True)

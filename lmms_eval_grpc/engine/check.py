@@ -12,6 +12,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, parse_baseline
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
 from lmms_eval_grpc.engine.tasks.index import TaskIndex, is_task_file
 from lmms_eval_grpc.engine.tasks.resolve import suggest
@@ -39,6 +40,7 @@ def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
         *_check_sampling(config),
         *_check_batches(config),
         *_check_seeds(config),
+        *_check_baseline(config),
         *_check_unsupported(config),
     ]
 
@@ -158,6 +160,18 @@ def _check_seeds(config: EvaluationConfig) -> Iterator[Problem]:
             yield from _check_whole(f"seed[{position}]", seed, 0, _MAX_SEED, f"the {name} seed")
 
 
+def _check_baseline(config: EvaluationConfig) -> Iterator[Problem]:
+    if config.baseline is None:
+        return
+    if config.predict_only:
+        yield Problem("baseline", "baseline compares scores, but predict_only makes none; unset one of the two")
+        return
+    try:
+        parse_baseline(config.baseline)
+    except BaselineNameError as error:
+        yield Problem("baseline", str(error))
+
+
 def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
     """Settings that nothing reads yet: refused, so that nobody takes their absence for their effect."""
     if config.num_fewshot is not None and config.num_fewshot < 0:
@@ -168,10 +182,8 @@ def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
         )
     for name in sorted(config.compat - COMPAT.keys()):
         yield Problem("compat", f"there is no behaviour {name!r} to keep; there are {', '.join(sorted(COMPAT))}")
-    for field in ("use_cache", "baseline"):
-        value = getattr(config, field)
-        if value is not None:
-            yield Problem(field, f"{field} is not supported yet; unset {str(value)!r}")
+    if config.use_cache is not None:
+        yield Problem("use_cache", f"use_cache is not supported yet; unset {str(config.use_cache)!r}")
     if config.force_simple:
         yield Problem("force_simple", "there are chat backends only, so force_simple is not supported yet; unset it")
     if config.agentic_trace_mode not in ("basic", "full"):

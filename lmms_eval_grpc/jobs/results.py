@@ -36,6 +36,34 @@ class Progress:
     output_tokens: int = 0
 
 
+class Verdict(StrEnum):
+    """Whether a run is better than its baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_ENOUGH_EVIDENCE = "not_enough_evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineComparison:
+    """A metric against an earlier run, over the documents that both scored; in the unit of the samples' scores."""
+
+    baseline: str
+    documents: int
+    score: float
+    baseline_score: float
+    difference: float
+    verdict: Verdict
+    confidence_lower: float | None = None
+    confidence_upper: float | None = None
+    confidence_level: float = 0.95
+    confidence_method: str = ""
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    method: str = ""
+    minimum_detectable_effect: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One aggregated metric; ``value`` is NaN when undefined."""
@@ -50,6 +78,7 @@ class Metric:
     confidence_method: str = ""
     higher_is_better: bool | None = None
     sample_count: int = 0
+    baseline: BaselineComparison | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from lmms_eval_grpc.jobs.events import JobEvent, StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import (
+    BaselineComparison,
     EvaluationResult,
     GroupResult,
     JobError,
@@ -16,6 +17,7 @@ from lmms_eval_grpc.jobs.results import (
     Metric,
     Progress,
     TaskResult,
+    Verdict,
 )
 from lmms_eval_grpc.jobs.spec import JobKind
 from lmms_eval_grpc.jobs.state import JobState
@@ -31,6 +33,7 @@ MAX_JOB_BYTES = 3_750_000
 STATES = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
 _KINDS = {kind: job_pb2.JobKind.Value(f"JOB_KIND_{kind.name}") for kind in JobKind}
 _STAGES = {stage: job_pb2.JobStage.Value(f"JOB_STAGE_{stage.name}") for stage in JobStage}
+_VERDICTS = {verdict: job_pb2.BaselineComparison.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 _ERROR_CODES = {code: job_pb2.JobErrorCode.Value(f"JOB_ERROR_CODE_{code.name}") for code in JobErrorCode}
 
 
@@ -206,6 +209,33 @@ def _write_metric(metric: Metric) -> job_pb2.Metric:
                 upper=metric.confidence_upper,
                 level=metric.confidence_level,
                 method=metric.confidence_method,
+            )
+        )
+    if metric.baseline is not None:
+        message.baseline.CopyFrom(_write_comparison(metric.baseline))
+    return message
+
+
+def _write_comparison(found: BaselineComparison) -> job_pb2.BaselineComparison:
+    message = job_pb2.BaselineComparison(
+        baseline=found.baseline,
+        documents=found.documents,
+        score=found.score,
+        baseline_score=found.baseline_score,
+        difference=found.difference,
+        p_value=found.p_value,
+        adjusted_p_value=found.adjusted_p_value,
+        method=found.method,
+        verdict=_VERDICTS[found.verdict],
+        minimum_detectable_effect=found.minimum_detectable_effect,
+    )
+    if found.confidence_lower is not None and found.confidence_upper is not None:
+        message.confidence_interval.CopyFrom(
+            job_pb2.ConfidenceInterval(
+                lower=found.confidence_lower,
+                upper=found.confidence_upper,
+                level=found.confidence_level,
+                method=found.confidence_method,
             )
         )
     return message

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.engine.check import check_config
+from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, LocalSource, parse_baseline
 from lmms_eval_grpc.executors.base import Device
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
@@ -79,6 +80,7 @@ class Validator:
             violations += [] if misfit is None else [misfit]
             violations += _check_folder(submission.spec.output_dir, "spec.output_dir")
             violations += _check_folder(submission.spec.use_cache, "spec.use_cache")
+            violations += _check_baseline(submission.spec.baseline)
             violations += self._check_engine(submission.spec, violations)
             violations += _check_size(request.spec, violations)
         if violations:
@@ -248,6 +250,19 @@ def _check_folder(path: str, field: str) -> Iterator[Violation]:
         yield Violation(field, f"{_shown(path)} cannot be a folder: {_shown(str(existing))} is a file")
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield Violation(field, f"{_shown(path)} cannot be written: the server may not write to {_shown(str(existing))}")
+
+
+def _check_baseline(name: str) -> Iterator[Violation]:
+    """Whether a baseline that is a path is one that the worker will find; the engine checks the rest."""
+    if not name or len(name) > MAX_PATH:
+        return
+    try:
+        source = parse_baseline(name)
+    except BaselineNameError:
+        return
+    if isinstance(source, LocalSource) and not source.path.is_absolute():
+        remedy = "is not an absolute path; the server has a working folder of its own"
+        yield Violation("spec.baseline", f"{_shown(name)} {remedy}")
 
 
 def _shown(value: object) -> str:

@@ -464,7 +464,9 @@ class EvaluationSpec(google.protobuf.message.Message):
     agentic_trace_mode: builtins.str
     """What agentic tasks record of their steps: "basic" or "full". Empty: "basic"."""
     baseline: builtins.str
-    """Baseline for a paired comparison: a samples file on the server or a preset's name. Empty: none."""
+    """Earlier run to compare with, document by document: a samples file or a folder of results on the server,
+    "hf://user/repo[/file]", or a preset's name. Empty: none.
+    """
     max_tokens: builtins.int
     """Budget of generated tokens for the whole job. 0: none."""
     @property
@@ -788,6 +790,7 @@ class Metric(google.protobuf.message.Message):
     CONFIDENCE_INTERVAL_FIELD_NUMBER: builtins.int
     HIGHER_IS_BETTER_FIELD_NUMBER: builtins.int
     SAMPLE_COUNT_FIELD_NUMBER: builtins.int
+    BASELINE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Such as "exact_match"."""
     filter: builtins.str
@@ -804,6 +807,10 @@ class Metric(google.protobuf.message.Message):
     def confidence_interval(self) -> global___ConfidenceInterval:
         """Unset when undefined, as for fewer than two samples."""
 
+    @property
+    def baseline(self) -> global___BaselineComparison:
+        """How it compares with the job's baseline. Unset without one, or where that has no such score."""
+
     def __init__(
         self,
         *,
@@ -814,15 +821,114 @@ class Metric(google.protobuf.message.Message):
         confidence_interval: global___ConfidenceInterval | None = ...,
         higher_is_better: builtins.bool | None = ...,
         sample_count: builtins.int = ...,
+        baseline: global___BaselineComparison | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_higher_is_better", b"_higher_is_better", "_standard_error", b"_standard_error", "confidence_interval", b"confidence_interval", "higher_is_better", b"higher_is_better", "standard_error", b"standard_error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_higher_is_better", b"_higher_is_better", "_standard_error", b"_standard_error", "confidence_interval", b"confidence_interval", "filter", b"filter", "higher_is_better", b"higher_is_better", "name", b"name", "sample_count", b"sample_count", "standard_error", b"standard_error", "value", b"value"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_higher_is_better", b"_higher_is_better", "_standard_error", b"_standard_error", "baseline", b"baseline", "confidence_interval", b"confidence_interval", "higher_is_better", b"higher_is_better", "standard_error", b"standard_error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_higher_is_better", b"_higher_is_better", "_standard_error", b"_standard_error", "baseline", b"baseline", "confidence_interval", b"confidence_interval", "filter", b"filter", "higher_is_better", b"higher_is_better", "name", b"name", "sample_count", b"sample_count", "standard_error", b"standard_error", "value", b"value"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_higher_is_better", b"_higher_is_better"]) -> typing.Literal["higher_is_better"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_standard_error", b"_standard_error"]) -> typing.Literal["standard_error"] | None: ...
 
 global___Metric = Metric
+
+@typing.final
+class BaselineComparison(google.protobuf.message.Message):
+    """How a run differs from an earlier one in a metric, over the documents that both scored. Everything is in the unit of the
+    samples' scores, which is not the value's where the task's aggregation changes it, to per cent for example.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Verdict:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[BaselineComparison._Verdict.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: BaselineComparison._Verdict.ValueType  # 0
+        """Not set."""
+        VERDICT_BETTER: BaselineComparison._Verdict.ValueType  # 1
+        """This run is better."""
+        VERDICT_WORSE: BaselineComparison._Verdict.ValueType  # 2
+        """The earlier run is better."""
+        VERDICT_NOT_ENOUGH_EVIDENCE: BaselineComparison._Verdict.ValueType  # 3
+        """The documents do not say which is better."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+        """Whether this run is better than the earlier one."""
+
+    VERDICT_UNSPECIFIED: BaselineComparison.Verdict.ValueType  # 0
+    """Not set."""
+    VERDICT_BETTER: BaselineComparison.Verdict.ValueType  # 1
+    """This run is better."""
+    VERDICT_WORSE: BaselineComparison.Verdict.ValueType  # 2
+    """The earlier run is better."""
+    VERDICT_NOT_ENOUGH_EVIDENCE: BaselineComparison.Verdict.ValueType  # 3
+    """The documents do not say which is better."""
+
+    BASELINE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    BASELINE_SCORE_FIELD_NUMBER: builtins.int
+    DIFFERENCE_FIELD_NUMBER: builtins.int
+    CONFIDENCE_INTERVAL_FIELD_NUMBER: builtins.int
+    P_VALUE_FIELD_NUMBER: builtins.int
+    ADJUSTED_P_VALUE_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    MINIMUM_DETECTABLE_EFFECT_FIELD_NUMBER: builtins.int
+    baseline: builtins.str
+    """The earlier run, as the job's `baseline` names it."""
+    documents: builtins.int
+    """Documents that both runs scored."""
+    score: builtins.float
+    """Mean of this run."""
+    baseline_score: builtins.float
+    """Mean of the earlier run."""
+    difference: builtins.float
+    """`score` minus `baseline_score`."""
+    p_value: builtins.float
+    """Chance of at least this difference between equal models, by the test named in `method`. Unset where there is too little
+    data for any test.
+    """
+    adjusted_p_value: builtins.float
+    """`p_value` corrected for the number of metrics of the task."""
+    method: builtins.str
+    """Such as "mcnemar_mid_p", "permutation", "paired_t_clustered". Empty without a test."""
+    verdict: global___BaselineComparison.Verdict.ValueType
+    """What that says at a level of 0.05."""
+    minimum_detectable_effect: builtins.float
+    """Smallest true difference that so many documents show with a power of 80 %. Unset when undefined."""
+    @property
+    def confidence_interval(self) -> global___ConfidenceInterval:
+        """Interval of the difference. Unset for fewer than two documents or clusters."""
+
+    def __init__(
+        self,
+        *,
+        baseline: builtins.str = ...,
+        documents: builtins.int = ...,
+        score: builtins.float = ...,
+        baseline_score: builtins.float = ...,
+        difference: builtins.float = ...,
+        confidence_interval: global___ConfidenceInterval | None = ...,
+        p_value: builtins.float | None = ...,
+        adjusted_p_value: builtins.float | None = ...,
+        method: builtins.str = ...,
+        verdict: global___BaselineComparison.Verdict.ValueType = ...,
+        minimum_detectable_effect: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_minimum_detectable_effect", b"_minimum_detectable_effect", "_p_value", b"_p_value", "adjusted_p_value", b"adjusted_p_value", "confidence_interval", b"confidence_interval", "minimum_detectable_effect", b"minimum_detectable_effect", "p_value", b"p_value"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_adjusted_p_value", b"_adjusted_p_value", "_minimum_detectable_effect", b"_minimum_detectable_effect", "_p_value", b"_p_value", "adjusted_p_value", b"adjusted_p_value", "baseline", b"baseline", "baseline_score", b"baseline_score", "confidence_interval", b"confidence_interval", "difference", b"difference", "documents", b"documents", "method", b"method", "minimum_detectable_effect", b"minimum_detectable_effect", "p_value", b"p_value", "score", b"score", "verdict", b"verdict"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_adjusted_p_value", b"_adjusted_p_value"]) -> typing.Literal["adjusted_p_value"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_minimum_detectable_effect", b"_minimum_detectable_effect"]) -> typing.Literal["minimum_detectable_effect"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p_value", b"_p_value"]) -> typing.Literal["p_value"] | None: ...
+
+global___BaselineComparison = BaselineComparison
 
 @typing.final
 class ConfidenceInterval(google.protobuf.message.Message):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms_eval_grpc.engine import api as engine
 from lmms_eval_grpc.engine.api import (
     EvaluationConfig,
     EvaluationError,
@@ -19,6 +20,7 @@ from lmms_eval_grpc.engine.api import (
 from lmms_eval_grpc.engine.record.plain_json import to_plain
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import (
+    BaselineComparison,
     EvaluationResult,
     GroupResult,
     JobError,
@@ -27,6 +29,7 @@ from lmms_eval_grpc.jobs.results import (
     Metric,
     Progress,
     TaskResult,
+    Verdict,
 )
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
 
@@ -35,13 +38,16 @@ MAX_MESSAGE = 4000
 
 INVALID_REASONS = frozenset(
     {
+        "BASELINE_UNREADABLE",
         "DATASET_UNAVAILABLE",
+        "DOCUMENTS_DIFFER",
         "INVALID_GENERATION_ARGS",
         "INVALID_LIMIT",
         "INVALID_MODEL_ARGS",
         "INVALID_REASONING_TAGS",
         "MISSING_PACKAGES",
         "MODEL_LOAD_FAILED",
+        "NOTHING_TO_COMPARE",
         "NO_DOCUMENTS",
         "TASK_LOAD_FAILED",
         "UNKNOWN_MODEL",
@@ -178,6 +184,25 @@ def _to_metric(score: MetricScore) -> Metric:
         confidence_method=score.confidence_method,
         higher_is_better=score.higher_is_better,
         sample_count=score.sample_count,
+        baseline=None if score.baseline is None else _to_comparison(score.baseline),
+    )
+
+
+def _to_comparison(found: engine.BaselineComparison) -> BaselineComparison:
+    return BaselineComparison(
+        baseline=found.baseline,
+        documents=found.documents,
+        score=found.score,
+        baseline_score=found.baseline_score,
+        difference=found.difference,
+        verdict=Verdict(found.verdict),
+        confidence_lower=found.confidence_lower,
+        confidence_upper=found.confidence_upper,
+        confidence_method=found.confidence_method,
+        p_value=found.p_value,
+        adjusted_p_value=found.adjusted_p_value,
+        method=found.method,
+        minimum_detectable_effect=found.minimum_detectable_effect,
     )
 
 

@@ -13,6 +13,7 @@ from lmms_eval_grpc.cli import arguments
 from lmms_eval_grpc.cli.output import Table, format_table, make_harmless, to_json
 from lmms_eval_grpc.cli.words import (
     format_bytes,
+    format_metric,
     format_number,
     format_seconds,
     name_state,
@@ -134,3 +135,29 @@ def test_words_that_mean_nothing_are_refused_by_name(parse: Any, text: str) -> N
     with pytest.raises(argparse.ArgumentTypeError) as refused:
         parse(text)
     assert text.strip() in str(refused.value) or repr(text) in str(refused.value)
+
+
+def test_a_metric_tells_how_it_compares_with_the_baseline() -> None:
+    metric = job_pb2.Metric(name="acc", filter="none", value=80.0)
+    assert format_metric(metric) == "acc 80"
+    metric.baseline.difference = 0.05
+    metric.baseline.verdict = job_pb2.BaselineComparison.VERDICT_BETTER
+    metric.baseline.adjusted_p_value = 0.012
+    assert format_metric(metric) == "acc 80, +0.05 (better, p 0.012) against the baseline"
+    metric.baseline.difference = -0.01
+    metric.baseline.verdict = job_pb2.BaselineComparison.VERDICT_NOT_ENOUGH_EVIDENCE
+    metric.baseline.ClearField("adjusted_p_value")
+    assert format_metric(metric) == "acc 80, -0.01 (not enough evidence) against the baseline"
+
+
+def test_the_table_of_results_has_a_column_for_the_baseline_only_where_there_is_one() -> None:
+    job = job_pb2.Job(state=job_pb2.JOB_STATE_COMPLETED)
+    metric = job.evaluation_result.task_results.add(task="digits").metrics.add(name="acc", filter="none", value=0.5)
+    plain = tabulate_results(job)
+    assert plain is not None
+    assert "against baseline" not in plain.headings
+    metric.baseline.difference = 0.25
+    metric.baseline.verdict = job_pb2.BaselineComparison.VERDICT_BETTER
+    compared = tabulate_results(job)
+    assert compared is not None
+    assert (compared.headings[-1], compared.rows[0][-1]) == ("against baseline", "+0.25 (better)")

@@ -119,6 +119,27 @@ def test_the_result_is_the_document_with_our_additions_beside() -> None:
     [told_metric] = task["metrics"]
     assert told_metric["confidence_interval"] == {"lower": 0.4, "upper": 0.6, "level": 0.95, "method": "t"}
     assert told_metric["higher_is_better"] is True
+    assert told_metric["baseline"] is None
+    found = job_pb2.BaselineComparison(
+        baseline="old", documents=9, score=0.5, baseline_score=0.25, difference=0.25, p_value=0.03, method="permutation"
+    )
+    found.verdict = job_pb2.BaselineComparison.VERDICT_BETTER
+    (told_metric,) = dictionaries.task_result(
+        job_pb2.TaskResult(task="t", metrics=[metric("acc", 0.5, baseline=found)])
+    )["metrics"]
+    assert told_metric["baseline"] == {
+        "baseline": "old",
+        "documents": 9,
+        "score": 0.5,
+        "baseline_score": 0.25,
+        "difference": 0.25,
+        "confidence_interval": None,
+        "p_value": 0.03,
+        "adjusted_p_value": None,
+        "method": "permutation",
+        "verdict": "better",
+        "minimum_detectable_effect": None,
+    }
 
 
 def test_a_document_that_was_too_large_is_made_from_the_metrics() -> None:

@@ -122,7 +122,7 @@ def test_a_sample_in_lmms_evals_layout() -> None:
     assert sample["target"] == "a"
     assert sample["resps"] == [" A "]
     assert sample["filtered_resps"] == "A"
-    assert sample["token_counts"] == [{"input_tokens": 7, "output_tokens": 2}]
+    assert sample["token_counts"] == [{"input_tokens": 7, "output_tokens": 2, "reasoning_tokens": 0}]
     assert sample["filter"] == "none"
     assert sample["pair"] == (1, 2)
     assert "error" not in sample
@@ -279,7 +279,9 @@ def test_the_results_document_adds_intervals_counts_and_the_manifest(written: Wr
 
 def test_usage_and_efficiency_count_each_document_once(written: WrittenResults) -> None:
     document = written.document
-    assert document["usage"]["total"] == {"input_tokens": 30, "output_tokens": 9, "total_tokens": 39}
+    assert document["usage"]["total"] == {
+        "input_tokens": 30, "output_tokens": 9, "reasoning_tokens": 0, "total_tokens": 39, "n_api_calls": 3,
+    }  # fmt: skip
     overall = document["efficiency"]["overall"]
     assert (overall["docs"], overall["docs_with_token_counts"], overall["total_correct_score"]) == (4, 3, 3.0)
     assert overall["tokens_per_correct_answer"] == 3.0

@@ -113,6 +113,13 @@ def test_the_outcome_and_the_files_tell_the_same(tmp_path: Path, write_task: Any
     assert samples[3] | {"prompt": "q3", "target": "Q3", "responses": ["Q3"], "outcome": "ok"} == samples[3]
     assert outcome.output_tokens == sum(sample["output_tokens"] for sample in samples) > 0
     assert set(outcome.stage_seconds) == {stage.value for stage in Stage}
+    speed = outcome.results_document["throughput"]
+    assert speed["total_gen_tokens"] == outcome.output_tokens
+    assert speed["avg_speed"] == pytest.approx(speed["total_gen_tokens"] / speed["total_elapsed_time"])
+    assert speed["avg_latency"] == pytest.approx(speed["total_elapsed_time"] / 11)
+    assert outcome.results_document["usage"]["total"]["n_api_calls"] == 11
+    assert outcome.manifest["device"].keys() == {"type", "name", "processor", "threads"}
+    assert (outcome.manifest["judges"], outcome.manifest["judge_parsing"]) == ({}, "strict")
 
 
 def test_progress_counts_up_to_the_total(tmp_path: Path, write_task: Any) -> None:

@@ -214,3 +214,63 @@ def test_each_filter_is_scored_by_itself(tmp_path: Path) -> None:
     samples = [ScoredSample(i, score_sample(task, i, [f"it is a{i}"])) for i in range(3)]
     score = aggregate_task(task, samples, 3, 0, 0.0)
     assert [(metric.filter, metric.value) for metric in score.metrics] == [("first", 0.0), ("letter", 1.0)]
+
+
+PERCENT = """
+def total(items):
+    return 100 * sum(item["score"] for item in items) / len(items)
+"""
+
+
+def test_a_mean_in_per_cent_is_bootstrapped_at_once_and_its_error_is_in_per_cent(tmp_path: Path) -> None:
+    items = [{"score": float(number % 3 == 0)} for number in range(300)]
+    metric = only(aggregate(tmp_path, items, utils=PERCENT))
+    # Slower for a hundred thousand samples, were each replicate the task's own function over them.
+    error = intervals.mean_standard_error([100 * item["score"] for item in items])
+    assert metric.confidence_method == "bootstrap"
+    assert metric.standard_error == pytest.approx(error, rel=0.1)
+    # lmms-eval's error of the mean is on another scale than the value.
+    assert set(metric.legacy_errors) == {"stderr"}
+
+
+def test_an_aggregation_with_args_in_per_cent_has_the_t_interval_in_per_cent(tmp_path: Path) -> None:
+    utils = PERCENT.replace("(items)", "(items, args)", 1)
+    metric = only(aggregate(tmp_path, [{"score": 1.0}, {"score": 0.0}, {"score": 1.0}], utils=utils))
+    assert metric.confidence_method == "t"
+    assert metric.standard_error == pytest.approx(intervals.mean_standard_error([100.0, 0.0, 100.0]), rel=1e-12)
+
+
+CLUSTERED = KEYS + "    cluster_key: id\n"
+MEAN = "def total(items):\n    return sum(item['score'] for item in items) / len(items)\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "method", "has_clustered"),
+    [
+        (["a", "a", "b", "b"], "cluster_bootstrap", True),
+        ([["x"], ["x"], ["y"], ["y"]], "cluster_bootstrap", True),  # ids that Python cannot hash
+        (["a", "a", "b", None], "bootstrap", False),  # one is missing: nobody knows what belongs together
+        (["a", "a", "a", "a"], "", False),  # one cluster says nothing of others
+    ],
+)
+def test_cluster_ids_of_every_kind(tmp_path: Path, ids: list[Any], method: str, has_clustered: bool) -> None:
+    items = [{"score": score, "id": cluster} for score, cluster in zip([1.0, 1.0, 0.0, 1.0], ids, strict=True)]
+    metric = only(aggregate(tmp_path, items, CLUSTERED, MEAN))
+    assert metric.value == 0.75
+    assert metric.confidence_method == method
+    assert ("stderr_clustered" in metric.legacy_errors) is has_clustered
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_score_that_is_no_finite_number_leaves_no_errors(tmp_path: Path, odd: float) -> None:
+    keys = KEYS.replace("!function utils.total", "mean")
+    metric = only(aggregate(tmp_path, [1.0, odd, 0.0], keys))
+    assert not math.isfinite(metric.value)
+    assert (metric.standard_error, metric.confidence_lower, metric.legacy_errors) == (None, None, {})
+
+
+def test_equal_scores_have_an_interval_without_width(tmp_path: Path) -> None:
+    metric = only(aggregate(tmp_path, [0.1] * 9, KEYS.replace("!function utils.total", "mean")))
+    assert metric.standard_error == pytest.approx(0.0, abs=1e-15)
+    assert metric.confidence_method == "t"
+    assert (metric.confidence_lower, metric.confidence_upper) == (pytest.approx(0.1), pytest.approx(0.1))

@@ -18,7 +18,7 @@ import pytest_asyncio
 from lmms_eval_grpc.executors.base import Execution, Executor
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
-from lmms_eval_grpc.jobs.results import EvaluationResult, JobErrorCode, JobStage, Progress, TaskResult
+from lmms_eval_grpc.jobs.results import EvaluationResult, JobErrorCode, JobStage, Progress, TaskResult, Verdict
 from lmms_eval_grpc.jobs.spec import MergeSpec
 from lmms_eval_grpc.worker import processes
 from tests.executors.conftest import Jobs, collect, descendants, is_alive, wait_for_log, wait_until
@@ -67,6 +67,28 @@ async def test_a_job_reports_its_stages_in_order_then_its_task_then_its_result(j
     assert Path(completed.result.results_path).is_relative_to(job_dir / "results")
     assert len((job_dir / "samples.jsonl").read_text().splitlines()) == 8
     assert not (job_dir / processes.IDENTITY_FILE).exists()
+
+
+async def test_a_job_is_compared_with_an_earlier_jobs_folder_and_a_damaged_one_fails_first(jobs: Jobs) -> None:
+    _, earlier = await jobs.run(jobs.spec("well_behaved"))
+    reports, _ = await jobs.run(jobs.spec("well_behaved", baseline=str(earlier), log_samples=False))
+    (task,) = (report for report in reports if isinstance(report, TaskResult))
+    found = task.metrics[0].baseline
+    assert found is not None
+    assert (found.baseline, found.documents, found.difference) == (str(earlier), 8, 0.0)
+    assert found.verdict is Verdict.NOT_ENOUGH_EVIDENCE
+    completed = reports[-1]
+    assert isinstance(completed, Completed)
+    assert isinstance(completed.result, EvaluationResult)
+    assert completed.result.task_results == (task,)
+    assert json.loads(completed.result.results_json)["results"]["well_behaved"]["paired_baseline"] == str(earlier)
+
+    damaged = earlier / "damaged.jsonl"
+    damaged.write_text("{")
+    reports, _ = await jobs.run(jobs.spec("well_behaved", baseline=str(damaged)))
+    failed = last_error(reports)
+    assert (failed.error.code, failed.error.reason) == (JobErrorCode.INVALID, "BASELINE_UNREADABLE")
+    assert JobStage.LOADING_MODEL not in [report.stage for report in reports if isinstance(report, Progress)]
 
 
 async def test_the_executor_is_one_in_the_eyes_of_the_type_checker_and_imports_no_model_library(jobs: Jobs) -> None:

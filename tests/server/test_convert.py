@@ -7,8 +7,19 @@ import math
 
 import pytest
 
+from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import JobEvent, StateChange
-from lmms_eval_grpc.jobs.results import JobError, JobErrorCode, JobStage, MergeResult, Metric, Progress
+from lmms_eval_grpc.jobs.results import (
+    BaselineComparison,
+    JobError,
+    JobErrorCode,
+    JobStage,
+    MergeResult,
+    Metric,
+    Progress,
+    TaskResult,
+    Verdict,
+)
 from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeSpec, Seeds
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.server.convert_job import write_event, write_job, write_progress, write_task_result
@@ -72,6 +83,35 @@ def test_a_merge_is_a_job_like_any_other() -> None:
     assert message.merge.checkpoint_kind == job_pb2.CHECKPOINT_KIND_EMA
     assert message.merge_result == job_pb2.MergeResult(output_path="/out", size_bytes=7)
     assert message.queue_position == 2
+
+
+def test_a_comparison_with_a_baseline_is_told_and_what_is_undefined_is_unset() -> None:
+    found = BaselineComparison(
+        "runs/old", 20, 0.8, 0.2, 0.6, Verdict.BETTER, 0.36, 0.84, 0.95, "t", 0.001, 0.002, "mcnemar_mid_p", 0.3
+    )
+    (metric,) = write_task_result(
+        dataclasses.replace(task_result(), metrics=(Metric("acc", "none", 80.0, baseline=found),))
+    ).metrics
+    assert metric.baseline == job_pb2.BaselineComparison(
+        baseline="runs/old",
+        documents=20,
+        score=0.8,
+        baseline_score=0.2,
+        difference=0.6,
+        confidence_interval=job_pb2.ConfidenceInterval(lower=0.36, upper=0.84, level=0.95, method="t"),
+        p_value=0.001,
+        adjusted_p_value=0.002,
+        method="mcnemar_mid_p",
+        verdict=job_pb2.BaselineComparison.VERDICT_BETTER,
+        minimum_detectable_effect=0.3,
+    )
+    lone = BaselineComparison("runs/old", 1, 1.0, 0.0, 1.0, Verdict.NOT_ENOUGH_EVIDENCE)
+    result = dataclasses.replace(task_result(), metrics=(Metric("acc", "none", 1.0, baseline=lone),))
+    assert codec.decode(TaskResult, codec.encode(result)) == result
+    (metric,) = write_task_result(result).metrics
+    assert metric.baseline.verdict == job_pb2.BaselineComparison.VERDICT_NOT_ENOUGH_EVIDENCE
+    for field in ("confidence_interval", "p_value", "adjusted_p_value", "minimum_detectable_effect"):
+        assert not metric.baseline.HasField(field)  # type: ignore[arg-type]
 
 
 def test_numbers_that_are_undefined_stay_so() -> None:

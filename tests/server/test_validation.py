@@ -98,6 +98,9 @@ async def test_an_empty_request_names_what_it_lacks(rig: Rig) -> None:
         ({"tasks": [TASK] * 1001}, "spec.tasks"),
         ({"include_path": [""]}, "spec.include_path[0]"),
         ({"output_dir": "relative/results"}, "spec.output_dir"),
+        ({"baseline": "/no/such/samples.jsonl"}, "spec.baseline"),
+        ({"baseline": "."}, "spec.baseline"),
+        ({"baseline": "x" * 5000}, "spec.baseline"),
     ],
 )
 async def test_a_value_out_of_range_is_refused(rig: Rig, fields: dict[str, Any], field: str) -> None:

@@ -113,7 +113,7 @@ def pair_samples(
 
     Raises EvaluationError as :func:`compare_runs` does.
     """
-    _check_documents(first, second)
+    check_documents(first, second)
     ours, theirs = _by_metric(first, metrics, score_key), _by_metric(second, metrics, score_key)
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
@@ -226,7 +226,8 @@ def _by_metric(
     return found
 
 
-def _check_documents(first: Sequence[StoredSample], second: Sequence[StoredSample]) -> None:
+def check_documents(first: Sequence[StoredSample], second: Sequence[StoredSample]) -> None:
+    """Raises EvaluationError DOCUMENTS_DIFFER where both know a document's hash, and the hashes differ."""
     known = {(sample.task, sample.doc_id): sample.doc_hash for sample in first if sample.doc_hash}
     differing = sorted(
         {

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.judge.protocol import is_compat_parsing
 from lmms_eval_grpc.engine.record.code_version import code_version
 from lmms_eval_grpc.engine.record.plain_json import to_plain
 from lmms_eval_grpc.engine.record.redact import redact
@@ -60,12 +61,14 @@ def build_manifest(
     processor_backend: str = "",
     doc_ids: Mapping[str, Sequence[int]] | None = None,
     decode_backend: str = "",
+    baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest as plain JSON values, secrets left out.
 
     ``model_identity`` is the backend's own account of the checkpoint, ``device`` of the hardware; ``processor_backend``
     names what turns images into pixels and ``decode_backend`` what decodes videos, because two such libraries give
     different ones. ``doc_ids`` are the documents that each task runs; else what limit and offset select.
+    ``baseline`` is the earlier run that this one is compared with.
     """
     python, numpy, torch, fewshot = config.seed
     manifest = {
@@ -91,7 +94,9 @@ def build_manifest(
         "system_instruction": config.system_instruction,
         "apply_chat_template": config.apply_chat_template,
         "fewshot_as_multiturn": config.fewshot_as_multiturn,
+        "judge_parsing": "lmms-eval" if is_compat_parsing() else "strict",
         "compat": sorted(config.compat),
+        "baseline": None if baseline is None else dict(baseline),
         "tasks": {task.name: _task(task, (doc_ids or {}).get(task.name)) for task in tasks},
     }
     plain: dict[str, Any] = redact(to_plain(manifest))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, EvaluationOutcome, TaskScore
+from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord
 from lmms_eval_grpc.engine.record.stored import StoredSample, read_samples
+from lmms_eval_grpc.engine.record.usage import judges
 from lmms_eval_grpc.engine.scoring.aggregate import ScoredSample, aggregate_task
 from lmms_eval_grpc.engine.scoring.groups import aggregate_groups
 from lmms_eval_grpc.engine.scoring.pool import score_samples
@@ -42,6 +44,7 @@ def rescore(config: EvaluationConfig, samples_paths: Sequence[Path], output_dir:
     DOCUMENTS_DIFFER where the task's documents are not those that were answered.
     """
     started, loaded = datetime.now(UTC), load(config)
+    USAGE.reset()
     stored: dict[str, list[StoredSample]] = {task.name: [] for task in loaded.tasks}
     for path in samples_paths:
         for sample in read_samples(path):
@@ -52,6 +55,7 @@ def rescore(config: EvaluationConfig, samples_paths: Sequence[Path], output_dir:
     groups = aggregate_groups(loaded.groups, scores)
     doc_ids = {name: sorted({sample.doc_id for sample in samples}) for name, samples in stored.items()}
     manifest = build_manifest(config, loaded.tasks, {"backend": "none: stored responses"}, doc_ids=doc_ids)
+    manifest["judges"] = judges()
     manifest["rescored_from"] = [path.name for path in samples_paths]
     written = write_results(
         config,

@@ -99,7 +99,7 @@ def write_results(
     date = _free_date(folder, started)
     samples_paths = tuple(
         write_text(
-            folder / f"{date}_samples_{_UNSAFE.sub('__', task)}.jsonl",
+            folder / f"{date}_samples_{safe_name(task)}.jsonl",
             (dump_line(to_lmms_eval_sample(record)) + "\n" for record in records),
         )
         for task, records in by_task.items()
@@ -164,6 +164,7 @@ def build_document(
         "lmms_eval_grpc_version": _version(),
         "confidence_intervals": {score.task: _intervals(score.metrics) for score in scores}
         | {group: _intervals(score.metrics) for group, score in ((group.group, group) for group in groups)},
+        **({"baseline_comparisons": _comparisons(scores)} if config.baseline else {}),
         "sample_counts": {
             score.task: {
                 "asked": score.samples_asked,
@@ -178,14 +179,48 @@ def build_document(
     return plain
 
 
+def safe_name(name: str) -> str:
+    """``name`` as a part of a file's name: lmms-eval's replacement of what a path must not have."""
+    return _UNSAFE.sub("__", name)
+
+
 def model_folder(config: EvaluationConfig) -> str:
     """The folder of a model's results: the last two parts of its path or id, joined by ``__``."""
     parts = [part for part in _model_name(config).replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return _UNSAFE.sub("__", "/".join(parts[-2:])) or _UNSAFE.sub("__", config.model)
+    return safe_name("/".join(parts[-2:])) or safe_name(config.model)
 
 
 def _task_results(task: Task, score: TaskScore) -> dict[str, Any]:
-    return {"alias": task.config.task_alias or task.name, **_metric_results(score.metrics, _LEGACY_ERRORS)}
+    return {
+        "alias": task.config.task_alias or task.name,
+        **_metric_results(score.metrics, _LEGACY_ERRORS),
+        **_paired(score),
+    }
+
+
+def _paired(score: TaskScore) -> dict[str, Any]:
+    """lmms-eval's keys for the comparison with a baseline, of the first metric that has one; ``paired_metric`` says
+    which. All in the unit of the samples' scores. All metrics are in ``baseline_comparisons``."""
+    metric = next((metric for metric in score.metrics if metric.baseline is not None), None)
+    if metric is None or metric.baseline is None:
+        return {}
+    found = metric.baseline
+    return {
+        "paired_baseline": found.baseline,
+        "paired_baseline_score": found.baseline_score,
+        "paired_ci_lower": _NOT_AVAILABLE if found.confidence_lower is None else found.confidence_lower,
+        "paired_ci_upper": _NOT_AVAILABLE if found.confidence_upper is None else found.confidence_upper,
+        "paired_pvalue": _NOT_AVAILABLE if found.t_p_value is None else found.t_p_value,
+        "paired_score": found.score,
+        "paired_metric": f"{metric.name},{metric.filter}",
+    }
+
+
+def _comparisons(scores: Sequence[TaskScore]) -> dict[str, Any]:
+    return {
+        score.task: {f"{metric.name},{metric.filter}": metric.baseline for metric in score.metrics if metric.baseline}
+        for score in scores
+    }
 
 
 def _group_results(group: GroupScore) -> dict[str, Any]:
@@ -268,10 +303,11 @@ def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]
 def _usage(config: EvaluationConfig, usages: Mapping[str, usage.TaskUsage]) -> dict[str, Any]:
     if not usages:
         return {}
+    by_source = usage.by_source(usages.values())
     return {
-        "total": usage.total(usages.values()).tokens(),
+        "total": {key: sum(source[key] for source in by_source.values()) for key in by_source["model"]},
         "by_task": {name: of_task.tokens() for name, of_task in usages.items()},
-        "by_source": usage.by_source(usages.values()),
+        "by_source": by_source,
         "budget_exceeded": config.max_tokens is not None
         and usage.total(usages.values()).output_tokens >= config.max_tokens,
         "budget_total_tokens": config.max_tokens,

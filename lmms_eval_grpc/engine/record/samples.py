@@ -82,7 +82,9 @@ def to_lmms_eval_sample(record: SampleRecord) -> dict[str, Any]:
         sample["resps"] = list(record.responses)
     sample |= {
         "filtered_resps": filtered,
-        "token_counts": [{"input_tokens": record.input_tokens, "output_tokens": record.output_tokens}],
+        "token_counts": [
+            {"input_tokens": record.input_tokens, "output_tokens": record.output_tokens, "reasoning_tokens": 0}
+        ],
         "doc_hash": record.doc_hash,
         "prompt_hash": text_digest(record.prompt),
         "target_hash": text_digest(record.target),

@@ -13,7 +13,8 @@ from typing import Any
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.record.samples import SampleRecord
 
-_SAMPLES_NAME = re.compile(r"^(?P<date>.+?)_samples_(?P<task>.+)\.jsonl$")
+SAMPLES_NAME = re.compile(r"^(?P<date>.+?)_samples_(?P<task>.+)\.jsonl$")
+"""The name of a samples file in lmms-eval's layout."""
 _RESULTS_SUFFIX = "_results.json"
 _ERROR_KIND = re.compile(r"_(stderr|stderr_clt|stderr_clustered)$")
 _NO_METRICS = frozenset(
@@ -48,10 +49,14 @@ class StoredSample:
     """Given and made."""
 
     def score(self, metric: str, score_key: str = "score") -> float | None:
-        """The number that the sample has in ``metric``, of a mapping that under ``score_key``; None: there is none."""
+        """The number that the sample has in ``metric``, of a mapping that under ``score_key``; None: there is none.
+
+        A mapping without it that has an answer and the right one (``pred_answer`` or ``pred``, ``answer`` or
+        ``target``), as tasks return whose aggregation compares them, is 1 where they are equal but for case, else 0.
+        """
         value = self.scores.get(metric)
         if isinstance(value, Mapping):
-            value = value.get(score_key)
+            value = value[score_key] if score_key in value else _equality(value)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -92,7 +97,7 @@ def read_samples(path: Path, task: str | None = None) -> list[StoredSample]:
 
     Raises EvaluationError RECORD_UNREADABLE, naming the line.
     """
-    named = _SAMPLES_NAME.match(path.name)
+    named = SAMPLES_NAME.match(path.name)
     task = task or (named["task"] if named else None)
     samples: list[StoredSample] = []
     seen: dict[int, int] = {}
@@ -163,7 +168,7 @@ def _from_lmms_eval(values: Mapping[str, Any], task: str, seen: dict[int, int]) 
         filter=str(values.get("filter", unnamed)),
         outcome=outcome,
         responses=tuple(_flat(raw)) if isinstance(raw, list) else (raw,),
-        scores={key: value for key, value in values.items() if key not in _NO_METRICS} if outcome == "ok" else {},
+        scores=_scores(values) if outcome == "ok" else {},
         doc_hash="" if digest == _CONSTANT_DOC_HASH else digest,
         target=str(values.get("target", "")),
         prompt=values["input"] if isinstance(values.get("input"), str) else "",
@@ -173,6 +178,15 @@ def _from_lmms_eval(values: Mapping[str, Any], task: str, seen: dict[int, int]) 
             sum(count.get("output_tokens") or 0 for count in counts),
         ),
     )
+
+
+def _scores(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics among a line's keys; one whose name is a key of every line stands there as ``metric_<name>``."""
+    return {
+        key.removeprefix("metric_") if key.removeprefix("metric_") in _NO_METRICS else key: value
+        for key, value in values.items()
+        if key not in _NO_METRICS
+    }
 
 
 def _flat(responses: list[Any]) -> list[Any]:
@@ -195,6 +209,15 @@ def _read_metrics(row: Mapping[str, Any]) -> dict[tuple[str, str], StoredMetric]
     return {key: StoredMetric(value, errors.get(key, {})) for key, value in values.items()}
 
 
+def _equality(value: Mapping[str, Any]) -> float | None:
+    """lmms-eval's reading of a baseline's mappings."""
+    given = next((value[key] for key in ("pred_answer", "pred") if value.get(key) is not None), None)
+    right = next((value[key] for key in ("answer", "target") if value.get(key) is not None), None)
+    if given is None or right is None:
+        return None
+    return float(str(given).strip().upper() == str(right).strip().upper())
+
+
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -203,7 +226,7 @@ def _samples_beside(path: Path) -> dict[str, Path]:
     if not path.name.endswith(_RESULTS_SUFFIX):
         return {}
     date = path.name.removesuffix(_RESULTS_SUFFIX)
-    found = (_SAMPLES_NAME.match(item.name) for item in sorted(path.parent.iterdir()))
+    found = (SAMPLES_NAME.match(item.name) for item in sorted(path.parent.iterdir()))
     return {match["task"]: path.parent / match[0] for match in found if match and match["date"] == date}
 
 

@@ -21,6 +21,7 @@ class TaskUsage:
     documents_with_tokens: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    responses: int = 0
     correct: float = 0.0
     """Sum of the positive scores."""
     _seen: set[int] = field(default_factory=set)
@@ -33,14 +34,11 @@ class TaskUsage:
         self.documents_with_tokens += bool(record.input_tokens or record.output_tokens)
         self.input_tokens += record.input_tokens
         self.output_tokens += record.output_tokens
+        self.responses += len(record.responses)
         self.correct += _positive_score(record.scores, score_key)
 
     def tokens(self) -> dict[str, int]:
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "total_tokens": self.input_tokens + self.output_tokens,
-        }
+        return _tokens(self.input_tokens, self.output_tokens, self.responses)
 
     def efficiency(self) -> dict[str, Any]:
         return {
@@ -63,6 +61,7 @@ def total(usages: Iterable[TaskUsage]) -> TaskUsage:
         summed.documents_with_tokens += usage.documents_with_tokens
         summed.input_tokens += usage.input_tokens
         summed.output_tokens += usage.output_tokens
+        summed.responses += usage.responses
         summed.correct += usage.correct
     return summed
 
@@ -72,14 +71,30 @@ def by_source(usages: Iterable[TaskUsage]) -> dict[str, dict[str, int]]:
     sources = {"model": total(usages).tokens()}
     judged = USAGE.by_model().values()
     if judged:
-        given, made = sum(one.input_tokens for one in judged), sum(one.output_tokens for one in judged)
-        sources["judge"] = {
-            "input_tokens": given,
-            "output_tokens": made,
-            "total_tokens": given + made,
-            "n_api_calls": sum(one.requests for one in judged),
-        }
+        sources["judge"] = _tokens(
+            sum(one.input_tokens for one in judged),
+            sum(one.output_tokens for one in judged),
+            sum(one.requests for one in judged),
+        )
     return sources
+
+
+def judges() -> dict[str, dict[str, int]]:
+    """The models that judged in this process, as their servers name them, and how many of their answers were used."""
+    return {
+        model: {"requests": one.requests, "from_cache": one.cached} for model, one in sorted(USAGE.by_model().items())
+    }
+
+
+def _tokens(given: int, made: int, calls: int) -> dict[str, int]:
+    """lmms-eval's keys. Tokens of reasoning are among the output's here; nobody tells them apart."""
+    return {
+        "input_tokens": given,
+        "output_tokens": made,
+        "reasoning_tokens": 0,
+        "total_tokens": given + made,
+        "n_api_calls": calls,
+    }
 
 
 def _positive_score(scores: Mapping[str, Any], score_key: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 
@@ -19,5 +20,36 @@ def describe_device(name: str) -> dict[str, Any]:
             "memory_bytes": properties.total_memory,
             "compute_capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
+            "driver": _driver(),
         }
-    return {"type": device.type, "name": platform.machine(), "threads": torch.get_num_threads()}
+    return {
+        "type": device.type,
+        "name": platform.machine(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version, where its library tells it."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
+def _processor() -> str | None:
+    """The processor's name as Linux has it; kernels choose their instructions, and so the last bits, by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -23,9 +23,11 @@ from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Backend, GenerationResponse
+from lmms_eval_grpc.engine.record.baseline import Baseline, compare_with_baseline, load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.engine.record.usage import judges
 from lmms_eval_grpc.engine.run.answers import ask, expected_parts, require_capabilities, scored_value, shown_text
 from lmms_eval_grpc.engine.run.device import describe_device
 from lmms_eval_grpc.engine.run.log import AnswerKey, RunLog
@@ -89,6 +91,7 @@ def evaluate(
         tasks = loaded.tasks
         doc_ids = {task.name: task.doc_ids(config.limit, config.offset) for task in tasks}
         progress.counters.samples_total = sum(map(len, doc_ids.values()))
+        baseline = load_baseline(config.baseline, tasks, doc_ids) if config.baseline else None
         progress.stop_if_cancelled()
 
     with clock.stage(Stage.LOADING_MODEL):
@@ -107,19 +110,21 @@ def evaluate(
             device=describe_device(config.device),
             processor_backend=str(identity.get("image_backend", "")),
             doc_ids=doc_ids,
+            baseline=baseline.describe() if baseline else None,
         )
         with ExitStack() as files:
             log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity)))
             samples = None
             if config.log_samples or config.predict_only:
                 samples = files.enter_context(SampleFile(run_dir / SAMPLES, keep=log.taken_up))
-            run = _Run(config, backend, log, samples, progress, clock, reporter)
+            run = _Run(config, backend, log, samples, progress, clock, reporter, baseline)
             scores = [run.evaluate_task(task, doc_ids[task.name]) for task in tasks]
             group_scores = aggregate_groups(loaded.groups, scores)
     finally:
         if own_backend:
             backend.close()
 
+    manifest["judges"] = judges()
     with clock.stage(Stage.WRITING):
         progress.counters.begin_task("", 0)
         progress.report(Stage.WRITING)
@@ -133,7 +138,7 @@ def evaluate(
             started=started,
             finished=datetime.now(UTC),
             batch_sizes=sorted(progress.counters.batch_sizes, reverse=True),
-            throughput=_throughput(progress, clock),
+            throughput=progress.throughput(),
             groups=group_scores,
         )
     return EvaluationOutcome(
@@ -164,18 +169,6 @@ def _header(config: EvaluationConfig, tasks: Sequence[Task], identity: Mapping[s
     }
 
 
-def _throughput(progress: Progress, clock: StageClock) -> dict[str, Any]:
-    counters, seconds = progress.counters, clock.seconds[Stage.GENERATING]
-    return {
-        "generation_seconds": seconds,
-        "samples_per_second": progress.samples_per_second,
-        "output_tokens_per_second": progress.output_tokens_per_second,
-        "input_tokens": counters.input_tokens,
-        "output_tokens": counters.output_tokens,
-        "samples_resumed": counters.samples_resumed,
-    }
-
-
 @dataclass(slots=True)
 class _TaskState:
     """One task while it is being worked on."""
@@ -203,6 +196,7 @@ class _Run:
         progress: Progress,
         clock: StageClock,
         reporter: Reporter,
+        baseline: Baseline | None,
     ) -> None:
         self.config = config
         self.backend = backend
@@ -211,6 +205,7 @@ class _Run:
         self.progress = progress
         self.clock = clock
         self.reporter = reporter
+        self.baseline = baseline
         self.lock = threading.Lock()
 
     def evaluate_task(self, task: Task, doc_ids: Sequence[int]) -> TaskScore:
@@ -227,6 +222,8 @@ class _Run:
             self.progress.report(Stage.SCORING)
             state.scored.sort(key=lambda sample: sample.doc_id)
             score = aggregate_task(task, state.scored, state.asked, len(state.failed), seconds=time.monotonic() - began)
+            if self.baseline is not None:
+                score = compare_with_baseline(self.baseline, task, score, state.scored)
         # From here on the task's failures are final: recorded before they are shown, or a kill in between would let the
         # next attempt answer samples whose errors readers have already seen.
         self.log.record_finished(task.identity, task.name)

@@ -28,6 +28,8 @@ MAX_REPLICATES = 1000
 _BOOTSTRAP_SIZES = (MAX_REPLICATES, 200)
 _BOOTSTRAP_SECONDS = 5.0
 """A task's own aggregation may be slow; its interval is not worth waiting longer for."""
+_SCALES = (1.0, 100.0)
+"""What means are multiplied by: many tasks report per cent."""
 _DRAW_SECONDS = 2e-7
 """About what drawing one item costs."""
 
@@ -51,8 +53,8 @@ def aggregate_task(task: Task, samples: Sequence[ScoredSample], asked: int, erro
     task's wall time. A metric whose aggregation is a mean has the t interval, one with another aggregation the
     bootstrap of that aggregation, and with several responses per document how stable they are is scored too.
     Aggregations with a parameter ``args`` often write files, so they run once only; they have the t interval where
-    their value is the mean of the samples' scores, else none. One that returns a mapping gives one score per number in
-    it, named ``metric.key``. Metrics that no sample has a score of are left out.
+    their value is the mean of the samples' scores, also in per cent, else none. One that returns a mapping gives one
+    score per number in it, named ``metric.key``. Metrics that no sample has a score of are left out.
 
     Raises EvaluationError AGGREGATION_FAILED when an aggregation raises.
     """
@@ -125,10 +127,10 @@ _NO_SPREAD = _Spread()
 def _spread(task: Task, metric: Metric, items: list[Any], value: float, seconds: float) -> _Spread:
     clusters = _clusters(task, items)
     if metric.aggregation is not aggregations.mean:
-        spread = _bootstrap(task, metric, items, clusters, seconds)
+        spread = _bootstrap(task, metric, items, value, clusters, seconds)
         if spread.method:
             return spread
-    means = _averaged(task, items, value)
+    means = _averaged(task, items, value, _SCALES)
     if means is None:
         return _NO_SPREAD
     if clusters is None:
@@ -155,31 +157,42 @@ def _legacy_errors(task: Task, metric: Metric, items: list[Any], value: float, s
         clusters = _clusters(task, items)
         if clusters is not None:
             errors["stderr_clustered"] = intervals.clustered_standard_error_of_lmms_eval(means, clusters)
-    return {name: error for name, error in errors.items() if error is not None}
+    return {name: error for name, error in errors.items() if error is not None and math.isfinite(error)}
 
 
-def _averaged(task: Task, items: list[Any], value: float) -> list[float] | None:
-    """The samples' numbers (of mappings, those under the task's score_key) if ``value`` is their mean; else None."""
+def _averaged(task: Task, items: list[Any], value: float, scales: Sequence[float] = (1.0,)) -> list[float] | None:
+    """The samples' numbers (of mappings, those under the task's score_key), multiplied by the one of ``scales`` with
+    which ``value`` is their mean; None where it is not."""
     scores = [_number(item.get(task.config.score_key) if isinstance(item, Mapping) else item) for item in items]
     numbers = [score for score in scores if score is not None]
     if len(numbers) != len(scores):
         return None
-    return numbers if math.isclose(aggregations.mean(numbers), value, rel_tol=1e-9, abs_tol=1e-12) else None
+    mean = aggregations.mean(numbers)
+    scale = next((s for s in scales if math.isclose(s * mean, value, rel_tol=1e-9, abs_tol=1e-12)), None)
+    return None if scale is None else [scale * number for number in numbers]
 
 
 def _bootstrap(
-    task: Task, metric: Metric, items: list[Any], clusters: list[Hashable] | None, seconds: float
+    task: Task, metric: Metric, items: list[Any], value: float, clusters: list[Hashable] | None, seconds: float
 ) -> _Spread:
     each = seconds + len(items) * _DRAW_SECONDS
     replicates = next((size for size in _BOOTSTRAP_SIZES if size * each <= _BOOTSTRAP_SECONDS), 0)
-    if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation) or not replicates:
+    if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation):
         return _NO_SPREAD
+    means = _averaged(task, items, value, _SCALES)
     seed = task.evaluation.seed[0] or 0
     try:
         with _quiet():
-            estimate = bootstrap.percentile_bootstrap(
-                items, metric.aggregation, replicates=replicates, seed=seed, clusters=clusters
-            )
+            estimate = None
+            # Most tasks' own aggregations are means after all, many of them in per cent.
+            if means is not None and bootstrap.TRIALS * each <= _BOOTSTRAP_SECONDS:
+                estimate = bootstrap.mean_bootstrap(
+                    items, metric.aggregation, means, replicates=MAX_REPLICATES, seed=seed, clusters=clusters
+                )
+            if estimate is None and replicates:
+                estimate = bootstrap.percentile_bootstrap(
+                    items, metric.aggregation, replicates=replicates, seed=seed, clusters=clusters
+                )
     except Exception as error:
         # The value itself stands; an aggregation may rely on every sample being there once.
         _log.info("task %s: %s cannot be resampled, so it has no interval: %s", task.name, metric.name, error)
@@ -230,7 +243,16 @@ def _clusters(task: Task, items: list[Any]) -> list[Hashable] | None:
     key = task.config.cluster_key
     if key is None or not all(isinstance(item, Mapping) and item.get(key) is not None for item in items):
         return None
-    return [item[key] for item in items]
+    return [cluster_id(item[key]) for item in items]
+
+
+def cluster_id(value: Any) -> Hashable:
+    """``value`` as an id; one that is no id by itself, as a list is not, by its text."""
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value  # type: ignore[no-any-return]
 
 
 def _repeats(task: Task, metric: Metric, scores: Sequence[FilteredScore]) -> list[list[float]]:

@@ -84,7 +84,8 @@ def score_sample(task: Task, doc_id: int, responses: Sequence[Any]) -> tuple[Fil
 def _score(task: Task, doc_id: int, responses: Sequence[Any], pipeline: Pipeline) -> FilteredScore:
     if task.config.output_type in likelihood.METRICS:
         return _score_likelihoods(task, doc_id, responses, pipeline.name)
-    document = task.documents.with_media(doc_id) if pipeline.needs_media else task.scoring_document(doc_id)
+    plain = task.scoring_document(doc_id)
+    document = task.documents.with_media(doc_id) if pipeline.needs_media else plain
     filtered = _without_reasoning(pipeline.apply(responses, document), task)
     results = _results(task, filtered)
     text = tuple("" if value is None else str(value) for value in results)
@@ -93,8 +94,12 @@ def _score(task: Task, doc_id: int, responses: Sequence[Any], pipeline: Pipeline
     repeats: tuple[dict[str, Any], ...] = ()
     if len(responses) > 1:
         alone = (pipeline.apply_to_one(response, document) for response in responses)
-        repeats = tuple(_process(task, doc_id, _results(task, _without_reasoning(value, task))) for value in alone)
-    return FilteredScore(pipeline.name, text, _process(task, doc_id, results), repeats)
+        # Each repeat is scored with a document of its own: a scorer may change it.
+        repeats = tuple(
+            _process(task, doc_id, _results(task, _without_reasoning(value, task)), task.scoring_document(doc_id))
+            for value in alone
+        )
+    return FilteredScore(pipeline.name, text, _process(task, doc_id, results, plain), repeats)
 
 
 def _score_likelihoods(task: Task, doc_id: int, responses: Sequence[Any], name: str) -> FilteredScore:
@@ -127,8 +132,7 @@ def _score_likelihoods(task: Task, doc_id: int, responses: Sequence[Any], name: 
     return FilteredScore(name, text, scores)
 
 
-def _process(task: Task, doc_id: int, results: list[Any]) -> dict[str, Any]:
-    document = task.scoring_document(doc_id)
+def _process(task: Task, doc_id: int, results: list[Any], document: Mapping[str, Any]) -> dict[str, Any]:
     if task.config.process_results is not None:
         return _call_process_results(task, document, results)
     target = task.target(doc_id)

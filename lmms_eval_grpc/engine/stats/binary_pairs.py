@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass
 
 EXACT_LIMIT = 1000
-"""Up to so many differing documents the binomial is summed exactly; beyond, chi-squared is as good and much faster."""
+"""Up to so many differing documents the binomial is summed in whole numbers, which beyond become too long.
+
+McNemar's test then takes chi-squared, which is as good; the sign test sums in floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,38 @@ def chi_squared_tail(statistic: float) -> float:
 
 def _two_sided_binomial(smaller: int, total: int) -> float:
     """Twice the lower tail of Binomial(total, 1/2) up to ``smaller``, at most 1."""
-    return min(1.0, _ratio(2 * _tail(smaller, total), total))
+    if total <= EXACT_LIMIT:
+        return min(1.0, _ratio(2 * _tail(smaller, total), total))
+    term = _chance(smaller, total)
+    terms = [term]
+    # Downwards each term is smaller than the one before, so the sum can be left when they no longer count.
+    for count in range(smaller, 0, -1):
+        term *= count / (total - count + 1)
+        if term < 1e-18 * terms[0]:
+            break
+        terms.append(term)
+    return min(1.0, 2 * math.fsum(terms))
+
+
+def _chance(count: int, total: int) -> float:
+    """Binomial(total, 1/2) at ``count``, for large ``total``, without the cancellation of large logarithms.
+
+    Loader 2000, "Fast and Accurate Computation of Binomial Probabilities".
+    """
+    if count == 0:
+        return _ratio(1, total)
+    other = total - count
+    excess = (other - count) / total
+    distance = total / 2 * ((1 - excess) * math.log1p(-excess) + (1 + excess) * math.log1p(excess))
+    remainders = _stirling_remainder(total) - _stirling_remainder(count) - _stirling_remainder(other)
+    return math.sqrt(total / (2 * math.pi * count * other)) * math.exp(remainders - distance)
+
+
+def _stirling_remainder(n: int) -> float:
+    """log n! minus Stirling's approximation of it."""
+    if n < 20:
+        return math.log(math.factorial(n)) - (n + 0.5) * math.log(n) + n - math.log(2 * math.pi) / 2
+    return 1 / (12 * n) - 1 / (360 * n**3) + 1 / (1260 * n**5) - 1 / (1680 * n**7)
 
 
 def _tail(smaller: int, total: int) -> int:
@@ -79,7 +112,10 @@ def _tail(smaller: int, total: int) -> int:
 
 def _ratio(numerator: int, exponent: int) -> float:
     """numerator / 2**exponent, where both may be far beyond the range of floats."""
-    return numerator / (1 << exponent)
+    try:
+        return numerator / (1 << exponent)
+    except OverflowError:  # smaller than any float
+        return 0.0
 
 
 def _check(wins: int, losses: int) -> None:

@@ -128,4 +128,13 @@ def test_an_attempt_that_is_taken_up_pays_no_judge_twice(judge: JudgeHandle, tmp
     assert len(judge.asked) == 6
     assert [score.metrics for score in again.tasks] == [score.metrics for score in first.tasks]
     usage = first.results_document["usage"]["by_source"]["judge"]
-    assert usage == {"input_tokens": 66, "output_tokens": 12, "total_tokens": 78, "n_api_calls": 6}
+    tokens = {"input_tokens": 66, "output_tokens": 12, "reasoning_tokens": 0, "total_tokens": 78}
+    assert usage == {**tokens, "n_api_calls": 6}
+    (asked,) = first.manifest["judges"].values()
+    assert asked == {"requests": 6, "from_cache": 0}
+    # The second attempt took all judgements from the first one's.
+    (asked,) = again.manifest["judges"].values()
+    assert asked == {"requests": 0, "from_cache": 6}
+    whole = first.results_document["usage"]["total"]
+    model = first.results_document["usage"]["by_source"]["model"]
+    assert whole["total_tokens"] == model["total_tokens"] + 78
