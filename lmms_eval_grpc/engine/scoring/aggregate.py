@@ -22,10 +22,8 @@ from lmms_eval_grpc.engine.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
-MAX_REPLICATES = 1000
-"""Replicates of a bootstrap, unless the aggregation is slow."""
-
-_BOOTSTRAP_SIZES = (MAX_REPLICATES, 200)
+_FEW_REPLICATES = 200
+"""Of a slow aggregation."""
 _BOOTSTRAP_SECONDS = 5.0
 """A task's own aggregation may be slow; its interval is not worth waiting longer for."""
 _DRAW_SECONDS = 2e-7
@@ -171,7 +169,9 @@ def _bootstrap(
     task: Task, metric: Metric, items: list[Any], clusters: list[Hashable] | None, seconds: float
 ) -> _Spread:
     each = seconds + len(items) * _DRAW_SECONDS
-    replicates = next((size for size in _BOOTSTRAP_SIZES if size * each <= _BOOTSTRAP_SECONDS), 0)
+    most = task.evaluation.bootstrap_iters
+    sizes = (most, min(most, _FEW_REPLICATES))
+    replicates = next((size for size in sizes if size * each <= _BOOTSTRAP_SECONDS), 0)
     if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation) or not replicates:
         return _NO_SPREAD
     seed = task.evaluation.seed[0] or 0
