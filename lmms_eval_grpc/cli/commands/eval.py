@@ -84,6 +84,8 @@ def _run_one(values: Mapping[str, Any], output: Output) -> ExitCode:
         kept = "; run the same command again to go on" if values["output_path"] else ""
         output.remark(f"interrupted{kept}")
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more, of no run
+        raise
     except Exception:
         traceback.print_exc()
         return ExitCode.BUG
