@@ -274,6 +274,7 @@ def test_several_runs_one_of_which_fails(tmp_path: Path, checkpoint: Path, tiny_
     done = evaluate("--config", str(path), "--limit", "2")
     assert done.returncode == ExitCode.JOB_FAILED, done.stderr
     assert "failed (MODEL_LOAD_FAILED)" in done.stderr
+    assert "Traceback" not in done.stderr, "that is for --verbosity DEBUG"
     assert f"environment: WHERE={tmp_path}, SOME_API_KEY=***" in done.stderr
     assert "hidden" not in done.stderr + done.stdout
     (results,) = (tmp_path / "out").rglob("*_results.json")
