@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -95,3 +96,7 @@ def start_log(verbosity: str) -> None:
     )
     logging.getLogger("lmms_eval_grpc").setLevel(level)
     logging.captureWarnings(True)
+    if not sys.stderr.isatty():
+        # Bars that redraw themselves are noise in a file. Read by the libraries when they are imported.
+        for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(variable, "1")
