@@ -51,7 +51,7 @@ class ConsoleReporter:
 
 @contextlib.contextmanager
 def reporting(output: Output) -> Iterator[ConsoleReporter]:
-    """A reporter. While the block lasts the first Ctrl-C asks the engine to stop, a second one stops at once."""
+    """A reporter. While the block lasts the first Ctrl-C or SIGTERM asks the engine to stop, a second stops at once."""
     watcher: Watcher | None = None
     if not output.as_json:
         watcher = make_watcher(output, TITLE, output.remark)
@@ -62,17 +62,18 @@ def reporting(output: Output) -> Iterator[ConsoleReporter]:
             if reporter.interrupted:
                 raise KeyboardInterrupt
             reporter.interrupted = True
-            output.remark("stopping after this batch; Ctrl-C again stops at once")
+            output.remark("stopping after this batch; once more stops at once")
 
-        before = signal.getsignal(signal.SIGINT)
-        listens = before is signal.default_int_handler
-        if listens:
-            signal.signal(signal.SIGINT, interrupt)
+        # A signal that the parent had ignored stays ignored.
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        usual = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        for number in usual:
+            signal.signal(number, interrupt)
         try:
             yield reporter
         finally:
-            if listens:
-                signal.signal(signal.SIGINT, before)
+            for number, handler in usual.items():
+                signal.signal(number, handler)
 
 
 def show_results(outcome: EvaluationOutcome, output: Output) -> None:
