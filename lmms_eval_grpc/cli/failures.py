@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
@@ -31,6 +32,23 @@ _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
     (TooManyWatches, ExitCode.REFUSED),
     (ServerUnavailable, ExitCode.UNREACHABLE),
 )
+
+
+def attempt(work: Callable[[], int], output: Output, verbosity: str = "INFO") -> int:
+    """Does the work and returns its exit code; a failure that a user can understand is told, and becomes its code."""
+    try:
+        return int(work())
+    except UsageError as error:
+        return report_usage(error, output)
+    except EvaluationError as error:
+        return report_evaluation(error, output, verbosity)
+    except EvalServiceError as error:
+        return report(error, output)
+    except SystemExit as error:
+        # Tasks' code runs in this process; whatever status it wanted, nothing was finished.
+        exited = EvaluationError("PROCESS_EXIT", f"the code of a task ended the process (SystemExit: {error})")
+        exited.__cause__ = error
+        return report_evaluation(exited, output, verbosity)
 
 
 def exit_code_of(error: EvalServiceError) -> ExitCode:

@@ -13,7 +13,6 @@ from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output
 from lmms_eval_grpc.cli.parser import build_parser, name_command
 from lmms_eval_grpc.cli.requirements import ENGINE_COMMANDS, require
-from lmms_eval_grpc.cli.usage import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,21 +49,15 @@ def _dispatch(argv: Sequence[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     output = Output(as_json=args.json, plain=args.plain)
     # Only now: these bring grpc, which asking for help must not.
-    from lmms_eval_grpc.cli.failures import report, report_evaluation, report_usage
-    from lmms_eval_grpc.client import EvalServiceError
-    from lmms_eval_grpc.engine.api import EvaluationError
+    from lmms_eval_grpc.cli.failures import attempt
 
-    try:
+    def work() -> int:
         if args.command in ENGINE_COMMANDS:
             require(args.command)
         command = importlib.import_module(f"lmms_eval_grpc.cli.commands.{args.command}")
         return int(command.run(args, output))
-    except UsageError as error:
-        return report_usage(error, output)
-    except EvaluationError as error:
-        return report_evaluation(error, output, getattr(args, "verbosity", "INFO"))
-    except EvalServiceError as error:
-        return report(error, output)
+
+    return attempt(work, output, getattr(args, "verbosity", None) or "INFO")
 
 
 def _tolerate_narrow_encodings() -> None:

@@ -204,6 +204,16 @@ def test_a_failure_is_no_success_and_debug_tells_where(
     assert done.stdout == ""
 
 
+def test_a_task_cannot_end_the_process_as_if_all_were_well(
+    manners: dict[str, str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    functions = "import sys\n\n\ndef ask(doc):\n    sys.exit(0)\n"
+    file = write_task(tmp_path / "mine", "doc_to_text: !function utils.ask\n", utils=functions)
+    done = run(manners, "eval", *model(tiny_checkpoint), "--tasks", str(file))
+    assert done.returncode == ExitCode.JOB_FAILED
+    assert "failed (PROCESS_EXIT)" in done.stderr
+
+
 def test_listings_instead_of_tasks(manners: dict[str, str]) -> None:
     for word, kind in (("list", None), ("list_groups", "GROUP"), ("list_tags", "TAG"), ("list_subtasks", "TASK")):
         done = run(manners, "eval", "--tasks", word, "--json")

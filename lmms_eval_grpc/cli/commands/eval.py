@@ -15,7 +15,7 @@ from lmms_eval_grpc.cli.config_file import FileRun, exported, read_runs
 from lmms_eval_grpc.cli.console import reporting, show_results, start_log
 from lmms_eval_grpc.cli.eval_settings import EvalSettings, make_settings, notes, resolve_values
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from lmms_eval_grpc.cli.failures import report_evaluation, report_usage
+from lmms_eval_grpc.cli.failures import attempt
 from lmms_eval_grpc.cli.flags_eval import DEFAULTS
 from lmms_eval_grpc.cli.output import Output
 from lmms_eval_grpc.cli.run_folder import run_folder
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
             output.remark(f"run {number + 1} of {len(runs)}")
         with exported(one.variables, output.remark):
             codes.append(_run_one(resolve_values(one.values, given), output))
-        if codes[-1] is ExitCode.INTERRUPTED:
+        if codes[-1] == ExitCode.INTERRUPTED:
             break
     return next((code for code in codes if code), ExitCode.OK)
 
@@ -66,20 +66,11 @@ def _check(values: Mapping[str, Any]) -> None:
         make_settings(values)
 
 
-def _run_one(values: Mapping[str, Any], output: Output) -> ExitCode:
-    """Does what one set of flags asks for; failures are reported here, so that other runs can follow."""
+def _run_one(values: Mapping[str, Any], output: Output) -> int:
+    """Does what one set of flags asks for; failures are told here, so that other runs can follow."""
     start_log(values["verbosity"])
-    listing = _listing(values)
     try:
-        if listing is not None:
-            return tasks.list_local(listing, [], values["include_path"] or [], output)
-        if values["power_analysis"]:
-            return power.show_tasks(values, output)
-        return _evaluate(make_settings(values), output)
-    except UsageError as error:
-        return report_usage(error, output)
-    except EvaluationError as error:
-        return report_evaluation(error, output, values["verbosity"])
+        return attempt(lambda: _do(values, output), output, values["verbosity"])
     except EvaluationCancelled:
         kept = "; run the same command again to go on" if values["output_path"] else ""
         output.remark(f"interrupted{kept}")
@@ -89,6 +80,15 @@ def _run_one(values: Mapping[str, Any], output: Output) -> ExitCode:
     except Exception:
         traceback.print_exc()
         return ExitCode.BUG
+
+
+def _do(values: Mapping[str, Any], output: Output) -> int:
+    listing = _listing(values)
+    if listing is not None:
+        return tasks.list_local(listing, [], values["include_path"] or [], output)
+    if values["power_analysis"]:
+        return power.show_tasks(values, output)
+    return _evaluate(make_settings(values), output)
 
 
 def _listing(values: Mapping[str, Any]) -> str | None:
