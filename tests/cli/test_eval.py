@@ -225,7 +225,6 @@ def test_listings_instead_of_tasks(manners: dict[str, str]) -> None:
 def test_results_and_samples_go_to_weights_and_biases(
     manners: dict[str, str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("wandb", reason="the extra `trackers` is not installed")
     done = run(
         {**manners, "WANDB_MODE": "offline", "WANDB_SILENT": "true"},
         *("eval", *model(tiny_checkpoint), "--tasks", TASK, "--limit", "3"),

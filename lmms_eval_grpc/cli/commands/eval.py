@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         with exported(one.variables, output.remark):
             codes.append(_run_one(resolve_values(one.values, given), output))
         if codes[-1] == ExitCode.INTERRUPTED:
-            break
+            return ExitCode.INTERRUPTED
     return next((code for code in codes if code), ExitCode.OK)
 
 
