@@ -19,3 +19,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.checkpoints import build_checkpoint
 
     return build_checkpoint("idefics3", tmp_path_factory.mktemp("checkpoints") / "idefics3")
+
+
+@pytest.fixture(scope="session")
+def one_torch_thread() -> None:
+    """Two threads on two busy cores are slower than one."""
+    import torch  # here and below late: many tests need no model library
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> dict[int, Path]:
+    """Checkpoints of a model that learned to read digits, by training step."""
+    from tests.support.checkpoints import build_trained_checkpoints
+
+    return build_trained_checkpoints(tmp_path_factory.mktemp("trained"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output
+from lmms_eval_grpc.cli.usage import UsageError
 from lmms_eval_grpc.client import (
     EvalServiceError,
     InvalidRequest,
@@ -17,6 +20,7 @@ from lmms_eval_grpc.client import (
     ServerUnavailable,
 )
 from lmms_eval_grpc.client.errors import TooManyWatches
+from lmms_eval_grpc.engine.api import EvaluationError
 
 _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
     (InvalidRequest, ExitCode.USAGE),
@@ -28,6 +32,23 @@ _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
     (TooManyWatches, ExitCode.REFUSED),
     (ServerUnavailable, ExitCode.UNREACHABLE),
 )
+
+
+def attempt(work: Callable[[], int], output: Output, verbosity: str = "INFO") -> int:
+    """Does the work and returns its exit code; a failure that a user can understand is told, and becomes its code."""
+    try:
+        return int(work())
+    except UsageError as error:
+        return report_usage(error, output)
+    except EvaluationError as error:
+        return report_evaluation(error, output, verbosity)
+    except EvalServiceError as error:
+        return report(error, output)
+    except SystemExit as error:
+        # Tasks' code runs in this process; whatever status it wanted, nothing was finished.
+        exited = EvaluationError("PROCESS_EXIT", f"the code of a task ended the process (SystemExit: {error})")
+        exited.__cause__ = error
+        return report_evaluation(exited, output, verbosity)
 
 
 def exit_code_of(error: EvalServiceError) -> ExitCode:
@@ -56,13 +77,29 @@ def report(error: EvalServiceError, output: Output) -> ExitCode:
     return code
 
 
-def report_usage(message: str, output: Output) -> ExitCode:
+def report_usage(error: UsageError, output: Output) -> ExitCode:
     """Prints what is wrong with the command line or its surroundings, and returns the exit code for that."""
     if output.as_json:
-        output.report({"error": {"code": "USAGE", "reason": "", "message": message}})
-    else:
-        output.remark(f"error: {message}")
+        described: dict[str, Any] = {"code": "USAGE", "reason": "", "message": str(error)}
+        if error.problems:
+            described["violations"] = [{"field": field, "description": text} for field, text in error.problems]
+        output.report({"error": described})
+        return ExitCode.USAGE
+    output.remark(f"error: {error}")
+    for field, description in error.problems:
+        output.remark(f"  {field}: {description}" if field else f"  {description}")
     return ExitCode.USAGE
+
+
+def report_evaluation(error: EvaluationError, output: Output, verbosity: str = "INFO") -> ExitCode:
+    """Prints why something that was done in this process failed; with verbosity DEBUG where, too."""
+    if output.as_json:
+        output.report({"error": {"code": "EVALUATION", "reason": error.reason, "message": error.message}})
+    else:
+        output.remark(f"failed ({error.reason}): {error.message}")
+    if verbosity == "DEBUG":
+        output.remark("".join(traceback.format_exception(error)))
+    return ExitCode.JOB_FAILED
 
 
 def _describe(error: EvalServiceError) -> dict[str, Any]:

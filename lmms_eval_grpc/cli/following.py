@@ -23,7 +23,8 @@ class TaskView:
 class JobView:
     """The whole job."""
 
-    job_id: str
+    title: str
+    """What people call it, such as ``job 3f2a``."""
     state: int = job_pb2.JOB_STATE_UNSPECIFIED
     attempt: int = 0
     queue_position: int | None = None
@@ -38,7 +39,7 @@ class JobView:
     def with_job(self, job: job_pb2.Job) -> JobView:
         """After a snapshot, which replaces everything that was known."""
         view = JobView(
-            self.job_id,
+            self.title,
             job.state,
             job.attempt,
             job.queue_position if job.HasField("queue_position") else None,

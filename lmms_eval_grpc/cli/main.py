@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output
-from lmms_eval_grpc.cli.parser import build_parser
-from lmms_eval_grpc.cli.usage import UsageError
+from lmms_eval_grpc.cli.parser import build_parser, name_command
+from lmms_eval_grpc.cli.requirements import ENGINE_COMMANDS, require
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _dispatch(words: Sequence[str]) -> int:
+def _dispatch(argv: Sequence[str]) -> int:
+    words = name_command(argv)
     parser = build_parser(words)
     try:
         args = parser.parse_args(words)
@@ -47,17 +48,16 @@ def _dispatch(words: Sequence[str]) -> int:
     # gRPC's own messages say nothing that a user could act on; read when grpc is first imported, just below.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     output = Output(as_json=args.json, plain=args.plain)
-    command = importlib.import_module(f"lmms_eval_grpc.cli.commands.{args.command}")
     # Only now: these bring grpc, which asking for help must not.
-    from lmms_eval_grpc.cli.failures import report, report_usage
-    from lmms_eval_grpc.client import EvalServiceError
+    from lmms_eval_grpc.cli.failures import attempt
 
-    try:
+    def work() -> int:
+        if args.command in ENGINE_COMMANDS:
+            require(args.command)
+        command = importlib.import_module(f"lmms_eval_grpc.cli.commands.{args.command}")
         return int(command.run(args, output))
-    except UsageError as error:
-        return report_usage(str(error), output)
-    except EvalServiceError as error:
-        return report(error, output)
+
+    return attempt(work, output, getattr(args, "verbosity", None) or "INFO")
 
 
 def _tolerate_narrow_encodings() -> None:

@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Sequence
 
 from lmms_eval_grpc import __version__
-from lmms_eval_grpc.cli import arguments, flags_submit
+from lmms_eval_grpc.cli import arguments, flags_eval, flags_evaluation, flags_submit
 from lmms_eval_grpc.cli.exit_codes import describe_exit_codes
+from lmms_eval_grpc.cli.flags_evaluation import spell
 
 ADDRESS_VARIABLE = "LMMS_EVAL_GRPC_ADDRESS"
 DEFAULT_ADDRESS = "localhost:50051"
 TASK_KINDS = ("task", "group", "tag")
+
+RUN_HELP = "a samples file, a results file, or a folder of such; of a folder the newest run counts"
 
 DESCRIPTION = "Evaluation of large multimodal models as a service: submit checkpoints, watch the scores come back."
 
@@ -65,14 +68,29 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _asks_for_serve(argv: Sequence[str]) -> bool:
-    """Whether the command (the first word that is no flag and no flag's value) is ``serve``."""
-    words = iter(argv)
-    for word in words:
+    place = _command_place(argv)
+    return place < len(argv) and argv[place] == "serve"
+
+
+def name_command(argv: Sequence[str]) -> list[str]:
+    """``argv`` with ``eval`` where a command's name should be and a flag is, as lmms-eval has it."""
+    place = _command_place(argv)
+    flag = place < len(argv) and argv[place].startswith("-") and argv[place] not in ("-h", "--help", "--version")
+    return [*argv[:place], *(["eval"] if flag else []), *argv[place:]]
+
+
+def _command_place(argv: Sequence[str]) -> int:
+    """Where the command's name should be: after the flags that all commands have."""
+    place = 0
+    while place < len(argv):
+        word = argv[place]
         if word in ("--address", "-a"):
-            next(words, None)
-        elif not word.startswith("-"):
-            return word == "serve"
-    return False
+            place += 2
+        elif word in ("--json", "--plain") or word.startswith("--address="):
+            place += 1
+        else:
+            break
+    return min(place, len(argv))
 
 
 def _add_common(parser: argparse.ArgumentParser, *, top: bool) -> None:
@@ -131,7 +149,7 @@ def _declare_jobs(parser: argparse.ArgumentParser) -> None:
         help="only jobs with this label; may be repeated, all must match",
     )
     parser.add_argument(
-        *flags_submit.spell("limit_count", short="n"),
+        *spell("limit_count", short="n"),
         type=arguments.parse_count,
         default=20,
         metavar="N",
@@ -170,11 +188,77 @@ def _declare_logs(parser: argparse.ArgumentParser) -> None:
 
 def _declare_tasks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "filter", nargs="?", default="", metavar="FILTER", help="a prefix of the name, or a pattern such as '*mmmu*'"
+        "filter",
+        nargs="?",
+        default="",
+        metavar="FILTER",
+        help="a prefix of the name, or a pattern such as '*mmmu*'; or list, groups, tags or subtasks, which list all, "
+        "or all of a kind, of what is installed here",
     )
     parser.add_argument(
         "--kind", action="append", choices=TASK_KINDS, default=[], help="only this kind; may be repeated"
     )
+    _declare_local(parser)
+    parser.add_argument(
+        *spell("include_path"),
+        action="extend",
+        type=arguments.parse_names,
+        default=[],
+        metavar="DIR",
+        help="folder with more task YAML files; asks no server; may be repeated",
+    )
+
+
+def _declare_local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--local", action="store_true", help="what is installed here; asks no server")
+
+
+def _declare_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN_HELP)
+    group = parser.add_argument_group("what to score")
+    flags_evaluation.add_subject(
+        group, required=False, place="", model_default="as the results say", tasks_default="those of the samples"
+    )
+    flags_evaluation.add_include_path(group, place="")
+    flags_evaluation.add_reasoning_tags(group)
+    flags_evaluation.add_trust(group)
+    flags_eval.add_media(group)
+    flags_eval.add_output(group)
+    flags_eval.add_verbosity(group, "INFO")
+
+
+def _declare_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="FIRST", help=RUN_HELP)
+    parser.add_argument("second", metavar="SECOND", help="the other run, over the same documents")
+    group = parser.add_argument_group("how to compare")
+    group.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    group.add_argument(
+        "--alpha", type=float, default=0.05, metavar="P", help="level of significance of a verdict (default: 0.05)"
+    )
+    group.add_argument(
+        *spell("score_key"),
+        default="score",
+        metavar="KEY",
+        help="the number in scores that are mappings (default: score)",
+    )
+    flags_eval.add_verbosity(group, "INFO")
+
+
+def _declare_power(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="take standard deviations from one run's samples, or from two runs' pairs",
+    )
+    group = parser.add_argument_group("the comparison that is planned")
+    flags_eval.add_design(group)
+    group.add_argument("--documents", type=arguments.parse_count, metavar="N", help="how many there are")
+    group.add_argument(
+        "--tasks", action="extend", type=arguments.parse_names, metavar="A,B,…", help="as many as these tasks have"
+    )
+    flags_evaluation.add_include_path(group, place="")
+    flags_eval.add_verbosity(group, "INFO")
 
 
 def _declare_nothing(parser: argparse.ArgumentParser) -> None:
@@ -183,6 +267,10 @@ def _declare_nothing(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("Run the server.", _declare_serve),
+    "eval": ("Evaluate here, without a server, by lmms-eval's flags.", flags_eval.add_flags),
+    "score": ("Score the stored responses of a run anew, without a model.", _declare_score),
+    "compare": ("Say which of two runs is better, or that there is not enough evidence.", _declare_compare),
+    "power": ("Say how many documents show a difference.", _declare_power),
     "submit": ("Queue an evaluation; print the job's id.", _declare_submit),
     "watch": ("Follow a job to its end, then show its results.", _declare_job),
     "jobs": ("List jobs, newest first.", _declare_jobs),
@@ -192,7 +280,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "samples": ("Print a job's samples: prompts, answers, scores.", _declare_samples),
     "logs": ("Print the log of a job's worker.", _declare_logs),
     "tasks": ("List the tasks, groups and tags that can be evaluated.", _declare_tasks),
-    "models": ("List the model backends, and what to install for those that are not available.", _declare_nothing),
+    "models": ("List the model backends, and what to install for those that are not available.", _declare_local),
     "info": ("Describe the server: versions, devices, limits.", _declare_nothing),
     "version": ("Print the versions installed here; asks no server.", _declare_nothing),
 }

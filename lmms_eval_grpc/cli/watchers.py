@@ -35,22 +35,22 @@ class Watcher(Protocol):
         """What happened to it."""
 
 
-def make_watcher(output: Output, job_id: str) -> Watcher:
-    """Bars where rich is in use, lines elsewhere."""
+def make_watcher(output: Output, title: str, print_line: Callable[[str], None] | None = None) -> Watcher:
+    """Bars where rich is in use, lines elsewhere; ``title`` names what is watched, such as ``job 3f2a``."""
     if output.console is not None:
-        return LiveWatcher(output.console, job_id)
-    return LineWatcher(output.line, job_id)
+        return LiveWatcher(output.console, title)
+    return LineWatcher(print_line or output.line, title)
 
 
 class LineWatcher:
     """A line for each state and each task result, and now and then one for the progress."""
 
     def __init__(
-        self, print_line: Callable[[str], None], job_id: str, clock: Callable[[], float] = time.monotonic
+        self, print_line: Callable[[str], None], title: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._print = print_line
         self._clock = clock
-        self._view = JobView(job_id)
+        self._view = JobView(title)
         self._last_progress: tuple[float, int, str] | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class LineWatcher:
 
     def show_job(self, job: job_pb2.Job) -> None:
         self._view = self._view.with_job(job)
-        self._print(f"job {job.job_id}: {self._view.describe_state()}")
+        self._print(f"{self._view.title}: {self._view.describe_state()}")
         for task in self._view.tasks.values():
             if task.result is not None:
                 self._print(describe_result(task.result))
@@ -93,11 +93,11 @@ class LineWatcher:
 class LiveWatcher:
     """A bar per task and one line for the job, redrawn in place."""
 
-    def __init__(self, console: Console, job_id: str) -> None:
+    def __init__(self, console: Console, title: str) -> None:
         from rich.live import Live
 
         self._console = console
-        self._view = JobView(job_id)
+        self._view = JobView(title)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -126,7 +126,7 @@ class LiveWatcher:
         from rich.text import Text
 
         view = self._view
-        words = f"job {view.job_id}  {view.describe_state()}"
+        words = f"{view.title}  {view.describe_state()}"
         grid = Table.grid(padding=(0, 2))
         for name, task in view.tasks.items():
             current = view.progress is not None and view.progress.task == name and task.result is None

@@ -57,6 +57,16 @@ class EvaluationConfig:
     """An earlier run to compare with: a samples file, a folder of results, ``hf://user/repo[/file]`` or a preset."""
     max_tokens: int | None = None
     """Budget of generated tokens for the whole job; None: none."""
+    process_with_media: bool = False
+    """Scorers get documents with their media also where the task does not ask for it."""
+    log_samples_suffix: str = "model_outputs"
+    """Names no file of this engine; aggregations find it in their ``args``, and some tasks name files by it."""
+    bootstrap_iters: int = 1000
+    """Replicates of a bootstrap, fewer where an aggregation is slow; 0: none."""
+    timezone: str = "UTC"
+    """IANA name of the zone of the dates in the names of results files."""
+    resolved_cli_args: Mapping[str, Any] | None = None
+    """What the results document says was asked for, secrets left out; None: this configuration."""
     override_tasks: bool = False
     """Whether a name in an include path wins over the same name in the package, and in a later path over an earlier."""
     compat: frozenset[str] = frozenset()

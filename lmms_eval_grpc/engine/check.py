@@ -6,6 +6,7 @@ Light and quick: runs inside the server while a client waits for its answer. Not
 from __future__ import annotations
 
 import math
+import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
         *_check_batches(config),
         *_check_seeds(config),
         *_check_baseline(config),
+        *_check_timezone(config),
         *_check_unsupported(config),
     ]
 
@@ -82,7 +84,7 @@ def _check_folder(field: str, path: str, what: str) -> Iterator[Problem]:
     except OSError as error:
         reason = f"cannot be looked at ({error.strerror})"
     yield Problem(
-        field, f"{path!r} {reason} on the machine of the server; give {what} by a path that the server can read"
+        field, f"{path!r} {reason} on the machine that evaluates; give {what} by a path that is readable there"
     )
 
 
@@ -100,7 +102,7 @@ def _task_problem(name: str, index: TaskIndex) -> str:
     if not name:
         return "is empty; name a task"
     if is_task_file(name):
-        return "" if Path(name).expanduser().is_file() else f"there is no file {name!r} on the machine of the server"
+        return "" if Path(name).expanduser().is_file() else f"there is no file {name!r} on the machine that evaluates"
     matches = index.matches(name)
     if not matches:
         if any(sign in name for sign in "*?["):
@@ -132,6 +134,7 @@ def _check_sampling(config: EvaluationConfig) -> Iterator[Problem]:
             yield Problem("limit", f"limit must be a whole number of documents or a share in (0, 1), but is {limit}")
     yield from _check_whole("offset", config.offset, 0, None)
     yield from _check_whole("repeats", config.repeats, 1, MAX_REPEATS)
+    yield from _check_whole("bootstrap_iters", config.bootstrap_iters, 0, None)
     if config.max_tokens is not None:
         yield from _check_whole("max_tokens", config.max_tokens, 1, None)
     until = config.gen_kwargs.get("until")
@@ -170,6 +173,17 @@ def _check_baseline(config: EvaluationConfig) -> Iterator[Problem]:
         parse_baseline(config.baseline)
     except BaselineNameError as error:
         yield Problem("baseline", str(error))
+
+
+def _check_timezone(config: EvaluationConfig) -> Iterator[Problem]:
+    try:
+        zoneinfo.ZoneInfo(config.timezone)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        yield Problem(
+            "timezone",
+            f"{config.timezone!r} is no time zone that is known here; use UTC or a name such as Asia/Singapore "
+            "(pip install tzdata brings them all)",
+        )
 
 
 def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:

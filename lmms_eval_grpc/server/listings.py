@@ -63,14 +63,15 @@ def _list_tasks(request: ListTasksRequest, catalog: TaskCatalog) -> ListTasksRes
     selection = ("tasks", request.filter, sorted(request.kinds))
     after = read_token(request.page_token, selection, str)
     most = page_size(request.page_size, default=1000, most=5000)
-    entries = [entry for entry in catalog.index().entries() if _wanted(entry, request)]
+    entries = [entry for entry in catalog.index().entries() if is_wanted(entry, request)]
     start = bisect.bisect_right(entries, str(after), key=lambda entry: entry.name) if after is not None else 0
     tasks = fill((write_task(entry) for entry in entries[start:]), most)
     more = start + len(tasks) < len(entries)
     return ListTasksResponse(tasks=tasks, next_page_token=make_token(tasks[-1].name, selection) if more else "")
 
 
-def _wanted(entry: TaskEntry, request: ListTasksRequest) -> bool:
+def is_wanted(entry: TaskEntry, request: ListTasksRequest) -> bool:
+    """Whether the request's kinds and filter, a prefix or a pattern, let the entry through."""
     if request.kinds and task_kind(entry) not in request.kinds:
         return False
     if any(sign in request.filter for sign in "*?["):

@@ -242,14 +242,17 @@ class Terminal:
 
 
 def run_on_terminal(
-    words: Sequence[str], env: dict[str, str], act: Callable[[Terminal], None] | None = None
+    words: Sequence[str],
+    env: dict[str, str],
+    act: Callable[[Terminal], None] | None = None,
+    patience: float = PATIENCE,
 ) -> tuple[int, str]:
     """Runs ``words`` on a terminal; returns the exit status and all that appeared. ``act`` is called beside it."""
     terminal = Terminal(words, env)
     try:
         if act is not None:
             act(terminal)
-        status = terminal.process.wait(PATIENCE)
+        status = terminal.process.wait(patience)
     finally:
         terminal.close()
     return status, terminal.text

@@ -12,6 +12,10 @@ from tests.cli.conftest import environment, run_command
 
 COMMANDS = (
     "serve",
+    "eval",
+    "score",
+    "compare",
+    "power",
     "submit",
     "watch",
     "jobs",

@@ -227,7 +227,7 @@ def test_progress_lines_are_rare_but_each_stage_and_task_is_told_at_once() -> No
 
 def test_a_restarted_job_is_told_with_its_attempt() -> None:
     lines: list[str] = []
-    watcher = LineWatcher(lines.append, "job-1")
+    watcher = LineWatcher(lines.append, "job job-1")
     watcher.show_job(job_pb2.Job(job_id="job-1", state=job_pb2.JOB_STATE_RUNNING, attempt=1))
     event = job_pb2.JobEvent(sequence=9)
     event.state_change.state = job_pb2.JOB_STATE_QUEUED

@@ -84,10 +84,17 @@ def test_serving_from_python(working_folder: Path, tmp_path: Path) -> None:
 
 
 def test_submitting_and_watching_from_a_terminal(server: ServerProcess, working_folder: Path) -> None:
-    (script,) = blocks("bash", "2. Submit and watch from a terminal")
+    script, _ = blocks("bash", "2. Submit and watch from a terminal")
     output = run_bash(script, working_folder, server)
     assert "exact_match" in output
     assert "completed" in output
+
+
+def test_evaluating_and_comparing_without_a_server(server: ServerProcess, working_folder: Path) -> None:
+    _, script = blocks("bash", "2. Submit and watch from a terminal")
+    output = run_bash(script, working_folder, server)
+    assert "exact_match" in output
+    assert "not enough evidence" in output
 
 
 def test_a_training_loop_and_a_watch(

@@ -20,17 +20,9 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def one_torch_thread() -> None:
-    """Two threads on two busy cores are slower than one."""
-    import torch  # here and below late: many tests of the engine need no model library
-
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> Callable[[str], Path]:
     """``tiny("llava_hf")``: folder of a checkpoint of that family with random weights."""
-    from tests.support.checkpoints import build_checkpoint
+    from tests.support.checkpoints import build_checkpoint  # late: many tests of the engine need no model library
 
     root = tmp_path_factory.mktemp("tiny")
 
@@ -39,14 +31,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> Ca
         return folder if folder.exists() else build_checkpoint(family, folder)
 
     return get
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> dict[int, Path]:
-    """Checkpoints of a model that learned to read digits, by training step."""
-    from tests.support.checkpoints import build_trained_checkpoints
-
-    return build_trained_checkpoints(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")

@@ -59,10 +59,12 @@ def test_all_problems_come_at_once(checkpoint: Path) -> None:
         num_fewshot=-1,
         reasoning_tags="[",
         seed=(-1, 0, 0, 2**32),
+        timezone="../../etc/passwd",
+        bootstrap_iters=-1,
     )
     assert set(problems) == {
         "model", "tasks[0]", "tasks[2]", "limit", "offset", "batch_size", "repeats", "num_fewshot", "reasoning_tags",
-        "seed[0]", "seed[3]",
+        "seed[0]", "seed[3]", "timezone", "bootstrap_iters",
     }  # fmt: skip
     assert problems["model"].startswith("unknown model 'huggingfase'; did you mean 'huggingface'")
     assert problems["tasks[0]"].startswith("unknown task 'handwriten_digits'; did you mean 'handwritten_digits'")

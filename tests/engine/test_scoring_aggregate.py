@@ -97,6 +97,14 @@ def test_another_aggregation_is_bootstrapped_itself(tmp_path: Path) -> None:
     assert metric.confidence_upper == pytest.approx(60, abs=2)
     again = only(aggregate(tmp_path, values, utils=utils))
     assert again == metric
+    fewer = only(aggregate(tmp_path, values, utils=utils, bootstrap_iters=50))
+    assert fewer.standard_error not in (None, metric.standard_error)
+    none = only(aggregate(tmp_path, values, utils=utils, bootstrap_iters=0))
+    # Not resampled; but the value is the scores' mean in per cent.
+    assert (none.value, none.confidence_method) == (50.0, "t")
+    spread = "def total(items):\n    return max(items) + sum(items)\n"
+    none = only(aggregate(tmp_path, values, utils=spread, bootstrap_iters=0))
+    assert (none.value, none.standard_error, none.confidence_method) == (51.0, None, "")
 
 
 def test_an_aggregation_that_cannot_be_resampled_keeps_its_value(tmp_path: Path) -> None:

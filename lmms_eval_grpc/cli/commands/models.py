@@ -7,6 +7,7 @@ import argparse
 from lmms_eval_grpc.cli.connection import connect
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output, Table
+from lmms_eval_grpc.cli.requirements import require
 from lmms_eval_grpc.cli.words import to_document
 from lmms_eval_grpc.v1 import catalog_pb2
 
@@ -15,13 +16,25 @@ HEADINGS = ("name", "kind", "accepts", "aliases", "available")
 
 def run(args: argparse.Namespace, output: Output) -> int:
     """One row per backend, sorted."""
-    with connect(args) as client:
-        models = client.list_models_detailed()
+    models = _local_models() if args.local else _ask(args)
     if output.as_json:
         output.document({"models": [to_document(model) for model in models]})
     else:
         output.table(Table(HEADINGS, [_make_row(model) for model in models], foldable=frozenset(HEADINGS[2:])))
     return ExitCode.OK
+
+
+def _ask(args: argparse.Namespace) -> list[catalog_pb2.ModelInfo]:
+    with connect(args) as client:
+        return list(client.list_models_detailed())
+
+
+def _local_models() -> list[catalog_pb2.ModelInfo]:
+    require("models --local", ("yaml",))
+    from lmms_eval_grpc.server.catalog import available_models
+    from lmms_eval_grpc.server.convert_catalog import write_model
+
+    return [write_model(entry, missing) for entry, missing in available_models()]
 
 
 def _make_row(model: catalog_pb2.ModelInfo) -> tuple[str, ...]:

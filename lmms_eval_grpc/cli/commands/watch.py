@@ -42,7 +42,7 @@ def follow_job(client: EvalClient, job_id: str, output: Output) -> ExitCode:
 
 def _follow(client: EvalClient, job_id: str, output: Output) -> job_pb2.Job:
     job = client.get(job_id)
-    with make_watcher(output, job_id) as watcher:
+    with make_watcher(output, f"job {job_id}") as watcher:
         watcher.show_job(job)
         if job.state not in ENDED:
             for event in client.watch_job(job_id, job.sequence):

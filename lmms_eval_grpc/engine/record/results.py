@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
+import zoneinfo
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
 from lmms_eval_grpc.engine.record.redact import redact
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
-from lmms_eval_grpc.engine.scoring.aggregate import MAX_REPLICATES
 from lmms_eval_grpc.engine.tasks.task import Task
 
 LMMS_EVAL_KEYS = (
@@ -84,8 +84,8 @@ def write_results(
     """Writes ``<output_dir>/<model>/<date>_results.json`` and, per task, ``<date>_samples_<task>.jsonl`` beside it.
 
     ``scores`` are those of ``tasks``, in their order. Samples files are written only where there are
-    ``sample_records``; within a file they are sorted by document. The date is ``started`` in UTC, with a number
-    behind it where another evaluation took that name.
+    ``sample_records``; within a file they are sorted by document. The date is ``started`` in the configured
+    time zone, with a number behind it where another evaluation took that name.
     """
     by_task: dict[str, list[SampleRecord]] = {task.name: [] for task in tasks}
     for record in sample_records:
@@ -96,7 +96,7 @@ def write_results(
         config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups
     )
     folder = output_dir / model_folder(config)
-    date = _free_date(folder, started)
+    date = _free_date(folder, _date(config, started))
     samples_paths = tuple(
         write_text(
             folder / f"{date}_samples_{safe_name(task)}.jsonl",
@@ -145,7 +145,7 @@ def build_document(
         "git_hash": _git(manifest, "commit"),
         "git_branch": _git(manifest, "branch"),
         "lmms_eval_version": f"lmms-eval-grpc {_version()}",
-        "date": started.astimezone(UTC).strftime("%Y%m%d_%H%M%S"),
+        "date": _date(config, started),
         "throughput": dict(throughput or {}),
         "usage": _usage(config, usages),
         "efficiency": _efficiency(usages),
@@ -281,13 +281,13 @@ def _config(config: EvaluationConfig, manifest: Mapping[str, Any], batch_sizes: 
         "use_cache": config.use_cache,
         "limit": config.limit,
         "offset": config.offset,
-        "bootstrap_iters": MAX_REPLICATES,
+        "bootstrap_iters": config.bootstrap_iters,
         "gen_kwargs": dict(config.gen_kwargs),
         "random_seed": python,
         "numpy_seed": numpy,
         "torch_seed": torch,
         "fewshot_seed": fewshot,
-        "resolved_cli_args": config,
+        "resolved_cli_args": config if config.resolved_cli_args is None else config.resolved_cli_args,
     }
 
 
@@ -336,8 +336,11 @@ def _model_name(config: EvaluationConfig) -> str:
     return config.model
 
 
-def _free_date(folder: Path, started: datetime) -> str:
-    date = started.astimezone(UTC).strftime("%Y%m%d_%H%M%S")
+def _date(config: EvaluationConfig, started: datetime) -> str:
+    return started.astimezone(zoneinfo.ZoneInfo(config.timezone)).strftime("%Y%m%d_%H%M%S")
+
+
+def _free_date(folder: Path, date: str) -> str:
     number, free = 1, date
     while (folder / f"{free}_results.json").exists():
         number += 1

@@ -22,10 +22,8 @@ from lmms_eval_grpc.engine.tasks.task import Task
 
 _log = logging.getLogger(__name__)
 
-MAX_REPLICATES = 1000
-"""Replicates of a bootstrap, unless the aggregation is slow."""
-
-_BOOTSTRAP_SIZES = (MAX_REPLICATES, 200)
+_FEW_REPLICATES = 200
+"""Of a slow aggregation."""
 _BOOTSTRAP_SECONDS = 5.0
 """A task's own aggregation may be slow; its interval is not worth waiting longer for."""
 _SCALES = (1.0, 100.0)
@@ -176,8 +174,10 @@ def _bootstrap(
     task: Task, metric: Metric, items: list[Any], value: float, clusters: list[Hashable] | None, seconds: float
 ) -> _Spread:
     each = seconds + len(items) * _DRAW_SECONDS
-    replicates = next((size for size in _BOOTSTRAP_SIZES if size * each <= _BOOTSTRAP_SECONDS), 0)
-    if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation):
+    most = task.evaluation.bootstrap_iters
+    sizes = (most, min(most, _FEW_REPLICATES))
+    replicates = next((size for size in sizes if size * each <= _BOOTSTRAP_SECONDS), 0)
+    if most <= 0 or metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation):
         return _NO_SPREAD
     means = _averaged(task, items, value, _SCALES)
     seed = task.evaluation.seed[0] or 0
@@ -187,7 +187,7 @@ def _bootstrap(
             # Most tasks' own aggregations are means after all, many of them in per cent.
             if means is not None and bootstrap.TRIALS * each <= _BOOTSTRAP_SECONDS:
                 estimate = bootstrap.mean_bootstrap(
-                    items, metric.aggregation, means, replicates=MAX_REPLICATES, seed=seed, clusters=clusters
+                    items, metric.aggregation, means, replicates=most, seed=seed, clusters=clusters
                 )
             if estimate is None and replicates:
                 estimate = bootstrap.percentile_bootstrap(

@@ -141,6 +141,8 @@ class Task:
         }
         if self.config.output_type == "generate_until_agentic":
             parts["agentic_trace_mode"] = self.evaluation.agentic_trace_mode
+        if self.evaluation.process_with_media:
+            parts["process_with_media"] = True
         if self.fewshot is not None:
             parts["fewshot"] = [
                 self.fewshot.fingerprint,
@@ -285,8 +287,9 @@ class Task:
         return self.documents.digest(doc_id)
 
     def scoring_document(self, doc_id: int) -> dict[str, Any]:
-        """Document ``doc_id`` as scorers get it: without media, unless the task sets ``process_results_use_image``."""
-        if self.config.process_results_use_image:
+        """Document ``doc_id`` as scorers get it: without media, unless the task sets ``process_results_use_image`` or
+        the evaluation ``process_with_media``."""
+        if self.config.process_results_use_image or self.evaluation.process_with_media:
             return self.documents.with_media(doc_id)
         return self.documents.without_media(doc_id)
 
@@ -310,7 +313,7 @@ class Task:
             model_args=",".join(f"{key}={value}" for key, value in config.model_args.items()),
             tasks=",".join(config.tasks),
             output_path=output_path,
-            log_samples_suffix="model_outputs",
+            log_samples_suffix=config.log_samples_suffix,
             limit=config.limit,
             offset=config.offset,
             batch_size=config.batch_size,
@@ -321,6 +324,7 @@ class Task:
             predict_only=config.predict_only,
             seed=config.seed,
             repeats=self.repeats,
+            process_with_media=config.process_with_media,
         )
 
     def _system_text(self, document: Mapping[str, Any]) -> str:

@@ -1,0 +1,66 @@
+"""``score``: scores stored responses anew, without a model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from pathlib import Path
+
+from lmms_eval_grpc.cli.console import show_results, start_log
+from lmms_eval_grpc.cli.exit_codes import ExitCode
+from lmms_eval_grpc.cli.output import Output
+from lmms_eval_grpc.cli.stored_runs import StoredRun, find_run
+from lmms_eval_grpc.cli.usage import UsageError
+from lmms_eval_grpc.client.arguments import parse_arg_string
+from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.check import check_config
+from lmms_eval_grpc.engine.tasks.index import TaskIndex
+
+
+def run(args: argparse.Namespace, output: Output) -> int:
+    """The tables of the new scores; results and samples are written where an output folder is named."""
+    start_log(args.verbosity)
+    runs = [find_run(Path(path)) for path in args.runs]
+    config = _make_config(args, runs)
+    # Late: this brings what evaluates, which takes seconds.
+    from lmms_eval_grpc.engine.record.rescore import rescore
+
+    with contextlib.ExitStack() as stack:
+        folder = args.output_path or stack.enter_context(tempfile.TemporaryDirectory(prefix="lmms-eval-grpc-"))
+        outcome = rescore(config, [path for one in runs for path in one.samples_paths], Path(folder))
+    show_results(outcome, output)
+    if args.output_path and not output.as_json:
+        output.line(f"results: {outcome.results_path}")
+    return ExitCode.OK
+
+
+def _make_config(args: argparse.Namespace, runs: list[StoredRun]) -> EvaluationConfig:
+    """Tasks that are not named are those of the samples; the model is the one that answered, if that is known."""
+    document = next((one.results.document for one in runs if one.results is not None), {})
+    tasks = args.tasks or list(dict.fromkeys(sample.task for one in runs for sample in one.samples()))
+    model_args = args.model_args or str((document.get("config") or {}).get("model_args") or "")
+    try:
+        parsed = parse_arg_string(model_args) if isinstance(model_args, str) else model_args
+    except ValueError as error:
+        raise UsageError(f"--model_args: {error}") from error
+    config = EvaluationConfig(
+        model=args.model or str(document.get("model_source") or "unknown"),
+        tasks=tuple(tasks),
+        model_args=parsed,
+        include_paths=tuple(map(Path, args.include_path or ())),
+        reasoning_tags=args.reasoning_tags,
+        trust_remote_code=bool(args.trust_remote_code),
+        process_with_media=bool(args.process_with_media),
+        timezone=args.timezone or "UTC",
+        output_dir=Path(args.output_path) if args.output_path else None,
+    )
+    # The model is only named, so whether it is known, and its checkpoint still there, does not matter.
+    problems = [
+        (problem.field, problem.description)
+        for problem in check_config(config, TaskIndex.open(config.include_paths))
+        if not problem.field.startswith("model")
+    ]
+    if problems:
+        raise UsageError("the samples cannot be scored so", problems)
+    return config
