@@ -52,10 +52,15 @@ class EvaluationConfig:
     force_simple: bool = False
     trust_remote_code: bool = False
     use_cache: Path | None = None
+    """Folder of a cache of responses that evaluations share, made if need be; of a path that ends in ``.db`` the folder
+    it is in counts. None: no cache."""
     agentic_trace_mode: str = "basic"
     baseline: str | None = None
     max_tokens: int | None = None
-    """Budget of generated tokens for the whole job; None: none."""
+    """Budget of generated tokens for the whole job; None: none. Once it is spent, samples that are not answered yet
+    stay unanswered, and the scores are of the others."""
+    max_error_share: float = 0.05
+    """Largest share of a task's samples that may end in an error without failing the evaluation, from 0 to 1."""
     override_tasks: bool = False
     """Whether a name in an include path wins over the same name in the package, and in a later path over an earlier."""
     compat: frozenset[str] = frozenset()
@@ -92,6 +97,8 @@ class ProgressReport:
     samples_resumed: int = 0
     """Of ``samples_done``, those that came from the run log of an earlier attempt."""
     samples_errored: int = 0
+    samples_cached: int = 0
+    """Of ``samples_done``, those that the response cache answered; the model was not asked."""
     samples_per_second: float = 0.0
     """Over the generation of this attempt; 0 before the first batch."""
     batch_size: int = 0
@@ -132,6 +139,8 @@ class TaskScore:
     samples_scored: int
     samples_errored: int
     seconds: float = 0.0
+    samples_skipped: int = 0
+    """Samples that were not answered because the budget of tokens was spent; ``samples_asked`` counts them."""
 
 
 @dataclass(frozen=True, slots=True)

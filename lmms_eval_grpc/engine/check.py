@@ -6,12 +6,14 @@ Light and quick: runs inside the server while a client waits for its answer. Not
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.run.response_cache import cache_folder
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
 from lmms_eval_grpc.engine.tasks.index import TaskIndex, is_task_file
 from lmms_eval_grpc.engine.tasks.resolve import suggest
@@ -39,6 +41,7 @@ def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
         *_check_sampling(config),
         *_check_batches(config),
         *_check_seeds(config),
+        *_check_cache(config),
         *_check_unsupported(config),
     ]
 
@@ -132,6 +135,9 @@ def _check_sampling(config: EvaluationConfig) -> Iterator[Problem]:
     yield from _check_whole("repeats", config.repeats, 1, MAX_REPEATS)
     if config.max_tokens is not None:
         yield from _check_whole("max_tokens", config.max_tokens, 1, None)
+    share = config.max_error_share
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        yield Problem("max_error_share", f"max_error_share must be a share from 0 to 1, but is {share!r}")
     until = config.gen_kwargs.get("until")
     if until is not None and not _is_text_or_texts(until):
         yield Problem("gen_kwargs.until", f"until must be a string or a list of strings, but is {until!r}")
@@ -158,6 +164,25 @@ def _check_seeds(config: EvaluationConfig) -> Iterator[Problem]:
             yield from _check_whole(f"seed[{position}]", seed, 0, _MAX_SEED, f"the {name} seed")
 
 
+def _check_cache(config: EvaluationConfig) -> Iterator[Problem]:
+    """Whether the cache's folder is there and can be written to, or can be made. Makes nothing."""
+    if config.use_cache is None:
+        return
+    folder = cache_folder(config.use_cache)
+    try:
+        existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        reason = "nothing may be written to" if existing.is_dir() else "there is a file"
+    except (OSError, ValueError) as error:
+        existing, writable, reason = folder, False, f"{error} at"
+    if not writable:
+        yield Problem(
+            "use_cache",
+            f"no responses can be kept in {str(config.use_cache)!r}: {reason} {str(existing)!r}; give a folder, or a "
+            "path that ends in .db for the folder it is in",
+        )
+
+
 def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
     """Settings that nothing reads yet: refused, so that nobody takes their absence for their effect."""
     if config.num_fewshot is not None and config.num_fewshot < 0:
@@ -168,10 +193,8 @@ def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
         )
     for name in sorted(config.compat - COMPAT.keys()):
         yield Problem("compat", f"there is no behaviour {name!r} to keep; there are {', '.join(sorted(COMPAT))}")
-    for field in ("use_cache", "baseline"):
-        value = getattr(config, field)
-        if value is not None:
-            yield Problem(field, f"{field} is not supported yet; unset {str(value)!r}")
+    if config.baseline is not None:
+        yield Problem("baseline", f"baseline is not supported yet; unset {config.baseline!r}")
     if config.force_simple:
         yield Problem("force_simple", "there are chat backends only, so force_simple is not supported yet; unset it")
     if config.agentic_trace_mode not in ("basic", "full"):
