@@ -108,6 +108,13 @@ def test_each_field_names_itself(checkpoint: Path, fields: dict[str, Any], probl
     assert list(check(checkpoint, **fields)) == [problem]
 
 
+def test_a_cache_may_be_a_folder_or_a_file_in_one_and_need_not_exist(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.db").touch()
+    for path in (tmp_path, tmp_path / "new" / "deep", tmp_path / "old.db", tmp_path / "new" / "cache.db"):
+        assert check(checkpoint, use_cache=path) == {}
+    assert list(tmp_path.iterdir()) == [tmp_path / "old.db"], "checking makes nothing"
+
+
 def test_a_folder_that_holds_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     problems = check(checkpoint, model_args={"pretrained": str(tmp_path)})
     assert "no config.json" in problems["model_args.pretrained"]

@@ -20,10 +20,10 @@ from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, Eva
 from lmms_eval_grpc.engine.run.evaluate import SAMPLES, evaluate, load_backend
 from lmms_eval_grpc.engine.run.log import read_sound_lines
 from lmms_eval_grpc.engine.run.response_cache import FILE
-from tests.support import cached_run
+from tests.support import scripted_run
 from tests.support.backends import LikelihoodBackend, ScriptedBackend
-from tests.support.cached_run import config_for, echo
 from tests.support.reporters import Recorder
+from tests.support.scripted_run import config_for, echo
 from tests.support.task_files import datasets_cache, write_task
 
 __all__ = ["datasets_cache"]
@@ -205,13 +205,9 @@ def test_each_round_of_a_conversation_is_cached(tmp_path: Path) -> None:
 
 def test_after_kill_9_another_job_reuses_what_was_recorded(tmp_path: Path) -> None:
     write_task(tmp_path / "tasks", documents=DOCUMENTS)
-    command = [
-        sys.executable,
-        cached_run.__file__,
-        *map(str, (tmp_path / "tasks", tmp_path / "cache", tmp_path / "run")),
-    ]
+    command = [sys.executable, scripted_run.__file__, tmp_path / "tasks", tmp_path / "run", "6", tmp_path / "cache"]
     process = subprocess.Popen(
-        [*command, "6"], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        list(map(str, command)), stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "6"
@@ -226,10 +222,12 @@ def test_after_kill_9_another_job_reuses_what_was_recorded(tmp_path: Path) -> No
 
 def test_several_processes_use_one_cache_at_once(tmp_path: Path) -> None:
     write_task(tmp_path / "tasks", documents=[{"question": f"q{n}", "answer": f"Q{n}"} for n in range(60)])
-    arguments = [sys.executable, cached_run.__file__, str(tmp_path / "tasks"), str(tmp_path / "cache")]
     processes = [
         subprocess.Popen(
-            [*arguments, str(tmp_path / f"run{number}"), "-1"],
+            [
+                *(sys.executable, scripted_run.__file__, str(tmp_path / "tasks"), str(tmp_path / f"run{number}")),
+                *("-1", str(tmp_path / "cache")),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,7 +1,7 @@
-"""Evaluates the task ``toy`` with a response cache and a scripted model, in a process of its own.
+"""Evaluates the task ``toy`` with a scripted model, in a process of its own.
 
-Arguments: folder of the task, folder of the cache, run directory, number of samples after which to print that number
-and stand still, so that a test can kill it there; -1: runs to the end and prints the score.
+Arguments: folder of the task, run directory, number of samples after which to print that number and stand still, so
+that a test can kill it there (-1: runs to the end and prints the score), and the folder of a response cache, if any.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.backends import ScriptedBackend
 from tests.support.stuck_run import StandStill
 
 
-def config_for(tasks: Path, cache: Path) -> EvaluationConfig:
+def config_for(tasks: Path, cache: Path | None = None) -> EvaluationConfig:
     return EvaluationConfig("idefics3", ("toy",), {"pretrained": "none"}, include_paths=(tasks,), use_cache=cache)
 
 
@@ -26,8 +26,9 @@ def echo(text: str) -> str:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    tasks, cache, run_dir = map(Path, sys.argv[1:4])
-    samples = int(sys.argv[4])
+    tasks, run_dir = map(Path, sys.argv[1:3])
+    samples = int(sys.argv[3])
+    config = config_for(tasks, Path(sys.argv[4]) if len(sys.argv) > 4 else None)
     reporter = StandStill(samples if samples >= 0 else sys.maxsize)
-    outcome = evaluate(config_for(tasks, cache), run_dir, reporter, backend=ScriptedBackend(echo))
+    outcome = evaluate(config, run_dir, reporter, backend=ScriptedBackend(echo))
     print(outcome.tasks[0].metrics[0].value)
