@@ -63,7 +63,7 @@ def test_the_second_job_asks_the_model_nothing_and_scores_the_same(toy: Evaluati
     assert second.samples_per_second == second.output_tokens_per_second == 0.0
     sources = second.results_document["usage"]["by_source"]
     assert sources["model"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-    assert sources["response_cache"] == {"input_tokens": 20, "output_tokens": 20, "total_tokens": 40, "n_samples": 10}
+    assert sources["response_cache"] == {"input_tokens": 20, "output_tokens": 20, "total_tokens": 40, "n_responses": 10}
     assert second.manifest["response_cache"]["samples"] == 10
     assert first.manifest["response_cache"]["samples"] == 0
     assert (

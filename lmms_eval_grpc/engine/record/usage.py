@@ -73,9 +73,10 @@ class CachedUsage:
 
     samples: int
     """Samples all of whose responses it had."""
+    responses: int
     input_tokens: int
     output_tokens: int
-    """Of all its responses."""
+    """Of all these responses."""
 
 
 def by_source(usages: Iterable[TaskUsage], cached: CachedUsage | None = None) -> dict[str, dict[str, int]]:
@@ -90,7 +91,7 @@ def by_source(usages: Iterable[TaskUsage], cached: CachedUsage | None = None) ->
             "input_tokens": cached.input_tokens,
             "output_tokens": cached.output_tokens,
             "total_tokens": cached.input_tokens + cached.output_tokens,
-            "n_samples": cached.samples,
+            "n_responses": cached.responses,
         }
     judged = USAGE.by_model().values()
     if judged:

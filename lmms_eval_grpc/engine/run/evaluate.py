@@ -174,7 +174,12 @@ def _cached_usage(config: EvaluationConfig, progress: Progress) -> CachedUsage |
     if config.use_cache is None:
         return None
     counters = progress.counters
-    return CachedUsage(counters.samples_cached, counters.cached_input_tokens, counters.cached_output_tokens)
+    return CachedUsage(
+        counters.samples_cached,
+        counters.cached_responses,
+        counters.cached_input_tokens,
+        counters.cached_output_tokens,
+    )
 
 
 def _throughput(progress: Progress, clock: StageClock) -> dict[str, Any]:

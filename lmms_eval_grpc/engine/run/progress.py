@@ -48,9 +48,10 @@ class Counters:
     input_tokens: int = 0
     output_tokens: int = 0
     """Tokens of every answer used, those of earlier attempts included."""
+    cached_responses: int = 0
     cached_input_tokens: int = 0
     cached_output_tokens: int = 0
-    """Of those, tokens of responses from the response cache."""
+    """Of those, from the response cache."""
     generated_samples: int = 0
     """Samples that the model answered in this attempt, at least in part."""
     generated_tokens: int = 0
@@ -73,6 +74,7 @@ class Counters:
             self.input_tokens += response.input_tokens
             self.output_tokens += response.output_tokens
             if response.cached:
+                self.cached_responses += 1
                 self.cached_input_tokens += response.input_tokens
                 self.cached_output_tokens += response.output_tokens
 
