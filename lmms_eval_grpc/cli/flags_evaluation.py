@@ -104,6 +104,12 @@ def add_prompt(group: argparse._ArgumentGroup) -> None:
     add_reasoning_tags(group)
     group.add_argument(*spell("max_tokens"), type=int, metavar="N", help="budget of generated tokens for the whole job")
     group.add_argument(
+        *spell("max_error_share"),
+        type=float,
+        metavar="SHARE",
+        help="largest share of a task's samples that may fail without failing the job (default: 0.05)",
+    )
+    group.add_argument(
         *spell("agentic_trace_mode"), choices=("basic", "full"), help="what agentic tasks record (default: basic)"
     )
 

@@ -111,6 +111,8 @@ def describe_pace(progress: job_pb2.Progress) -> list[str]:
         parts.append(f"{format_seconds(progress.remaining.seconds + progress.remaining.nanos / 1e9)} left")
     if progress.samples_resumed:
         parts.append(f"{progress.samples_resumed} from an earlier attempt")
+    if progress.samples_cached:
+        parts.append(f"{progress.samples_cached} from the cache")
     if progress.samples_errored:
         parts.append(f"{progress.samples_errored} errored")
     return parts

@@ -154,4 +154,5 @@ def describe_change(change: job_pb2.StateChange) -> str:
 def describe_result(result: job_pb2.TaskResult) -> str:
     """``task digits: exact_match 0.912 ± 0.013 (120 scored, 0 errored)``."""
     metrics = "; ".join(format_metric(metric) for metric in result.metrics) or "no metric"
-    return f"task {result.task}: {metrics} ({result.samples.scored} scored, {result.samples.errored} errored)"
+    skipped = f", {result.samples.skipped} skipped" if result.samples.skipped else ""
+    return f"task {result.task}: {metrics} ({result.samples.scored} scored, {result.samples.errored} errored{skipped})"

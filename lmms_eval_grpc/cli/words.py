@@ -176,8 +176,9 @@ def tabulate_results(job: job_pb2.Job) -> Table | None:
 
 
 def _count_samples(counts: job_pb2.SampleCounts) -> str:
-    """``118, 2 errored``."""
-    return f"{counts.scored}, {counts.errored} errored" if counts.errored else str(counts.scored)
+    """``118, 2 errored, 5 skipped``."""
+    left_out = ((counts.errored, "errored"), (counts.skipped, "skipped"))
+    return ", ".join([str(counts.scored), *(f"{count} {word}" for count, word in left_out if count)])
 
 
 def _make_row(name: str, metric: job_pb2.Metric, samples: str) -> tuple[str, ...]:

@@ -132,6 +132,7 @@ def task_result(result: messages.TaskResult) -> dict[str, Any]:
             "asked": result.samples.asked,
             "scored": result.samples.scored,
             "errored": result.samples.errored,
+            "skipped": result.samples.skipped,
         },
         "elapsed_seconds": _seconds(result.elapsed),
     }
@@ -317,6 +318,7 @@ def _progress(progress: messages.Progress) -> dict[str, Any]:
         "samples_total": progress.samples_total,
         "samples_resumed": progress.samples_resumed,
         "samples_errored": progress.samples_errored,
+        "samples_cached": progress.samples_cached,
         "samples_per_second": progress.samples_per_second,
         "remaining_seconds": _seconds(progress.remaining) if progress.HasField("remaining") else None,
         "batch_size": progress.batch_size,

@@ -55,7 +55,9 @@ class EvaluationOptions(TypedDict, total=False):
     baseline: str | None
     """Samples file on the server, or a preset's name, for a paired comparison."""
     max_tokens: int | None
-    """Budget of generated tokens for the whole job."""
+    """Budget of generated tokens for the whole job; what is not answered when it is spent is skipped."""
+    max_error_share: float | None
+    """Largest share of a task's samples that may end in an error without failing the job, 0 to 1."""
     run_timeout: float | None
     """Longest time in seconds that one attempt may run."""
     include_path: str | PathLike[str] | Sequence[str | PathLike[str]] | None

@@ -6,6 +6,7 @@ Light and quick: runs inside the server while a client waits for its answer. Not
 from __future__ import annotations
 
 import math
+import os
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, parse_baseline
+from lmms_eval_grpc.engine.run.response_cache import cache_folder
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
 from lmms_eval_grpc.engine.tasks.index import TaskIndex, is_task_file
 from lmms_eval_grpc.engine.tasks.resolve import suggest
@@ -43,6 +45,7 @@ def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
         *_check_seeds(config),
         *_check_baseline(config),
         *_check_timezone(config),
+        *_check_cache(config),
         *_check_unsupported(config),
     ]
 
@@ -137,6 +140,9 @@ def _check_sampling(config: EvaluationConfig) -> Iterator[Problem]:
     yield from _check_whole("bootstrap_iters", config.bootstrap_iters, 0, None)
     if config.max_tokens is not None:
         yield from _check_whole("max_tokens", config.max_tokens, 1, None)
+    share = config.max_error_share
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        yield Problem("max_error_share", f"max_error_share must be a share from 0 to 1, but is {share!r}")
     until = config.gen_kwargs.get("until")
     if until is not None and not _is_text_or_texts(until):
         yield Problem("gen_kwargs.until", f"until must be a string or a list of strings, but is {until!r}")
@@ -186,6 +192,25 @@ def _check_timezone(config: EvaluationConfig) -> Iterator[Problem]:
         )
 
 
+def _check_cache(config: EvaluationConfig) -> Iterator[Problem]:
+    """Whether the cache's folder is there and can be written to, or can be made. Makes nothing."""
+    if config.use_cache is None:
+        return
+    folder = cache_folder(config.use_cache)
+    try:
+        existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        reason = "nothing may be written to" if existing.is_dir() else "there is a file"
+    except (OSError, ValueError) as error:
+        existing, writable, reason = folder, False, f"{error} at"
+    if not writable:
+        yield Problem(
+            "use_cache",
+            f"no responses can be kept in {str(config.use_cache)!r}: {reason} {str(existing)!r}; give a folder, or a "
+            "path that ends in .db for the folder it is in",
+        )
+
+
 def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
     """Settings that nothing reads yet: refused, so that nobody takes their absence for their effect."""
     if config.num_fewshot is not None and config.num_fewshot < 0:
@@ -196,8 +221,6 @@ def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
         )
     for name in sorted(config.compat - COMPAT.keys()):
         yield Problem("compat", f"there is no behaviour {name!r} to keep; there are {', '.join(sorted(COMPAT))}")
-    if config.use_cache is not None:
-        yield Problem("use_cache", f"use_cache is not supported yet; unset {str(config.use_cache)!r}")
     if config.force_simple:
         yield Problem("force_simple", "there are chat backends only, so force_simple is not supported yet; unset it")
     if config.agentic_trace_mode not in ("basic", "full"):

@@ -34,6 +34,7 @@ class Progress:
     remaining_seconds: float | None = None
     batch_size: int = 0
     output_tokens: int = 0
+    samples_cached: int = 0
 
 
 class Verdict(StrEnum):
@@ -92,6 +93,7 @@ class TaskResult:
     samples_scored: int
     samples_errored: int
     elapsed_seconds: float = 0.0
+    samples_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class EvaluationSpec:
     run_timeout: float | None = None
     """Seconds."""
     include_path: tuple[str, ...] = ()
+    max_error_share: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ def write_progress(progress: Progress) -> job_pb2.Progress:
         remaining=None if remaining is None else write_duration(remaining),
         batch_size=progress.batch_size,
         output_tokens=progress.output_tokens,
+        samples_cached=progress.samples_cached,
     )
 
 
@@ -157,7 +158,10 @@ def write_task_result(result: TaskResult) -> job_pb2.TaskResult:
         version=result.version,
         metrics=_write_metrics(result.metrics),
         samples=job_pb2.SampleCounts(
-            asked=result.samples_asked, scored=result.samples_scored, errored=result.samples_errored
+            asked=result.samples_asked,
+            scored=result.samples_scored,
+            errored=result.samples_errored,
+            skipped=result.samples_skipped,
         ),
         elapsed=write_duration(result.elapsed_seconds),
     )

@@ -17,6 +17,7 @@ _OUTCOMES = {
     "model_error": job_pb2.SAMPLE_OUTCOME_MODEL_ERROR,
     "scoring_error": job_pb2.SAMPLE_OUTCOME_SCORING_ERROR,
     "judge_error": job_pb2.SAMPLE_OUTCOME_JUDGE_ERROR,
+    "budget_exceeded": job_pb2.SAMPLE_OUTCOME_BUDGET_EXCEEDED,
 }
 
 _TEXT_FIELDS = ("prompt", "target", "error", "scores_json")

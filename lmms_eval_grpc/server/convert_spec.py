@@ -88,6 +88,7 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
         max_tokens=message.max_tokens,
         run_timeout=read_duration(message.run_timeout) if message.HasField("run_timeout") else None,
         include_path=tuple(message.include_path),
+        **({"max_error_share": message.max_error_share} if message.HasField("max_error_share") else {}),
     )
     if message.HasField("limit") and message.limit.WhichOneof("limit") is None:
         violations.append(Violation("spec.limit", "neither count nor fraction is set; set one, or leave limit out"))
@@ -148,6 +149,7 @@ def write_evaluation_spec(spec: EvaluationSpec) -> job_pb2.EvaluationSpec:
         baseline=spec.baseline,
         max_tokens=spec.max_tokens,
         include_path=spec.include_path,
+        max_error_share=spec.max_error_share,
     )
     if spec.model_args:
         message.model_args.CopyFrom(write_struct(spec.model_args))

@@ -79,7 +79,7 @@ class Validator:
             misfit = unfit(submission.spec, self._devices())
             violations += [] if misfit is None else [misfit]
             violations += _check_folder(submission.spec.output_dir, "spec.output_dir")
-            violations += _check_folder(submission.spec.use_cache, "spec.use_cache")
+            violations += _check_absolute(submission.spec.use_cache, "spec.use_cache")
             violations += _check_baseline(submission.spec.baseline)
             violations += self._check_engine(submission.spec, violations)
             violations += _check_size(request.spec, violations)
@@ -237,14 +237,20 @@ _GENERATION_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def _check_absolute(path: str, field: str) -> Iterator[Violation]:
+    if path and ("\0" in path or not Path(path).expanduser().is_absolute()):
+        yield Violation(field, f"{_shown(path)} is not an absolute path; the server has a working folder of its own")
+
+
 def _check_folder(path: str, field: str) -> Iterator[Violation]:
     """Whether a folder is there and can be written to, or can be made. Makes nothing."""
     if not path or len(path) > MAX_PATH:
         return
-    folder = Path(path).expanduser()
-    if "\0" in path or not folder.is_absolute():
-        yield Violation(field, f"{_shown(path)} is not an absolute path; the server has a working folder of its own")
+    misplaced = list(_check_absolute(path, field))
+    if misplaced:
+        yield from misplaced
         return
+    folder = Path(path).expanduser()
     existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not existing.is_dir():
         yield Violation(field, f"{_shown(path)} cannot be a folder: {_shown(str(existing))} is a file")

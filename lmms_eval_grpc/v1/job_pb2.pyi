@@ -232,6 +232,8 @@ class _SampleOutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """The scorer raised."""
     SAMPLE_OUTCOME_JUDGE_ERROR: _SampleOutcome.ValueType  # 4
     """The judge gave no verdict."""
+    SAMPLE_OUTCOME_BUDGET_EXCEEDED: _SampleOutcome.ValueType  # 5
+    """Not answered, because `max_tokens` was spent. Has no score."""
 
 class SampleOutcome(_SampleOutcome, metaclass=_SampleOutcomeEnumTypeWrapper):
     """What became of a sample."""
@@ -246,6 +248,8 @@ SAMPLE_OUTCOME_SCORING_ERROR: SampleOutcome.ValueType  # 3
 """The scorer raised."""
 SAMPLE_OUTCOME_JUDGE_ERROR: SampleOutcome.ValueType  # 4
 """The judge gave no verdict."""
+SAMPLE_OUTCOME_BUDGET_EXCEEDED: SampleOutcome.ValueType  # 5
+"""Not answered, because `max_tokens` was spent. Has no score."""
 global___SampleOutcome = SampleOutcome
 
 @typing.final
@@ -427,6 +431,7 @@ class EvaluationSpec(google.protobuf.message.Message):
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     RUN_TIMEOUT_FIELD_NUMBER: builtins.int
     INCLUDE_PATH_FIELD_NUMBER: builtins.int
+    MAX_ERROR_SHARE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name or alias of a model backend, as listed by ListModels: "qwen2_5_vl", "llava_hf", …. Required."""
     num_fewshot: builtins.int
@@ -460,7 +465,7 @@ class EvaluationSpec(google.protobuf.message.Message):
     trust_remote_code: builtins.bool
     """Allow code from the checkpoint's repository to run on the server. Default false."""
     use_cache: builtins.str
-    """Folder on the server of a response cache shared by jobs. Empty: none."""
+    """Folder on the server of a response cache shared by jobs; of a path ending in ".db" the folder it is in. Empty: none."""
     agentic_trace_mode: builtins.str
     """What agentic tasks record of their steps: "basic" or "full". Empty: "basic"."""
     baseline: builtins.str
@@ -468,7 +473,11 @@ class EvaluationSpec(google.protobuf.message.Message):
     "hf://user/repo[/file]", or a preset's name. Empty: none.
     """
     max_tokens: builtins.int
-    """Budget of generated tokens for the whole job. 0: none."""
+    """Budget of generated tokens for the whole job. Once it is spent, samples not answered yet are skipped and the job ends
+    with the scores of the others. 0: none.
+    """
+    max_error_share: builtins.float
+    """Largest share of a task's samples, 0 to 1, that may end in an error without failing the job. Unset: 0.05."""
     @property
     def model_args(self) -> google.protobuf.struct_pb2.Struct:
         """Arguments of the backend, as natural JSON: {"pretrained": "/ckpt/step-100", "dtype": "bfloat16"}. The backend's valid keys
@@ -535,11 +544,14 @@ class EvaluationSpec(google.protobuf.message.Message):
         max_tokens: builtins.int = ...,
         run_timeout: google.protobuf.duration_pb2.Duration | None = ...,
         include_path: collections.abc.Iterable[builtins.str] | None = ...,
+        max_error_share: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_num_fewshot", b"_num_fewshot", "batch_size", b"batch_size", "gen_kwargs", b"gen_kwargs", "limit", b"limit", "log_samples", b"log_samples", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "run_timeout", b"run_timeout", "seeds", b"seeds"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_num_fewshot", b"_num_fewshot", "agentic_trace_mode", b"agentic_trace_mode", "apply_chat_template", b"apply_chat_template", "baseline", b"baseline", "batch_size", b"batch_size", "device", b"device", "fewshot_as_multiturn", b"fewshot_as_multiturn", "force_simple", b"force_simple", "gen_kwargs", b"gen_kwargs", "include_path", b"include_path", "limit", b"limit", "log_samples", b"log_samples", "max_batch_size", b"max_batch_size", "max_tokens", b"max_tokens", "model", b"model", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "num_gpus", b"num_gpus", "offset", b"offset", "output_dir", b"output_dir", "predict_only", b"predict_only", "reasoning_tags", b"reasoning_tags", "repeats", b"repeats", "run_timeout", b"run_timeout", "seeds", b"seeds", "system_instruction", b"system_instruction", "tasks", b"tasks", "trust_remote_code", b"trust_remote_code", "use_cache", b"use_cache"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "batch_size", b"batch_size", "gen_kwargs", b"gen_kwargs", "limit", b"limit", "log_samples", b"log_samples", "max_error_share", b"max_error_share", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "run_timeout", b"run_timeout", "seeds", b"seeds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "agentic_trace_mode", b"agentic_trace_mode", "apply_chat_template", b"apply_chat_template", "baseline", b"baseline", "batch_size", b"batch_size", "device", b"device", "fewshot_as_multiturn", b"fewshot_as_multiturn", "force_simple", b"force_simple", "gen_kwargs", b"gen_kwargs", "include_path", b"include_path", "limit", b"limit", "log_samples", b"log_samples", "max_batch_size", b"max_batch_size", "max_error_share", b"max_error_share", "max_tokens", b"max_tokens", "model", b"model", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "num_gpus", b"num_gpus", "offset", b"offset", "output_dir", b"output_dir", "predict_only", b"predict_only", "reasoning_tags", b"reasoning_tags", "repeats", b"repeats", "run_timeout", b"run_timeout", "seeds", b"seeds", "system_instruction", b"system_instruction", "tasks", b"tasks", "trust_remote_code", b"trust_remote_code", "use_cache", b"use_cache"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_log_samples", b"_log_samples"]) -> typing.Literal["log_samples"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_error_share", b"_max_error_share"]) -> typing.Literal["max_error_share"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_num_fewshot", b"_num_fewshot"]) -> typing.Literal["num_fewshot"] | None: ...
 
@@ -678,6 +690,7 @@ class Progress(google.protobuf.message.Message):
     REMAINING_FIELD_NUMBER: builtins.int
     BATCH_SIZE_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
+    SAMPLES_CACHED_FIELD_NUMBER: builtins.int
     stage: global___JobStage.ValueType
     """What the job is doing."""
     task: builtins.str
@@ -700,6 +713,8 @@ class Progress(google.protobuf.message.Message):
     """Samples in the newest batch. 0 before the first."""
     output_tokens: builtins.int
     """Tokens generated so far in this attempt."""
+    samples_cached: builtins.int
+    """Of `samples_done`, those answered by the response cache."""
     @property
     def remaining(self) -> google.protobuf.duration_pb2.Duration:
         """Estimate of the time left. Unset while not known."""
@@ -719,9 +734,10 @@ class Progress(google.protobuf.message.Message):
         remaining: google.protobuf.duration_pb2.Duration | None = ...,
         batch_size: builtins.int = ...,
         output_tokens: builtins.int = ...,
+        samples_cached: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["remaining", b"remaining"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_size", b"batch_size", "output_tokens", b"output_tokens", "remaining", b"remaining", "samples_done", b"samples_done", "samples_errored", b"samples_errored", "samples_per_second", b"samples_per_second", "samples_resumed", b"samples_resumed", "samples_total", b"samples_total", "stage", b"stage", "task", b"task", "task_samples_done", b"task_samples_done", "task_samples_total", b"task_samples_total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_size", b"batch_size", "output_tokens", b"output_tokens", "remaining", b"remaining", "samples_cached", b"samples_cached", "samples_done", b"samples_done", "samples_errored", b"samples_errored", "samples_per_second", b"samples_per_second", "samples_resumed", b"samples_resumed", "samples_total", b"samples_total", "stage", b"stage", "task", b"task", "task_samples_done", b"task_samples_done", "task_samples_total", b"task_samples_total"]) -> None: ...
 
 global___Progress = Progress
 
@@ -1044,20 +1060,24 @@ class SampleCounts(google.protobuf.message.Message):
     ASKED_FIELD_NUMBER: builtins.int
     SCORED_FIELD_NUMBER: builtins.int
     ERRORED_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
     asked: builtins.int
     """Samples that were asked for."""
     scored: builtins.int
     """Of those, samples with a score."""
     errored: builtins.int
     """Of those, samples that ended in an error."""
+    skipped: builtins.int
+    """Of those, samples left unanswered because `max_tokens` was spent."""
     def __init__(
         self,
         *,
         asked: builtins.int = ...,
         scored: builtins.int = ...,
         errored: builtins.int = ...,
+        skipped: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["asked", b"asked", "errored", b"errored", "scored", b"scored"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["asked", b"asked", "errored", b"errored", "scored", b"scored", "skipped", b"skipped"]) -> None: ...
 
 global___SampleCounts = SampleCounts
 

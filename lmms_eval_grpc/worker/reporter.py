@@ -64,6 +64,13 @@ class JobReporter:
                 metric.value,
                 metric.sample_count,
             )
+        if result.samples_skipped:
+            logger.warning(
+                "%s: %d of %d samples were skipped, because the budget of tokens is spent",
+                result.task,
+                result.samples_skipped,
+                result.samples_asked,
+            )
         if result.samples_errored:
             logger.warning(
                 "%s: %d of %d samples have no score", result.task, result.samples_errored, result.samples_asked

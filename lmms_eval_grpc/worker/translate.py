@@ -96,6 +96,7 @@ def to_config(
         agentic_trace_mode=spec.agentic_trace_mode,
         baseline=spec.baseline or None,
         max_tokens=spec.max_tokens or None,
+        max_error_share=spec.max_error_share,
     )
 
 
@@ -113,6 +114,7 @@ def to_progress(report: ProgressReport) -> Progress:
         samples_per_second=report.samples_per_second,
         batch_size=report.batch_size,
         output_tokens=report.output_tokens,
+        samples_cached=report.samples_cached,
     )
 
 
@@ -126,6 +128,7 @@ def to_task_result(score: TaskScore) -> TaskResult:
         samples_scored=score.samples_scored,
         samples_errored=score.samples_errored,
         elapsed_seconds=score.seconds,
+        samples_skipped=score.samples_skipped,
     )
 
 

@@ -45,7 +45,7 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
         *("--predict_only", "--num_gpus", "1", "--device", "cpu", "--output_path", str(rig.folder / "out")),
         *("--seed", "1,2,3,4", "--repeats", "2", "--system_instruction", "be brief, please"),
         *("--apply_chat_template", "--reasoning_tags", "none", "--run_timeout", "2m"),
-        *("--agentic_trace_mode", "full", "--max_tokens", "1000"),
+        *("--agentic_trace_mode", "full", "--max_tokens", "1000", "--max_error_share", "0.25"),
         *("--include_path", str(rig.folder), "--label", "run=sft-7", "--label", "note=a=b", "--priority", "5"),
     )
     spec = job.evaluation
@@ -69,6 +69,7 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
     assert spec.reasoning_tags == "none"
     assert spec.agentic_trace_mode == "full"
     assert spec.max_tokens == 1000
+    assert spec.max_error_share == 0.25
     assert spec.run_timeout.seconds == 120
     assert list(spec.include_path) == [str(rig.folder)]
     assert dict(job.labels) == {"run": "sft-7", "note": "a=b"}

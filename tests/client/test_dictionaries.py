@@ -115,7 +115,7 @@ def test_the_result_is_the_document_with_our_additions_beside() -> None:
     assert told == document
     assert added["manifest"] == {"torch": "2"}
     [task] = added["task_results"]
-    assert task["samples"] == {"asked": 10, "scored": 9, "errored": 1}
+    assert task["samples"] == {"asked": 10, "scored": 9, "errored": 1, "skipped": 0}
     [told_metric] = task["metrics"]
     assert told_metric["confidence_interval"] == {"lower": 0.4, "upper": 0.6, "level": 0.95, "method": "t"}
     assert told_metric["higher_is_better"] is True

@@ -89,6 +89,7 @@ def test_defaults_send_nothing_beyond_what_is_required() -> None:
         ({"agentic_trace_mode": "full"}, {"agentic_trace_mode": "full"}),
         ({"baseline": "b"}, {"baseline": "b"}),
         ({"max_tokens": 1000}, {"max_tokens": "1000"}),
+        ({"max_error_share": 0}, {"max_error_share": 0.0}),
         ({"run_timeout": 1.5}, {"run_timeout": "1.500s"}),
         ({"include_path": "/tasks"}, {"include_path": ["/tasks"]}),
         ({"include_path": ["/a", PurePosixPath("/b")]}, {"include_path": ["/a", "/b"]}),

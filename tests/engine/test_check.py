@@ -91,10 +91,16 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
         ({"gen_kwargs": {"until": 3}}, "gen_kwargs.until"),
         ({"num_fewshot": 0, "fewshot_as_multiturn": True}, "fewshot_as_multiturn"),
         ({"compat": frozenset({"everything"})}, "compat"),
-        ({"use_cache": Path("cache")}, "use_cache"),
         ({"baseline": "no_such_preset"}, "baseline"),
         ({"baseline": "/no/such/samples.jsonl"}, "baseline"),
         ({"baseline": "hf://user/repo", "predict_only": True}, "baseline"),
+        ({"use_cache": Path(__file__)}, "use_cache"),
+        ({"use_cache": Path(__file__) / "cache"}, "use_cache"),
+        ({"use_cache": Path(__file__) / "cache.db"}, "use_cache"),
+        ({"max_error_share": -0.1}, "max_error_share"),
+        ({"max_error_share": 1.5}, "max_error_share"),
+        ({"max_error_share": math.nan}, "max_error_share"),
+        ({"max_error_share": True}, "max_error_share"),
         ({"force_simple": True}, "force_simple"),
         ({"agentic_trace_mode": "loud"}, "agentic_trace_mode"),
         ({"tasks": ("/no/such/task.yaml",)}, "tasks[0]"),
@@ -104,6 +110,13 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
 )
 def test_each_field_names_itself(checkpoint: Path, fields: dict[str, Any], problem: str) -> None:
     assert list(check(checkpoint, **fields)) == [problem]
+
+
+def test_a_cache_may_be_a_folder_or_a_file_in_one_and_need_not_exist(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.db").touch()
+    for path in (tmp_path, tmp_path / "new" / "deep", tmp_path / "old.db", tmp_path / "new" / "cache.db"):
+        assert check(checkpoint, use_cache=path) == {}
+    assert not (tmp_path / "new").exists(), "checking makes nothing"
 
 
 def test_a_folder_that_holds_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

@@ -95,33 +95,33 @@ def test_after_kill_9_exactly_the_unanswered_samples_are_generated(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, run_dir = tiny("idefics3"), tmp_path / "run"
-    command = [sys.executable, stuck_run.__file__, str(checkpoint), str(run_dir), "22"]
+    command = [sys.executable, stuck_run.__file__, str(checkpoint), str(run_dir), "101"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert process.stdout is not None
-    assert process.stdout.readline().strip() == "24"
+    assert process.stdout.readline().strip() == "104"
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
 
     log = run_dir / RUN_LOG
     answered = len(answers_in(run_dir))
-    assert answered == 24
+    assert answered == 104
     with log.open("ab") as file:
         file.write(b'{"kind": "answer", "identity": "torn by the cra')
     with (run_dir / SAMPLES).open("ab") as file:
         file.write(b'{"task": "handwri')
 
-    config = digits_config(checkpoint)
+    config = digits_config(checkpoint, **stuck_run.MANY)
     backend, rows = counting_backend(config, monkeypatch)
     outcome = evaluate(config, run_dir, Recorder(), backend=backend)
-    assert sum(rows) == 60 - answered
-    assert len(answers_in(run_dir)) == 60
+    assert sum(rows) == 200 - answered
+    assert len(answers_in(run_dir)) == 200
     undisturbed = evaluate(config, tmp_path / "undisturbed", Recorder(), backend=backend)
     assert outcome.tasks[0].metrics == undisturbed.tasks[0].metrics
     assert texts_in(run_dir) == texts_in(tmp_path / "undisturbed")
     lines = (run_dir / SAMPLES).read_text().splitlines()
-    assert len(lines) == 60
-    assert len(texts_in(run_dir)) == 60
+    assert len(lines) == 200
+    assert len(texts_in(run_dir)) == 200
 
 
 def test_rewritten_weights_are_not_answered_from_the_log(

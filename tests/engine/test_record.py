@@ -263,7 +263,7 @@ def test_the_results_document_adds_intervals_counts_and_the_manifest(written: Wr
             "samples": 4,
         }
     }
-    assert document["sample_counts"]["two"] == {"asked": 5, "scored": 0, "errored": 5}
+    assert document["sample_counts"]["two"] == {"asked": 5, "scored": 0, "errored": 5, "skipped": 0}
     manifest = document["manifest"]
     assert manifest["packages"]["numpy"] == numpy.__version__
     assert manifest["seeds"] == {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}

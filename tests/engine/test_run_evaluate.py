@@ -295,12 +295,78 @@ def test_no_samples_file_when_samples_are_not_logged(tmp_path: Path, write_task:
     assert outcome.tasks[0].metrics[0].value == 1.0
 
 
-def test_a_spent_token_budget_ends_the_job_in_words(tmp_path: Path, write_task: Any) -> None:
+def test_a_spent_token_budget_leaves_the_rest_unanswered_and_scores_what_was_answered(
+    tmp_path: Path, write_task: Any
+) -> None:
+    write_task("first", QUESTIONS)
+    folder = write_task("second", QUESTIONS)
+    config = config_for(folder, "first", "second", max_tokens=7)
+    backend, reporter = ScriptedBackend(echo), Recorder()
+    outcome = run(config, tmp_path / "run", backend, reporter)
+    assert len(backend.asked) == 4, "two tokens each; the batch that reaches the budget is finished"
+    first, second = outcome.tasks
+    counts = [
+        (task.samples_asked, task.samples_scored, task.samples_errored, task.samples_skipped) for task in outcome.tasks
+    ]
+    assert counts == [(10, 4, 0, 6), (10, 0, 0, 10)]
+    assert (first.metrics[0].value, first.metrics[0].sample_count) == (1.0, 4)
+    assert second.metrics == ()
+    assert reporter.reports[-1].samples_done == 4
+    samples = samples_in(tmp_path / "run")
+    assert [sample["outcome"] for sample in samples] == ["ok"] * 4 + ["budget_exceeded"] * 16
+    assert "max_tokens=7" in samples[-1]["error"]
+    assert all(sample["scores"] == {} for sample in samples[4:])
+    document = outcome.results_document
+    assert document["usage"]["budget_exceeded"] is True
+    assert document["sample_counts"]["first"] == {"asked": 10, "scored": 4, "errored": 0, "skipped": 6}
+    assert document["n-samples"]["first"] == {"original": 10, "effective": 4}
+
+    again = ScriptedBackend(echo)
+    assert run(config, tmp_path / "run", again).tasks[0].metrics == first.metrics
+    assert again.asked == [], "an attempt that takes up another has no more to spend"
+
+
+def test_a_budget_that_lasts_changes_nothing(tmp_path: Path, write_task: Any) -> None:
     folder = write_task("task", QUESTIONS)
-    with pytest.raises(EvaluationError, match="budget of 5") as caught:
-        run(config_for(folder, "task", max_tokens=5), tmp_path / "run", ScriptedBackend(echo))
-    assert caught.value.reason == "TOKEN_BUDGET_EXCEEDED"
-    run(config_for(folder, "task", max_tokens=20), tmp_path / "enough", ScriptedBackend(echo))
+    outcome = run(config_for(folder, "task", max_tokens=20), tmp_path / "run", ScriptedBackend(echo))
+    assert (outcome.tasks[0].samples_scored, outcome.tasks[0].samples_skipped) == (10, 0)
+    assert outcome.results_document["usage"]["budget_exceeded"] is False
+
+
+def test_a_larger_budget_answers_what_was_left_out(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    run(config_for(folder, "task", max_tokens=8), tmp_path / "run", ScriptedBackend(echo))
+    again = ScriptedBackend(echo)
+    outcome = run(config_for(folder, "task"), tmp_path / "run", again)
+    assert len(again.asked) == 6
+    assert outcome.tasks[0].samples_scored == 10
+    (path,) = outcome.samples_paths
+    assert [json.loads(line)["outcome"] for line in path.read_text().splitlines()] == ["ok"] * 10
+
+
+def test_how_many_failures_are_borne_is_a_setting(tmp_path: Path, write_task: Any) -> None:
+    folder = write_task("task", QUESTIONS)
+    broken = fail_on("q1", "q2")
+    (score,) = run(config_for(folder, "task", max_error_share=0.2), tmp_path / "some", ScriptedBackend(broken)).tasks
+    assert (score.samples_scored, score.samples_errored, score.metrics[0].value) == (8, 2, 1.0)
+    with pytest.raises(EvaluationError, match="2 of 10 samples failed, more than the 10%"):
+        run(config_for(folder, "task", max_error_share=0.1), tmp_path / "few", ScriptedBackend(broken))
+    with pytest.raises(EvaluationError, match="1 of 10 samples failed, more than the 0%"):
+        run(config_for(folder, "task", max_error_share=0.0), tmp_path / "none", ScriptedBackend(broken))
+    everything = ScriptedBackend(lambda text: OSError("broken"))
+    (score,) = run(config_for(folder, "task", max_error_share=1.0), tmp_path / "all", everything).tasks
+    assert (score.samples_errored, score.metrics) == (10, ())
+
+
+def test_a_backend_that_owes_answers_is_an_error_and_no_smaller_sample(tmp_path: Path, write_task: Any) -> None:
+    class Forgetful(ScriptedBackend):
+        def generate(self, requests: Any) -> Any:
+            yield next(iter(super().generate(requests)))
+
+    folder = write_task("task", QUESTIONS)
+    with pytest.raises(EvaluationError, match="left 8 of 10 samples unanswered") as caught:
+        run(config_for(folder, "task"), tmp_path / "run", Forgetful(echo))
+    assert caught.value.reason == "BACKEND_FAILED"
 
 
 def test_rates_count_only_what_this_attempt_generated(tmp_path: Path, write_task: Any) -> None:
@@ -334,7 +400,7 @@ def test_a_kill_while_a_task_is_aggregated_leaves_no_error_that_the_next_attempt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr("lmms_eval_grpc.engine.run.evaluate.aggregate_task", die)
+        killed.setattr("lmms_eval_grpc.engine.run.task_run.aggregate_task", die)
         with pytest.raises(KeyboardInterrupt):
             run(config, run_dir, ScriptedBackend(fail_on("q33")))
     outcome = run(config, run_dir, ScriptedBackend(echo))

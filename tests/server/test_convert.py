@@ -59,6 +59,7 @@ def test_a_specification_survives_both_directions() -> None:
         max_tokens=1000,
         run_timeout=90.5,
         include_path=("/tasks",),
+        max_error_share=0.0,
     )
     for example in (spec, dataclasses.replace(spec, limit_fraction=None, limit_count=7), EvaluationSpec("m", ("t",))):
         assert read_evaluation_spec(write_evaluation_spec(example)) == (example, [])

@@ -47,10 +47,17 @@ class ScriptedBackend:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
         for start in range(0, len(requests), self.batch_size):
-            indices = range(start, min(start + self.batch_size, len(requests)))
-            texts = [prompt(requests[index]) for index in indices]
-            self.prompts.append(texts)
-            yield [Answer(index, self._respond(text)) for index, text in zip(indices, texts, strict=True)]
+            asked, answers = [], []
+            for index in range(start, min(start + self.batch_size, len(requests))):
+                try:
+                    text = prompt(requests[index])
+                except Exception as error:
+                    answers.append(Answer(index, GenerationResponse(error=str(error))))
+                else:
+                    asked.append(text)
+                    answers.append(Answer(index, self._respond(text)))
+            self.prompts += [asked] if asked else []
+            yield answers
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
         raise NotImplementedError("this backend only generates")
@@ -84,7 +91,11 @@ class LikelihoodBackend(ScriptedBackend):
         for start in range(0, len(requests), self.batch_size):
             batch = []
             for index in range(start, min(start + self.batch_size, len(requests))):
-                request = requests[index]
+                try:
+                    request = requests[index]
+                except Exception as error:
+                    batch.append(Answer(index, GenerationResponse(error=str(error))))
+                    continue
                 value = self.weigh(prompt(request), request.continuation)
                 self.prompts.append([f"{prompt(request)} -> {request.continuation}"])
                 batch.append(

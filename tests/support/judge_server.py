@@ -55,7 +55,7 @@ class JudgeHandle:
         self.script: list[Reply] = []
         """Used up first, one per request."""
         self.answer: Callable[[Asked], Reply] = lambda asked: Reply()
-        """For every other request."""
+        """For every other request; called on its thread, so it may wait for others."""
         self.open = 0
         self.most_open = 0
         self.lock = threading.Lock()
@@ -63,7 +63,9 @@ class JudgeHandle:
     def take(self, asked: Asked) -> Reply:
         with self.lock:
             self.asked.append(asked)
-            return self.script.pop(0) if self.script else self.answer(asked)
+            if self.script:
+                return self.script.pop(0)
+        return self.answer(asked)
 
 
 @contextmanager

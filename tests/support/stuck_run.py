@@ -14,6 +14,8 @@ import torch
 from lmms_eval_grpc.engine.api import EvaluationConfig, ProgressReport, TaskScore
 from lmms_eval_grpc.engine.run.evaluate import evaluate
 
+MANY: dict[str, object] = {"limit": 200, "batch_size": 8}
+
 
 class StandStill:
     def __init__(self, samples: int) -> None:
@@ -43,4 +45,5 @@ def digits_config(checkpoint: Path, **changes: object) -> EvaluationConfig:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    evaluate(digits_config(Path(sys.argv[1])), Path(sys.argv[2]), StandStill(int(sys.argv[3])))
+    config = digits_config(Path(sys.argv[1]), **MANY)
+    evaluate(config, Path(sys.argv[2]), StandStill(int(sys.argv[3])))

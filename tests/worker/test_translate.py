@@ -50,7 +50,20 @@ FULL = EvaluationSpec(
     baseline="base",
     max_tokens=8,
     include_path=("job",),
+    max_error_share=0.5,
 )
+
+
+IN_PROCESS_ONLY = (
+    "override_tasks",
+    "compat",
+    "process_with_media",
+    "log_samples_suffix",
+    "bootstrap_iters",
+    "timezone",
+    "resolved_cli_args",
+)
+"""Settings that the contract does not have: for evaluations without a server."""
 
 
 def test_every_field_of_a_specification_reaches_the_engine() -> None:
@@ -82,12 +95,13 @@ def test_every_field_of_a_specification_reaches_the_engine() -> None:
         agentic_trace_mode="full",
         baseline="base",
         max_tokens=8,
+        max_error_share=0.5,
     )
     plain = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu")
     unchanged = [
         field.name
         for field in dataclasses.fields(EvaluationConfig)
-        if getattr(plain, field.name) == getattr(config, field.name) and field.name not in ("override_tasks", "compat")
+        if getattr(plain, field.name) == getattr(config, field.name) and field.name not in IN_PROCESS_ONLY
     ]
     assert unchanged == [], "these fields were not told apart by this test"
 
@@ -115,16 +129,16 @@ def test_results_go_into_the_job_folder_unless_the_job_names_another() -> None:
 
 @pytest.mark.parametrize("stage", Stage)
 def test_every_stage_has_its_name_in_the_service(stage: Stage) -> None:
-    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9))
+    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9, 10))
     assert progress.stage is JobStage(stage.value)
     assert dataclasses.astuple(progress)[1:9] == ("t", 1, 2, 3, 4, 5, 6, 7.0)
-    assert (progress.batch_size, progress.output_tokens) == (8, 9)
+    assert (progress.batch_size, progress.output_tokens, progress.samples_cached) == (8, 9, 10)
 
 
 def test_an_outcome_becomes_a_result_whose_documents_are_json() -> None:
     metric = MetricScore("acc", "none", math.nan, 0.1, 0.2, 0.3, "t", True, 4)
     outcome = EvaluationOutcome(
-        tasks=(TaskScore("t", "2.0", (metric,), 5, 4, 1, 6.0),),
+        tasks=(TaskScore("t", "2.0", (metric,), 8, 4, 1, 6.0, 3),),
         results_document={"results": {"t": {"acc,none": math.nan}}, "name": "ä"},
         results_path=Path("r/results.json"),
         samples_paths=(Path("r/samples_t.jsonl"),),
@@ -142,13 +156,8 @@ def test_an_outcome_becomes_a_result_whose_documents_are_json() -> None:
     assert result.samples_paths == ("r/samples_t.jsonl",)
     assert (result.output_tokens_per_second, result.samples_per_second) == (10.0, 2.5)
     (task,) = result.task_results
-    assert (task.task, task.version, task.samples_asked, task.samples_scored, task.samples_errored) == (
-        "t",
-        "2.0",
-        5,
-        4,
-        1,
-    )
+    assert (task.task, task.version) == ("t", "2.0")
+    assert (task.samples_asked, task.samples_scored, task.samples_errored, task.samples_skipped) == (8, 4, 1, 3)
     assert math.isnan(task.metrics[0].value)
     assert dataclasses.astuple(task.metrics[0])[3:6] == (0.1, 0.2, 0.3)
     assert task.metrics[0].higher_is_better is True

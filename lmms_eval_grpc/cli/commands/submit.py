@@ -38,6 +38,7 @@ PLAIN_FLAGS = (
     "agentic_trace_mode",
     "baseline",
     "max_tokens",
+    "max_error_share",
     "run_timeout",
     "include_path",
     "priority",

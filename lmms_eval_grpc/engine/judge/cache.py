@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
 import os
-import sqlite3
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_eval_grpc.engine.key_value_file import KeyValueFile
+
 CACHE_PATH = "LMMS_EVAL_JUDGE_CACHE"
 """Environment variable with the file of the cache, e.g. one for all evaluations; wins over :func:`use_cache`."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,45 +26,23 @@ class CachedAnswer:
 
 
 class JudgeCache:
-    """A SQLite file of answers by question. Several threads and processes may use one file at once.
+    """A file of answers by question. Several threads and processes may use one file at once.
 
     What cannot be read or written is logged and does without the cache: a full disk must not fail an evaluation.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._local = threading.local()
+        self._file = KeyValueFile(path, "judge cache")
 
     def get(self, key: str) -> CachedAnswer | None:
+        text = self._file.get(key)
         try:
-            row = self._connection().execute("SELECT content, model FROM answers WHERE key = ?", (key,)).fetchone()
-        except (sqlite3.Error, OSError) as error:
-            _log.warning("the judge cache %s cannot be read: %s", self.path, error)
+            return None if text is None else CachedAnswer(**json.loads(text))
+        except (ValueError, TypeError):  # not written by this class
             return None
-        return CachedAnswer(*row) if row else None
 
     def put(self, key: str, answer: CachedAnswer) -> None:
-        try:
-            with self._connection() as connection:
-                connection.execute(
-                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, answer.content, answer.model)
-                )
-        except (sqlite3.Error, OSError) as error:
-            _log.warning("the judge cache %s cannot be written: %s", self.path, error)
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=30)
-            with contextlib.suppress(sqlite3.OperationalError):  # a network disk may not offer it
-                connection.execute("PRAGMA journal_mode=WAL")
-            with connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, content TEXT, model TEXT)"
-                )
-            self._local.connection = connection
-        return connection
+        self._file.put({key: json.dumps({"content": answer.content, "model": answer.model})})
 
 
 def cache_key(url: str, payload: Mapping[str, Any]) -> str:

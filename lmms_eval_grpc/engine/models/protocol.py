@@ -53,6 +53,8 @@ class GenerationResponse:
     """Of a :class:`LoglikelihoodRequest`: whether greedy decoding would give exactly the continuation."""
     rounds: tuple[str, ...] | None = None
     """Of a conversation of several rounds: what the model said in each; ``text`` is then the last. Set by the run."""
+    cached: bool = False
+    """Whether it was kept from an earlier question, and the model was not asked. Set by the run."""
 
 
 @dataclass(frozen=True, slots=True)

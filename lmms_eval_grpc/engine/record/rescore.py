@@ -81,7 +81,8 @@ def rescore(config: EvaluationConfig, samples_paths: Sequence[Path], output_dir:
 def rescore_task(task: Task, samples: Iterable[StoredSample]) -> RescoredTask:
     """The scores of ``task`` over ``samples``, which are of this task; of several of a document the first counts.
 
-    A sample without responses, as a model's error leaves it, stays an error. Raises EvaluationError NO_DOCUMENTS,
+    A sample without responses, as a model's error leaves it, stays an error, and one that was left out for want of
+    tokens is left out again. Raises EvaluationError NO_DOCUMENTS,
     DOCUMENTS_DIFFER or AGGREGATION_FAILED.
     """
     began = time.monotonic()
@@ -93,10 +94,15 @@ def rescore_task(task: Task, samples: Iterable[StoredSample]) -> RescoredTask:
     answers: dict[int, list[Any]] = {}
     common: dict[int, Mapping[str, Any]] = {}
     records: list[SampleRecord] = []
+    skipped = 0
     for doc_id, sample in sorted(by_document.items()):
         _check_document(task, sample)
         common[doc_id] = _common(task, sample)
-        if sample.outcome == "model_error" or not sample.responses:
+        if sample.outcome == "budget_exceeded":
+            record = SampleRecord(filter="", outcome="budget_exceeded", error=sample.error, **common[doc_id])
+            records.append(record)
+            skipped += 1
+        elif sample.outcome == "model_error" or not sample.responses:
             error = sample.error or "no response is stored"
             records.append(SampleRecord(filter="", outcome="model_error", error=error, **common[doc_id]))
         else:
@@ -119,8 +125,9 @@ def rescore_task(task: Task, samples: Iterable[StoredSample]) -> RescoredTask:
             for score in outcome
         )
     records.sort(key=lambda record: record.doc_id)
-    errored = len(by_document) - len(scored)
-    score = aggregate_task(task, scored, len(by_document), errored, seconds=time.monotonic() - began)
+    errored = len(by_document) - len(scored) - skipped
+    seconds = time.monotonic() - began
+    score = aggregate_task(task, scored, len(by_document), errored, seconds=seconds, skipped=skipped)
     return RescoredTask(score, tuple(records))
 
 

@@ -17,6 +17,7 @@ from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
 from lmms_eval_grpc.engine.record.redact import redact
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
+from lmms_eval_grpc.engine.record.usage import CachedUsage
 from lmms_eval_grpc.engine.tasks.task import Task
 
 LMMS_EVAL_KEYS = (
@@ -80,12 +81,14 @@ def write_results(
     batch_sizes: Sequence[int] = (),
     throughput: Mapping[str, Any] | None = None,
     groups: Sequence[GroupScore] = (),
+    cached: CachedUsage | None = None,
 ) -> WrittenResults:
     """Writes ``<output_dir>/<model>/<date>_results.json`` and, per task, ``<date>_samples_<task>.jsonl`` beside it.
 
     ``scores`` are those of ``tasks``, in their order. Samples files are written only where there are
     ``sample_records``; within a file they are sorted by document. The date is ``started`` in the configured
-    time zone, with a number behind it where another evaluation took that name.
+    time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response cache
+    spared; None: there was none.
     """
     by_task: dict[str, list[SampleRecord]] = {task.name: [] for task in tasks}
     for record in sample_records:
@@ -93,7 +96,7 @@ def write_results(
     for records in by_task.values():
         records.sort(key=lambda record: record.doc_id)
     document = build_document(
-        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups
+        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached
     )
     folder = output_dir / model_folder(config)
     date = _free_date(folder, _date(config, started))
@@ -121,6 +124,7 @@ def build_document(
     batch_sizes: Sequence[int],
     throughput: Mapping[str, Any] | None,
     groups: Sequence[GroupScore] = (),
+    cached: CachedUsage | None = None,
 ) -> dict[str, Any]:
     """The results document: lmms-eval's keys in its order (:data:`LMMS_EVAL_KEYS`), then those of our own."""
     usages = _usages(tasks, records)
@@ -138,7 +142,10 @@ def build_document(
         "higher_is_better": {group.group: _directions(group) for group in groups}
         | {task.name: dict(task.higher_is_better) for task in tasks},
         "n-samples": {
-            task.name: {"original": task.total_documents, "effective": score.samples_asked}
+            task.name: {
+                "original": task.total_documents,
+                "effective": score.samples_asked - score.samples_skipped,
+            }
             for task, score in zip(tasks, scores, strict=True)
         },
         "config": _config(config, manifest, batch_sizes),
@@ -147,7 +154,7 @@ def build_document(
         "lmms_eval_version": f"lmms-eval-grpc {_version()}",
         "date": _date(config, started),
         "throughput": dict(throughput or {}),
-        "usage": _usage(config, usages),
+        "usage": _usage(config, usages, scores, cached),
         "efficiency": _efficiency(usages),
         "task_hashes": {name: _task_hash(of_task) for name, of_task in records.items() if of_task},
         "model_source": config.model,
@@ -170,6 +177,7 @@ def build_document(
                 "asked": score.samples_asked,
                 "scored": score.samples_scored,
                 "errored": score.samples_errored,
+                "skipped": score.samples_skipped,
             }
             for score in scores
         },
@@ -300,16 +308,20 @@ def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]
     return {name: of_task for name, of_task in usages.items() if of_task.documents}
 
 
-def _usage(config: EvaluationConfig, usages: Mapping[str, usage.TaskUsage]) -> dict[str, Any]:
+def _usage(
+    config: EvaluationConfig,
+    usages: Mapping[str, usage.TaskUsage],
+    scores: Sequence[TaskScore],
+    cached: CachedUsage | None,
+) -> dict[str, Any]:
     if not usages:
         return {}
-    by_source = usage.by_source(usages.values())
+    by_source = usage.by_source(usages.values(), cached)
     return {
         "total": {key: sum(source[key] for source in by_source.values()) for key in by_source["model"]},
         "by_task": {name: of_task.tokens() for name, of_task in usages.items()},
         "by_source": by_source,
-        "budget_exceeded": config.max_tokens is not None
-        and usage.total(usages.values()).output_tokens >= config.max_tokens,
+        "budget_exceeded": any(score.samples_skipped for score in scores),
         "budget_total_tokens": config.max_tokens,
     }
 

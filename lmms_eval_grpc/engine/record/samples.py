@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from lmms_eval_grpc.engine.record.plain_json import dump_line
 
-Outcome = Literal["ok", "model_error", "scoring_error", "judge_error"]
+Outcome = Literal["ok", "model_error", "scoring_error", "judge_error", "budget_exceeded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class SampleRecord:
     """What became of one document in one filter pipeline; one JSON line in ``samples.jsonl``.
 
     The field names are a promise to everything that reads that file. A sample that failed before its filters ran (a
-    model error) has one record with an empty ``filter``, no ``scores`` and its reason in ``error``.
+    model error, a spent budget) has one record with an empty ``filter``, no ``scores`` and its reason in ``error``.
     """
 
     task: str

@@ -66,9 +66,31 @@ def total(usages: Iterable[TaskUsage]) -> TaskUsage:
     return summed
 
 
-def by_source(usages: Iterable[TaskUsage]) -> dict[str, dict[str, int]]:
-    """Tokens of the evaluated model, and of judges where any was asked in this process."""
-    sources = {"model": total(usages).tokens()}
+@dataclass(frozen=True, slots=True)
+class CachedUsage:
+    """What a response cache gave instead of the model."""
+
+    samples: int
+    """Samples all of whose responses it had."""
+    responses: int
+    input_tokens: int
+    output_tokens: int
+    """Of all these responses."""
+
+
+def by_source(usages: Iterable[TaskUsage], cached: CachedUsage | None = None) -> dict[str, dict[str, int]]:
+    """Tokens of the evaluated model, of the response cache where there was one, and of judges where any was asked."""
+    whole = total(usages)
+    if cached is not None:
+        whole.input_tokens -= cached.input_tokens
+        whole.output_tokens -= cached.output_tokens
+        whole.responses -= cached.responses
+    sources = {"model": whole.tokens()}
+    if cached is not None:
+        sources["response_cache"] = {
+            **_tokens(cached.input_tokens, cached.output_tokens, 0),
+            "n_responses": cached.responses,
+        }
     judged = USAGE.by_model().values()
     if judged:
         sources["judge"] = _tokens(

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, overload
 
 from lmms_eval_grpc.engine.api import EvaluationError
@@ -91,6 +92,7 @@ class Episode(ABC):
         self._index = index
         self._prompts = prompts
         self._input_tokens = self._output_tokens = 0
+        self._all_cached = True
         self._next: Sequence[Message] | None = None
 
     def request(self) -> GenerationRequest:
@@ -107,6 +109,7 @@ class Episode(ABC):
         """Takes the model's answer in; the conversation's outcome if that ends it."""
         self._input_tokens += response.input_tokens
         self._output_tokens += response.output_tokens
+        self._all_cached = self._all_cached and response.cached
         if response.error is not None:
             return self._end(GenerationResponse(error=response.error))
         self.round += 1
@@ -136,8 +139,11 @@ class Episode(ABC):
 
     def _end(self, response: GenerationResponse) -> Answer:
         self.ended, self._next = True, None
-        counted = GenerationResponse(
-            response.text, self._input_tokens, self._output_tokens, response.error, rounds=response.rounds
+        counted = replace(
+            response,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            cached=self._all_cached and response.error is None,
         )
         return Answer(self._index, counted)
 

@@ -60,6 +60,11 @@ class RunLog:
         """The newest answer to every question, failed ones (``error`` set) included."""
         return self._answers
 
+    @property
+    def generated_tokens(self) -> int:
+        """Output tokens of all answers that the model itself gave."""
+        return sum(response.output_tokens for response in self._answers.values() if not response.cached)
+
     def is_finished(self, task_identity: str) -> bool:
         """Whether the task was finished by an earlier attempt: its scores were told, so its failures are final."""
         return task_identity in self._finished
@@ -73,6 +78,7 @@ class RunLog:
             line |= {"input_tokens": response.input_tokens, "output_tokens": response.output_tokens}
             line |= {"text": response.text} if response.error is None else {"error": response.error}
             line |= {name: value for name in _SPECIAL if (value := getattr(response, name)) is not None}
+            line |= {"cached": True} if response.cached else {}
             lines.append(line)
         self._write(lines)
 
@@ -113,6 +119,7 @@ class RunLog:
                     line.get("log_probability"),
                     line.get("is_greedy"),
                     None if rounds is None else tuple(rounds),
+                    line.get("cached", False),
                 )
             elif line["kind"] == "finished":
                 self._finished.add(line["identity"])

@@ -1,25 +1,35 @@
-"""How many failed samples a score may bear before it says more about the failures than about the model."""
+"""What an evaluation bears: how many failed samples, and how many generated tokens."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lmms_eval_grpc.engine.api import EvaluationError
 
-TOLERATED_ERROR_SHARE = 0.05
-"""Largest share of a task's samples that may fail (model or scoring error) without failing the evaluation.
 
-A few broken images in a benchmark of thousands are a fact of life, and every result carries the counts. Beyond this
-share the mean over what is left is no longer the benchmark's score.
-"""
-
-
-def check_errors(task: str, *, errored: int, asked: int, newest: str) -> None:
+def check_errors(task: str, *, errored: int, asked: int, tolerated: float, newest: str) -> None:
     """Raises :class:`EvaluationError` ``TOO_MANY_ERRORS`` once the task can no longer be scored within the tolerance.
 
-    ``newest`` is the newest failure, quoted as an example.
+    ``tolerated`` is the largest share of ``asked`` that may fail. A few broken images in a benchmark of thousands are a
+    fact of life, and every result carries the counts; beyond that share the mean over what is left is no longer the
+    benchmark's score. ``newest`` is the newest failure, quoted as an example.
     """
-    if errored > TOLERATED_ERROR_SHARE * asked:
+    if errored > tolerated * asked:
         raise EvaluationError(
             "TOO_MANY_ERRORS",
-            f"task {task}: {errored} of {asked} samples failed, more than the {TOLERATED_ERROR_SHARE:.0%} that are "
-            f"tolerated; for example: {newest}",
+            f"task {task}: {errored} of {asked} samples failed, more than the {100 * tolerated:g}% that "
+            f"max_error_share tolerates; for example: {newest}",
         )
+
+
+@dataclass(slots=True)
+class TokenBudget:
+    """Generated tokens that the whole job may cost, its interrupted attempts included."""
+
+    tokens: int | None
+    """None: as many as it takes."""
+    spent: int = 0
+
+    @property
+    def is_spent(self) -> bool:
+        return self.tokens is not None and self.spent >= self.tokens

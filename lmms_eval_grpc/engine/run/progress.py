@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, ProgressReport, Reporter, Stage
+from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 
 
 class StageClock:
@@ -44,9 +45,16 @@ class Counters:
     samples_done: int = 0
     samples_resumed: int = 0
     samples_errored: int = 0
+    samples_cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     """Tokens of every answer used, those of earlier attempts included."""
+    cached_responses: int = 0
+    cached_input_tokens: int = 0
+    cached_output_tokens: int = 0
+    """Of those, from the response cache."""
+    generated_samples: int = 0
+    """Samples that the model answered in this attempt, at least in part."""
     generated_tokens: int = 0
     """Output tokens of this attempt's own answers."""
     task: str = ""
@@ -57,6 +65,19 @@ class Counters:
 
     def begin_task(self, task: str, total: int) -> None:
         self.task, self.task_done, self.task_total = task, 0, total
+
+    def note_sample(self, responses: Sequence[GenerationResponse]) -> None:
+        """Counts a sample whose responses are all there."""
+        self.samples_done += 1
+        self.task_done += 1
+        self.samples_cached += all(response.cached for response in responses)
+        for response in responses:
+            self.input_tokens += response.input_tokens
+            self.output_tokens += response.output_tokens
+            if response.cached:
+                self.cached_responses += 1
+                self.cached_input_tokens += response.input_tokens
+                self.cached_output_tokens += response.output_tokens
 
     def note_batch(self, size: int, output_tokens: int) -> None:
         self.batch_size = size
@@ -75,7 +96,7 @@ class Progress:
     @property
     def samples_per_second(self) -> float:
         """Samples answered by this attempt per second of generation; 0 before the first."""
-        return self._per_second(self.counters.samples_done - self.counters.samples_resumed)
+        return self._per_second(self.counters.generated_samples)
 
     @property
     def output_tokens_per_second(self) -> float:
@@ -85,7 +106,7 @@ class Progress:
     def throughput(self) -> dict[str, Any]:
         """How fast this attempt generated, for the results document; the first four by lmms-eval's names."""
         counters, seconds = self.counters, self._clock.seconds[Stage.GENERATING]
-        answered = counters.samples_done - counters.samples_resumed
+        answered = counters.generated_samples
         return {
             "total_gen_tokens": counters.generated_tokens,
             "total_elapsed_time": seconds,
@@ -115,6 +136,7 @@ class Progress:
                 task_samples_total=counters.task_total,
                 samples_resumed=counters.samples_resumed,
                 samples_errored=counters.samples_errored,
+                samples_cached=counters.samples_cached,
                 samples_per_second=self.samples_per_second,
                 batch_size=counters.batch_size,
                 output_tokens=counters.generated_tokens,

@@ -44,15 +44,19 @@ class ScoredSample:
     scores: tuple[FilteredScore, ...]
 
 
-def aggregate_task(task: Task, samples: Sequence[ScoredSample], asked: int, errored: int, seconds: float) -> TaskScore:
+def aggregate_task(
+    task: Task, samples: Sequence[ScoredSample], asked: int, errored: int, seconds: float, *, skipped: int = 0
+) -> TaskScore:
     """The outcome of ``task`` over its scored ``samples``, in whatever order they come: they are sorted by document.
 
-    ``asked`` and ``errored`` count the samples that were to be scored and those that could not be; ``seconds`` is the
-    task's wall time. A metric whose aggregation is a mean has the t interval, one with another aggregation the
-    bootstrap of that aggregation, and with several responses per document how stable they are is scored too.
-    Aggregations with a parameter ``args`` often write files, so they run once only; they have the t interval where
-    their value is the mean of the samples' scores, also in per cent, else none. One that returns a mapping gives one
-    score per number in it, named ``metric.key``. Metrics that no sample has a score of are left out.
+    ``asked``, ``errored`` and ``skipped`` count the samples that were to be scored, those that could not be and those
+    that were left out; ``seconds`` is the task's wall time.
+
+    A metric whose aggregation is a mean has the t interval, one with another aggregation the bootstrap of that
+    aggregation, and with several responses per document how stable they are is scored too. Aggregations with a
+    parameter ``args`` often write files, so they run once only; they have the t interval where their value is the mean
+    of the samples' scores, also in per cent, else none. One that returns a mapping gives one score per number in it,
+    named ``metric.key``. Metrics that no sample has a score of are left out.
 
     Raises EvaluationError AGGREGATION_FAILED when an aggregation raises.
     """
@@ -75,6 +79,7 @@ def aggregate_task(task: Task, samples: Sequence[ScoredSample], asked: int, erro
         samples_scored=len(ordered),
         samples_errored=errored,
         seconds=seconds,
+        samples_skipped=skipped,
     )
 
 

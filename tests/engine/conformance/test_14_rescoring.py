@@ -59,7 +59,7 @@ def config(tmp_path: Path) -> EvaluationConfig:
 
 @pytest.fixture(autouse=True)
 def tolerant(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("lmms_eval_grpc.engine.run.evaluate.check_errors", lambda *args, **kwargs: None)
+    monkeypatch.setattr("lmms_eval_grpc.engine.run.task_run.check_errors", lambda *args, **kwargs: None)
     return None
 
 

@@ -45,7 +45,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeHandle]:
         monkeypatch.setenv("LLM_JUDGE_URL", handle.url)
         use_cache(None)  # an evaluation in this process may have set one
         # The default policy would end an evaluation of so few samples.
-        monkeypatch.setattr("lmms_eval_grpc.engine.run.evaluate.check_errors", lambda *args, **kwargs: None)
+        monkeypatch.setattr("lmms_eval_grpc.engine.run.task_run.check_errors", lambda *args, **kwargs: None)
         yield handle
 
 
@@ -74,7 +74,7 @@ def test_samples_without_a_judgement_are_unscored_and_counted(
     assert (score.samples_asked, score.samples_scored, score.samples_errored) == (6, 3, 3)
     (metric,) = score.metrics
     assert (metric.value, metric.sample_count) == (pytest.approx(2 / 3), 3)
-    assert outcome.results_document["sample_counts"]["toy"] == {"asked": 6, "scored": 3, "errored": 3}
+    assert outcome.results_document["sample_counts"]["toy"] == {"asked": 6, "scored": 3, "errored": 3, "skipped": 0}
     records = {}
     for line in (tmp_path / "run" / SAMPLES).read_text().splitlines():
         record = json.loads(line)
