@@ -28,6 +28,8 @@ MAX_REPLICATES = 1000
 _BOOTSTRAP_SIZES = (MAX_REPLICATES, 200)
 _BOOTSTRAP_SECONDS = 5.0
 """A task's own aggregation may be slow; its interval is not worth waiting longer for."""
+_TRIALS, _TRIAL_SECONDS = 3, 1.0
+"""Further calls to find out how slow it is, and how long they may take together."""
 _DRAW_SECONDS = 2e-7
 """About what drawing one item costs."""
 
@@ -170,9 +172,10 @@ def _averaged(task: Task, items: list[Any], value: float) -> list[float] | None:
 def _bootstrap(
     task: Task, metric: Metric, items: list[Any], clusters: list[Hashable] | None, seconds: float
 ) -> _Spread:
-    each = seconds + len(items) * _DRAW_SECONDS
-    replicates = next((size for size in _BOOTSTRAP_SIZES if size * each <= _BOOTSTRAP_SECONDS), 0)
-    if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation) or not replicates:
+    if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation):
+        return _NO_SPREAD
+    replicates = _replicates(metric, items, seconds)
+    if not replicates:
         return _NO_SPREAD
     seed = task.evaluation.seed[0] or 0
     try:
@@ -187,6 +190,25 @@ def _bootstrap(
     if estimate is None:
         return _NO_SPREAD
     return _Spread(estimate.standard_error, estimate.interval, "bootstrap" if clusters is None else "cluster_bootstrap")
+
+
+def _replicates(metric: Metric, items: list[Any], seconds: float) -> int:
+    """How many replicates there is time for, by the ``seconds`` that the first call of the aggregation took.
+
+    Where that was long it is called again, and the quickest call counts: the first may have imported something, and a
+    busy machine must not change a standard error.
+    """
+    began = time.perf_counter()
+    drawing = len(items) * _DRAW_SECONDS
+    for _ in range(_TRIALS):
+        enough = MAX_REPLICATES * (seconds + drawing) <= _BOOTSTRAP_SECONDS
+        if enough or seconds > _TRIAL_SECONDS or time.perf_counter() - began > _TRIAL_SECONDS:
+            break
+        started = time.perf_counter()
+        with _quiet(), contextlib.suppress(Exception):
+            metric.aggregation(list(items))
+        seconds = min(seconds, time.perf_counter() - started)
+    return next((size for size in _BOOTSTRAP_SIZES if size * (seconds + drawing) <= _BOOTSTRAP_SECONDS), 0)
 
 
 def _call(task: Task, metric: Metric, items: list[Any]) -> Any:

@@ -12,42 +12,10 @@ import pytest
 from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, SAMPLES
 from lmms_eval_grpc.engine.run.log import read_sound_lines
 from tests.support.announced_run import Attempt, attempt
-from tests.support.task_files import datasets_cache, write_task
+from tests.support.task_files import datasets_cache
+from tests.support.task_kinds import write_all
 
 __all__ = ["datasets_cache"]
-
-DOCUMENTS = [
-    {"question": f"q{number}", "answer": "ABCD"[number % 4], "right": number % 3, "rounds": 1 + number % 3}
-    for number in range(30)
-]
-
-GENERATION = """
-repeats: 2
-filter_list:
-  - {name: first, filter: [{function: take_first}]}
-  - {name: voted, filter: [{function: majority_vote}, {function: take_first}]}
-"""
-CHOICE = """
-output_type: multiple_choice
-doc_to_target: right
-doc_to_choice: [red, green, blue]
-metric_list: [{metric: acc}, {metric: acc_norm}]
-"""
-ROUNDS = """
-output_type: generate_until_multi_round
-doc_to_text: !function utils.text
-process_results: !function utils.score
-metric_list: [{metric: rounds, aggregation: mean, higher_is_better: true}]
-"""
-UTILS = """
-def text(doc, lmms_eval_specific_kwargs=None, round_idx=None, previous_output=None, previous_round_info=None):
-    if round_idx is None:
-        return doc["question"]
-    done = round_idx >= doc["rounds"]
-    return None, f"{doc['question']} {previous_output[-1]}", done, previous_output, previous_round_info
-
-def score(doc, results): return {"rounds": results[0].count(doc["answer"])}
-"""
 
 
 def answers(run_dir: Path) -> list[dict[str, Any]]:
@@ -65,9 +33,7 @@ def samples(run_dir: Path) -> dict[tuple[str, int, str], Any]:
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
-    write_task(folder, GENERATION, name="generation", documents=DOCUMENTS)
-    write_task(folder, CHOICE, name="choice", documents=DOCUMENTS)
-    write_task(folder, ROUNDS, name="rounds", documents=DOCUMENTS, utils=UTILS)
+    write_all(folder)
     return folder
 
 
