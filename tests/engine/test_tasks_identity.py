@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import site
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
 from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, evaluate
+from lmms_eval_grpc.engine.tasks import imports
 from lmms_eval_grpc.engine.tasks.load import load_tasks
 from lmms_eval_grpc.engine.tasks.task import Task
 from tests.support.backends import ScriptedBackend
@@ -160,6 +162,25 @@ def test_installed_packages_and_the_standard_library_do_not_count(tmp_path: Path
     utils = "import json, os.path\nimport numpy as np\nimport yaml\nfrom lmms_eval.utils import eval_logger\n"
     write_task(tmp_path / "toy", USES_FUNCTIONS, utils=utils + "def score(doc, results): return {'points': 1}\n")
     assert set(load(tmp_path / "toy").source_digests) == {"toy/utils.py"}
+
+
+def test_packages_that_are_installed_in_place_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout of a large library may be installed so, and would be read file by file."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "__editable__.big.pth").write_text(f"# a comment\nimport os\n{tmp_path / 'checkout'}\n/gone\n")
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "big.py").write_text("value = 1\n")
+    utils = "import big\ndef score(doc, results): return {'points': big.value}\n"
+    write_task(tmp_path / "toy", USES_FUNCTIONS, utils=utils)
+    monkeypatch.syspath_prepend(str(tmp_path / "checkout"))
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(tmp_path / "site")])
+    imports.installed_places.cache_clear()
+    try:
+        assert set(load(tmp_path / "toy").source_digests) == {"toy/utils.py"}
+    finally:
+        monkeypatch.undo()
+        imports.installed_places.cache_clear()
+        sys.modules.pop("big", None)
 
 
 def test_our_own_benchmarks_count_what_they_share() -> None:

@@ -87,16 +87,16 @@ def _files_of(statement: _Import, importer: Path, root: Path) -> Iterator[Path]:
         if rest == "tasks" or rest.startswith("tasks."):
             yield from _lmms_eval_files(statement)
         return
-    for spec in _top_level(top, importer):
+    for spec in _top_level(top, importer, root):
         yield from _origin(spec)
         places = [place for place in spec.submodule_search_locations or () if _may_count(Path(place), root)]
         if places:
             yield from _below(places, rest, statement.names)
 
 
-def _top_level(name: str, importer: Path) -> Iterator[ModuleSpec]:
+def _top_level(name: str, importer: Path, root: Path) -> Iterator[ModuleSpec]:
     """What ``name`` may mean to ``importer``: a module beside it, whether or not its folder is on ``sys.path`` already,
-    the one that is imported, and the one that would be."""
+    and the one that is found there."""
     beside = PathFinder.find_spec(name, [str(importer.parent)])
     if beside is not None and beside.loader is not None:
         yield beside
@@ -104,8 +104,8 @@ def _top_level(name: str, importer: Path) -> Iterator[ModuleSpec]:
     found = nearest_spec(name, importer.parent)
     if found is not None:
         yield found
-    elif loaded is not None:  # by a finder of its own, as some packages that are installed in place have one
-        yield loaded
+    elif loaded is not None and any(map(root.is_relative_to, loaded.submodule_search_locations or ())):
+        yield loaded  # the package that the task is in, installed in place with a finder of its own
 
 
 def _lmms_eval_files(statement: _Import) -> Iterator[Path]:

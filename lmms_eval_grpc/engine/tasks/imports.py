@@ -113,14 +113,23 @@ def is_installed(file: Path) -> bool:
 
 @functools.cache
 def installed_places() -> tuple[Path, ...]:
-    """The folders of the standard library and of installed packages."""
+    """The folders of the standard library and of installed packages, those that are installed in place included."""
     paths = sysconfig.get_paths()
-    named = [paths[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")]
-    return tuple(dict.fromkeys(Path(name).resolve() for name in (*named, *site.getsitepackages(), _user_site())))
+    sites = [
+        Path(name) for name in (paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages())
+    ]
+    libraries = [Path(paths["stdlib"]), Path(paths["platstdlib"])]
+    in_place = [folder for place in dict.fromkeys(sites) for folder in _folders_of_path_files(place)]
+    return tuple(dict.fromkeys(place.resolve() for place in (*sites, *libraries, *in_place)))
 
 
-def _user_site() -> str:
-    return site.getusersitepackages()
+def _folders_of_path_files(place: Path) -> Iterator[Path]:
+    """What the ``.pth`` files in ``place`` add to ``sys.path``."""
+    for file in sorted(place.glob("*.pth")):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            name = line.strip()
+            if name and not name.startswith(("#", "import ", "import\t")) and (place / name).is_dir():
+                yield place / name
 
 
 class _NearestFinder(MetaPathFinder):
