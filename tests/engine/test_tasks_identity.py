@@ -145,6 +145,20 @@ def test_tasks_whose_helpers_have_one_name_each_get_their_own(tmp_path: Path) ->
     assert alone[0].identity == two.identity, "what else a process runs is no part of a task"
 
 
+def test_packages_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    for value, (name, module) in enumerate((("one", "first"), ("two", "second")), start=1):
+        utils = BY_PATH.replace("from points import", f"from scorers.{module} import")
+        write_task(tmp_path / name, USES_FUNCTIONS, name=name, utils=utils)
+        (tmp_path / name / "scorers").mkdir()
+        (tmp_path / name / "scorers" / "__init__.py").touch()
+        (tmp_path / name / "scorers" / f"{module}.py").write_text(points_module(value))
+    one, two = load_tasks(EvaluationConfig("huggingface", ("one", "two"), include_paths=(tmp_path,)))
+    assert [score_of(one), score_of(two)] == [1, 2]
+    assert {name for name in sys.modules if name.startswith("scorers")} == {"scorers", "scorers.second"}
+    again = load_tasks(EvaluationConfig("huggingface", ("one", "two"), include_paths=(tmp_path,)))
+    assert [task.identity for task in again] == [one.identity, two.identity]
+
+
 def test_a_helper_shared_by_folders_of_a_benchmark_is_run_once(tmp_path: Path) -> None:
     """As in hd_epic: each folder's utils.py puts the folder above on sys.path and takes everything from utils there."""
     above = "import os, sys\nsys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))\n"
@@ -153,6 +167,7 @@ def test_a_helper_shared_by_folders_of_a_benchmark_is_run_once(tmp_path: Path) -
     (tmp_path / "bench" / "utils.py").write_text(
         "calls = []\ndef score(doc, results):\n    calls.append(1)\n    return {'points': len(calls)}\n"
     )
+    sys.path.insert(0, str(tmp_path / "bench" / "one"))  # as if it were the working directory: utils is still the other
     one, two = load_tasks(EvaluationConfig("huggingface", ("one", "two"), include_paths=(tmp_path,)))
     assert set(one.source_digests) == {"one/utils.py", "bench/utils.py"}
     assert score_of(one) + 1 == score_of(two)

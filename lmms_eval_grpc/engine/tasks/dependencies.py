@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmms_eval_grpc.engine.tasks import shims
-from lmms_eval_grpc.engine.tasks.imports import installed_places, is_installed, nearest_spec
+from lmms_eval_grpc.engine.tasks.imports import installed_places, is_installed, near_spec
 from lmms_eval_grpc.engine.tasks.sources import OWN_FOLDER
 
 _LMMS_EVAL = "lmms_eval"
@@ -77,8 +77,8 @@ def _import_statements(source: bytes) -> tuple[_Import, ...]:
 def _files_of(statement: _Import, importer: Path, root: Path) -> Iterator[Path]:
     """The files that the statement may run: of the module, of the packages that it is in, of modules that it names."""
     if statement.level:
-        folder = importer.parents[statement.level - 1] if statement.level <= len(importer.parents) else importer.parent
-        yield from _below([str(folder)], statement.module, statement.names)
+        for folder in importer.parents[statement.level - 1 : statement.level]:
+            yield from _below([str(folder)], statement.module, statement.names)
         return
     top, _, rest = statement.module.partition(".")
     if top in sys.stdlib_module_names:
@@ -101,7 +101,7 @@ def _top_level(name: str, importer: Path, root: Path) -> Iterator[ModuleSpec]:
     if beside is not None and beside.loader is not None:
         yield beside
     loaded = getattr(sys.modules.get(name), "__spec__", None)
-    found = nearest_spec(name, importer.parent)
+    found = near_spec(name, importer.parent)
     if found is not None:
         yield found
     elif loaded is not None and any(map(root.is_relative_to, loaded.submodule_search_locations or ())):

@@ -1,8 +1,8 @@
 """How the code of one task imports modules that lie near it, kept apart from those of other tasks.
 
 Many tasks put their folder on ``sys.path`` and import ``metrics`` or ``prompts`` from it. Python keeps one module per
-name, so the second task of a process would get the first one's. While a task's file runs here, such a name means the
-module nearest to that file.
+name, so the second task of a process would get the first one's. While a task's file runs here, such a name means a
+module near that file.
 """
 
 from __future__ import annotations
@@ -73,26 +73,28 @@ class _SharedLoader(SourceLoader):
 
 @contextlib.contextmanager
 def running(file: Path) -> Iterator[None]:
-    """While a task's ``file`` runs: names that other tasks' imports took are free, and nearest modules come first."""
+    """While a task's ``file`` runs: names that other tasks' imports took are free, and near modules come first."""
     names = {key[0].partition(".")[0] for key in _shared}
     hidden = {name: sys.modules[name] for name in list(sys.modules) if name.partition(".")[0] in names}
     for name in hidden:
         del sys.modules[name]
-    finder = _NearestFinder(file.parent)
+    finder = _NearFinder(file.parent)
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
         for name, module in hidden.items():
-            sys.modules.setdefault(name, module)
+            top = hidden.get(name.partition(".")[0])
+            if top is not None and sys.modules.setdefault(top.__name__, top) is top:  # else the name is now this task's
+                sys.modules.setdefault(name, module)
 
 
-def nearest_spec(name: str, folder: Path) -> ModuleSpec | None:
+def near_spec(name: str, folder: Path) -> ModuleSpec | None:
     """Where a top-level module ``name`` is found by code in ``folder``; None: nowhere on ``sys.path``.
 
-    What Python's own order finds in an installed place stands. Otherwise the folders of ``sys.path`` above and below
-    ``folder`` come before others, the nearest first.
+    What Python's own order finds in an installed place stands. Otherwise folders above and below ``folder`` come before
+    those that other tasks put on ``sys.path``.
     """
     spec = PathFinder.find_spec(name)
     if spec is not None and spec.origin is not None and is_installed(Path(spec.origin)):
@@ -132,8 +134,8 @@ def _folders_of_path_files(place: Path) -> Iterator[Path]:
                 yield place / name
 
 
-class _NearestFinder(MetaPathFinder):
-    """Finds what lies outside installed places, as :func:`nearest_spec` does, and the modules inside of it."""
+class _NearFinder(MetaPathFinder):
+    """Finds what lies outside installed places, as :func:`near_spec` does, and the modules inside of it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -144,7 +146,7 @@ class _NearestFinder(MetaPathFinder):
         top = fullname.partition(".")[0]
         if top in sys.stdlib_module_names or top in _OTHERS:
             return None
-        spec = nearest_spec(fullname, self._folder) if path is None else PathFinder.find_spec(fullname, path)
+        spec = near_spec(fullname, self._folder) if path is None else PathFinder.find_spec(fullname, path)
         if spec is None or spec.origin is None or is_installed(Path(spec.origin)):
             return None
         if type(spec.loader) is SourceFileLoader:
@@ -157,9 +159,6 @@ _OTHERS = frozenset({"lmms_eval", "lmms_eval_grpc"})
 
 
 def _near_entries(folder: Path) -> list[str]:
-    near = []
-    for entry in sys.path:
-        real = Path(entry or ".").resolve()
-        if folder.is_relative_to(real) or real.is_relative_to(folder):
-            near.append((-len(real.parts), entry or "."))
-    return [entry for _, entry in sorted(dict.fromkeys(near), key=lambda item: item[0])]
+    """The entries of ``sys.path`` at, above or below ``folder``, in their order."""
+    places = [(entry or ".", Path(entry or ".").resolve()) for entry in sys.path]
+    return [entry for entry, place in places if folder.is_relative_to(place) or place.is_relative_to(folder)]
