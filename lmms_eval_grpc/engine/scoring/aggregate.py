@@ -174,7 +174,8 @@ def _bootstrap(
 ) -> _Spread:
     if metric.aggregation is aggregations.bypass or _wants_arguments(metric.aggregation):
         return _NO_SPREAD
-    replicates = _replicates(metric, items, seconds)
+    each = _quickest(metric, items, seconds, MAX_REPLICATES) + len(items) * _DRAW_SECONDS
+    replicates = next((size for size in _BOOTSTRAP_SIZES if size * each <= _BOOTSTRAP_SECONDS), 0)
     if not replicates:
         return _NO_SPREAD
     seed = task.evaluation.seed[0] or 0
@@ -192,23 +193,24 @@ def _bootstrap(
     return _Spread(estimate.standard_error, estimate.interval, "bootstrap" if clusters is None else "cluster_bootstrap")
 
 
-def _replicates(metric: Metric, items: list[Any], seconds: float) -> int:
-    """How many replicates there is time for, by the ``seconds`` that the first call of the aggregation took.
+def _quickest(metric: Metric, items: list[Any], seconds: float, replicates: int) -> float:
+    """Seconds that the aggregation takes, of which the first call took ``seconds``.
 
-    Where that was long it is called again, and the quickest call counts: the first may have imported something, and a
-    busy machine must not change a standard error.
+    Where that is too long for so many ``replicates`` it is called again, and the quickest call counts: the first may
+    have imported something, and a busy machine must not change a standard error.
     """
     began = time.perf_counter()
-    drawing = len(items) * _DRAW_SECONDS
     for _ in range(_TRIALS):
-        enough = MAX_REPLICATES * (seconds + drawing) <= _BOOTSTRAP_SECONDS
-        if enough or seconds > _TRIAL_SECONDS or time.perf_counter() - began > _TRIAL_SECONDS:
+        if seconds * replicates <= _BOOTSTRAP_SECONDS / 2 or seconds > _TRIAL_SECONDS:
             break
         started = time.perf_counter()
         with _quiet(), contextlib.suppress(Exception):
             metric.aggregation(list(items))
-        seconds = min(seconds, time.perf_counter() - started)
-    return next((size for size in _BOOTSTRAP_SIZES if size * (seconds + drawing) <= _BOOTSTRAP_SECONDS), 0)
+        ended = time.perf_counter()
+        seconds = min(seconds, ended - started)
+        if ended - began > _TRIAL_SECONDS:
+            break
+    return seconds
 
 
 def _call(task: Task, metric: Metric, items: list[Any]) -> Any:
