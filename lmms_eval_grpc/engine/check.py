@@ -94,14 +94,16 @@ def _check_folder(field: str, path: str, what: str) -> Iterator[Problem]:
 def _check_tasks(config: EvaluationConfig, index: TaskIndex) -> Iterator[Problem]:
     if not config.tasks:
         yield Problem("tasks", "tasks is empty; name at least one task")
+    entry = registry.resolve(config.model)
+    may_draw = entry is None or entry.visual_cot
     for position, name in enumerate(config.tasks):
-        description = _task_problem(name, index)
+        description = _task_problem(name, index, may_draw)
         if description:
             yield Problem(f"tasks[{position}]", description)
 
 
-def _task_problem(name: str, index: TaskIndex) -> str:
-    """What is wrong with one entry of ``tasks``; empty when nothing is."""
+def _task_problem(name: str, index: TaskIndex, may_draw: bool) -> str:
+    """What is wrong with one entry of ``tasks``; empty when nothing is. ``may_draw``: the model can, or is unknown."""
     if not name:
         return "is empty; name a task"
     if is_task_file(name):
@@ -117,10 +119,10 @@ def _task_problem(name: str, index: TaskIndex) -> str:
             return f"{match!r} has no tasks that are known"
         for leaf in index.expand(match):
             task = index.get(leaf)
-            if task is not None and task.output_type == "generate_visual_cot":
+            if task is not None and task.output_type == "generate_visual_cot" and not may_draw:
                 return (
                     f"task {leaf!r} has output type 'generate_visual_cot', which needs a model that draws while it "
-                    "thinks; no backend here does"
+                    "thinks; choose such a model (visual_cot in its entry), or other tasks"
                 )
     return ""
 

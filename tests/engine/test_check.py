@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
 from lmms_eval_grpc.engine.check import check_config
+from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
 from tests.support.task_files import write_yaml
 
@@ -161,6 +163,20 @@ def test_kinds_of_tasks_that_no_backend_can_run_are_refused(checkpoint: Path, tm
     problems = check(checkpoint, folder, tasks=("a", "b", "g", "c", "h"))
     assert set(problems) == {"tasks[0]", "tasks[4]"}
     assert "draws while it thinks" in problems["tasks[0]"]
+
+
+def test_a_model_that_draws_may_have_tasks_that_want_drawings(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_yaml(tmp_path / "tasks", "a.yaml", "task: a\noutput_type: generate_visual_cot\n")
+    entry = registry.resolve("huggingface")
+    assert entry is not None
+    monkeypatch.setattr(registry, "resolve", lambda name: dataclasses.replace(entry, visual_cot=True))
+    assert check(checkpoint, tmp_path / "tasks", tasks=("a",)) == {}
+
+
+def test_no_shipped_model_claims_to_draw() -> None:
+    assert not any(entry.visual_cot for entry in registry.entries())
 
 
 def test_checking_takes_milliseconds(checkpoint: Path) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
+import http.server
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,7 @@ import pytest
 import soundfile
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data import folders
 from lmms_eval_grpc.engine.data.digest import digest_value
 from lmms_eval_grpc.engine.data.documents import Documents, dataset_fingerprint
 from lmms_eval_grpc.engine.data.source import DatasetSource, open_split
@@ -181,3 +189,64 @@ def test_the_fingerprint_of_local_files_is_that_of_their_content(tmp_path: Path)
 def test_the_fingerprint_of_other_data_is_the_librarys() -> None:
     split = pictures(1)
     assert dataset_fingerprint(split, None, None) == split._fingerprint
+
+
+class _EmptyHub(http.server.BaseHTTPRequestHandler):
+    """A hub without any dataset."""
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_public_data_need_no_token_although_the_task_says_true(tmp_path: Path, video: bool) -> None:
+    """The library would refuse before it asks the hub; here the hub is asked, and says that it has no such dataset."""
+    script = f"""
+from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data.source import DatasetSource, open_split
+kwargs = {{"token": True, **({{"video": True, "cache_dir": "clips"}} if {video} else {{}})}}
+try:
+    open_split(DatasetSource("toy", "somebody/nothing", None, kwargs), "test")
+except EvaluationError as error:
+    print(error.reason, error.message)
+"""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _EmptyHub) as hub:
+        thread = threading.Thread(target=hub.serve_forever)
+        thread.start()
+        offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+        environment = {name: value for name, value in os.environ.items() if name not in offline}
+        environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+            )
+        finally:
+            hub.shutdown()
+            thread.join()
+    assert done.stdout.startswith("DATASET_UNAVAILABLE")
+    assert "Token is required" not in done.stdout
+    assert "somebody/nothing" in done.stdout
+
+
+def test_a_datasets_cache_on_a_network_file_system_is_moved_to_the_local_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which file systems those are is tested beside the archives; here the Hugging Face home is said to be on one."""
+    monkeypatch.delenv("LMMS_EVAL_DATASETS_CACHE", raising=False)
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "nfs"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "scratch"))
+    assert folders.datasets_cache() is None, "a local place is the library's own business"
+    far = {tmp_path / "nfs" / "datasets"}
+    monkeypatch.setattr(folders, "is_on_network", lambda path: path in far)
+    assert folders.datasets_cache() == tmp_path / "scratch" / "lmms_eval_hf_datasets" / getpass.getuser()
+    far.add(tmp_path / "scratch")
+    assert folders.datasets_cache() is None, "there is no better place"
+    monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", "$HF_HOME/chosen")
+    assert folders.datasets_cache() == tmp_path / "nfs" / "chosen"

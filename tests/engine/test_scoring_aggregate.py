@@ -107,6 +107,16 @@ def test_another_aggregation_is_bootstrapped_itself(tmp_path: Path) -> None:
     assert (none.value, none.standard_error, none.confidence_method) == (51.0, None, "")
 
 
+def test_a_slow_first_call_changes_no_error(tmp_path: Path) -> None:
+    """It may have imported something, or another process had the processor."""
+    total = "    return 100 * sum(items) / len(items)\n"
+    once = "import time\ncalls = []\n"
+    slow = f"{once}def total(items):\n    calls.append(1)\n    time.sleep(0.1 if len(calls) == 1 else 0)\n{total}"
+    values = [1.0, 0.0] * 50
+    first = only(aggregate(tmp_path / "slow", values, utils=slow))
+    assert first == only(aggregate(tmp_path / "quick", values, utils=f"def total(items):\n{total}"))
+
+
 def test_an_aggregation_that_cannot_be_resampled_keeps_its_value(tmp_path: Path) -> None:
     utils = "def total(items):\n    assert len(set(items)) == 3\n    items.clear()\n    return 3\n"
     metric = only(aggregate(tmp_path, [1, 2, 3], utils=utils))

@@ -182,7 +182,19 @@ def test_plug_ins_bring_tasks_by_entry_point(tmp_path: Path, monkeypatch: pytest
     write_yaml(tmp_path, "site/a_plug_in-1.dist-info/entry_points.txt", points)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     index = TaskIndex.scan()
-    assert index.get("plugged_in") is None  # a broken plug-in is told, and comes first by name
+    assert index.get("plugged_in") is not None
     assert any("gone = no_such_package" in problem.reason for problem in index.problems())
-    write_yaml(tmp_path, "site/a_plug_in-1.dist-info/entry_points.txt", "[lmms_eval_grpc.tasks]\nplug = a_plug_in\n")
-    assert TaskIndex.scan().get("plugged_in") is not None
+
+
+def test_lmms_evals_variable_for_plug_ins_brings_their_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_yaml(tmp_path, "site/with_tasks/__init__.py", "raise RuntimeError('a plug-in is located, not imported')\n")
+    write_yaml(tmp_path, "site/with_tasks/tasks/t.yaml", "task: of_the_variable\n")
+    write_yaml(tmp_path, "site/with_models/__init__.py", "")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("LMMS_EVAL_PLUGINS", "with_models, with_tasks,no_such_package")
+    index = TaskIndex.scan()
+    assert index.get("of_the_variable") is not None
+    reasons = [problem.reason for problem in index.problems() if "LMMS_EVAL_PLUGINS" in problem.reason]
+    assert reasons == [
+        "'no_such_package' in LMMS_EVAL_PLUGINS names no installed package; correct or uninstall the plug-in"
+    ]

@@ -84,6 +84,18 @@ def test_a_task_may_be_written_out_inside_a_group(folder: Path) -> None:
     assert b.name == "b"
 
 
+def test_a_task_written_out_inside_a_group_may_include_a_file(folder: Path) -> None:
+    """Relative to the group's file, or to the working directory as in lmms-eval."""
+    write_yaml(folder, "shared/template", "dataset_path: x\ntest_split: test\nnum_fewshot: 1\n")
+    text = "group: g\nnum_fewshot: 3\ntask: [{task: inline, include: shared/template, test_split: dev}]\n"
+    write_yaml(folder, "g.yaml", text)
+    (inline,) = resolve(folder, "g")
+    assert inline.values == {"task": "inline", "dataset_path": "x", "test_split": "dev", "num_fewshot": 3}
+    write_yaml(folder, "g.yaml", text.replace("shared/template", "gone"))
+    with pytest.raises(EvaluationError, match="include 'gone': no such file"):
+        resolve(folder, "g")
+
+
 def test_a_yaml_file_may_be_named_by_its_path(folder: Path) -> None:
     outside = write_yaml(folder.parent / "outside", "mine.yaml", "task: mine\n")
     group = write_yaml(folder.parent / "outside", "group.yaml", "group: ours\ntask: [c]\n")

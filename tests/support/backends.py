@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -107,3 +109,40 @@ class LikelihoodBackend(ScriptedBackend):
                     )
                 )
             yield batch
+
+
+class HashingBackend(LikelihoodBackend):
+    """Answers and likelihoods that depend on the request alone; a request's place and its batch are drawn by ``seed``.
+
+    Answers are one of ``A`` to ``D``. ``on_call`` is told the number of requests of each batch before it is answered.
+    """
+
+    def __init__(
+        self, *, batch_size: int = 4, seed: int = 0, on_call: Callable[[int], None] = lambda requests: None
+    ) -> None:
+        super().__init__(lambda prompt, continuation: -_fraction(prompt, continuation), batch_size=batch_size)
+        self.reply = lambda text: "ABCD"[int(4 * _fraction(text))]
+        self.seed = seed
+        self.on_call = on_call
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
+        return self._in_any_order(requests, super().generate)
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
+        return self._in_any_order(requests, super().loglikelihood)
+
+    def _in_any_order(
+        self, requests: Sequence[Any], answer: Callable[[Sequence[Any]], Iterator[list[Answer]]]
+    ) -> Iterator[list[Answer]]:
+        order = random.Random(self.seed).sample(range(len(requests)), len(requests))
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            self.on_call(len(places))
+            for batch in answer([requests[place] for place in places]):
+                yield [Answer(places[item.index], item.response) for item in batch]
+
+
+def _fraction(*texts: str) -> float:
+    """A number in [0, 1) that looks random and is equal in every process."""
+    digest = hashlib.sha256("\0".join(texts).encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48

@@ -84,6 +84,8 @@ def open_splits(source: DatasetSource) -> Mapping[str, Any]:
 
     _refuse_unsupported(source)
     kwargs = dict(source.kwargs or {})
+    if kwargs.get("token") is True and not _has_token():
+        del kwargs["token"]  # Most tasks say so; public data need none, and the libraries would insist on it.
     if kwargs.get("video"):
         _prepare_videos(source, kwargs)
     try:
@@ -146,6 +148,12 @@ def _prepare_videos(source: DatasetSource, kwargs: dict[str, Any]) -> None:
         local_files_only=bool(kwargs.get("local_files_only")),
         token=kwargs.get("token"),
     )
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token  # late, as the datasets library is
+
+    return get_token() is not None
 
 
 def _refuse_unsupported(source: DatasetSource) -> None:

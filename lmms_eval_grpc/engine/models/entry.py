@@ -90,6 +90,8 @@ class ModelEntry:
     """Names of pip packages without which the backend cannot be made."""
     model_types: tuple[str, ...] = ()
     """``model_type`` values of the checkpoints that this name stands for; empty: any."""
+    visual_cot: bool = False
+    """Whether the model can draw while it thinks, as its backend's capabilities will say once it is loaded."""
 
     def check_args(self, model_args: Mapping[str, Any]) -> list[Problem]:
         """Everything wrong with ``model_args``, all at once; empty when nothing is."""

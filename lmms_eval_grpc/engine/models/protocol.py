@@ -76,7 +76,12 @@ class Capabilities:
     loglikelihood_is_loss: bool = False
     """Whether ``log_probability`` is a loss, as many older backends return it: the smaller, the likelier."""
     visual_cot: bool = False
-    """Whether the model can draw while it thinks, which tasks of output type ``generate_visual_cot`` want."""
+    """Whether the model can draw while it thinks, which tasks of output type ``generate_visual_cot`` want.
+
+    Their requests come to :meth:`Backend.generate` like others, with the task's settings for drawing among the
+    generation arguments (``visual_cot: true``, ``bagel_interleaved: {…}``, …). The answer is text. Tasks that score
+    the drawings read it as the JSON object ``{"text": str, "images": [path, …]}``.
+    """
 
 
 class Backend(Protocol):

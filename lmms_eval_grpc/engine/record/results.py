@@ -138,7 +138,7 @@ def build_document(
         "group_subtasks": {group.group: list(group.members) for group in groups} | {task.name: [] for task in tasks},
         "configs": {task.name: task.config.dump() for task in tasks},
         "versions": {group.group: group.version for group in groups} | {task.name: task.version for task in tasks},
-        "n-shot": {task.name: task.num_fewshot for task in tasks},
+        "n-shot": {task.name: _shots(task) for task in tasks},
         "higher_is_better": {group.group: _directions(group) for group in groups}
         | {task.name: dict(task.higher_is_better) for task in tasks},
         "n-samples": {
@@ -196,6 +196,12 @@ def model_folder(config: EvaluationConfig) -> str:
     """The folder of a model's results: the last two parts of its path or id, joined by ``__``."""
     parts = [part for part in _model_name(config).replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return safe_name("/".join(parts[-2:])) or safe_name(config.model)
+
+
+def _shots(task: Task) -> Any:
+    """Examples in each prompt; where the engine adds none, those that the task says are in its own text."""
+    metadata = task.config.metadata if isinstance(task.config.metadata, Mapping) else {}
+    return task.num_fewshot or metadata.get("num_fewshot") or 0
 
 
 def _task_results(task: Task, score: TaskScore) -> dict[str, Any]:

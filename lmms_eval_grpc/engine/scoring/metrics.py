@@ -128,8 +128,11 @@ def build_metrics(
 ) -> tuple[Metric, ...]:
     """The metrics of a task; without a ``metric_list``, lmms-eval's default ones for ``output_type``.
 
-    Raises ValueError for an unknown metric or aggregation, or a metric that ``output_type`` does not have.
+    Raises ValueError for an unknown metric or aggregation, a metric that ``output_type`` does not have, or a missing
+    ``metric_list`` where ``output_type`` has no default.
     """
+    if metric_list is None and not _DEFAULTS[output_type]:
+        raise ValueError(f"output_type {output_type} needs a metric_list, as it has no metric by default")
     entries = [{"metric": name} for name in _DEFAULTS[output_type]] if metric_list is None else metric_list
     metrics = [_build_metric(entry, output_type, has_process_results) for entry in entries]
     return tuple({metric.name: metric for metric in metrics}.values())

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lmms_eval_grpc.engine.tasks import shims
+from lmms_eval_grpc.engine.tasks import imports, shims
+from lmms_eval_grpc.engine.tasks.dependencies import source_files
 from lmms_eval_grpc.engine.tasks.yaml_loader import FunctionReference, TaskFileError
 
 _MODULE_PREFIX = "lmms_eval_grpc_task_"
@@ -21,7 +22,8 @@ _MODULE_PREFIX = "lmms_eval_grpc_task_"
 
 @dataclass(slots=True)
 class Sources:
-    """The Python files that a task's functions came from, by real path, with the SHA-256 of the source that was run."""
+    """The Python files that a task's functions came from and the modules that those import from the task's folder or
+    tree, by real path, with the SHA-256 of the source."""
 
     digests: dict[Path, str] = field(default_factory=dict)
 
@@ -73,8 +75,6 @@ def _load_file(path: Path, sources: Sources) -> ModuleType:
         source = real.read_bytes()
     except OSError as error:
         raise TaskFileError(f"{real}: cannot be read: {error}") from error
-    digest = hashlib.sha256(source).hexdigest()
-    sources.digests[real] = digest
     shims.install(real)
     name = shims.module_name(real)
     loaded = sys.modules.get(name) if name is not None else None
@@ -82,18 +82,21 @@ def _load_file(path: Path, sources: Sources) -> ModuleType:
         # The name is made from the path, so that what the module defines can be pickled within this process, and two
         # tasks' utils.py do not collide.
         name = f"{_MODULE_PREFIX}{hashlib.sha256(str(real).encode()).hexdigest()[:12]}_{real.stem}"
-        loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__source_digest__", digest) == digest:
-        return loaded
+    _forget_changed(real)
+    module = sys.modules.get(name) or _run_file(name, real, source)
+    sources.digests.update(_remember(real))
+    return module
+
+
+def _run_file(name: str, real: Path, source: bytes) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, real)
     if spec is None:
         raise TaskFileError(f"{real}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    vars(module)["__source_digest__"] = digest
     sys.modules[name] = module
     try:
-        # Compiled from the bytes that were hashed: a .pyc could be older, and the digest would then tell a lie.
-        exec(compile(source, str(real), "exec", dont_inherit=True), module.__dict__)
+        with imports.running(real):
+            imports.run_source(module, real, source)
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, Exception):
@@ -115,8 +118,38 @@ def _import_module(reference: FunctionReference, name: str, beside: Path, source
         ) from error
     file = getattr(module, "__file__", None)
     if file is not None and Path(file).is_file():
-        sources.digests[Path(file).resolve()] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        sources.digests.update(source_files(Path(file)))
     return module
+
+
+_known: dict[Path, dict[Path, str]] = {}
+"""The source digests of each file that was run, and of what it imports, as they were then."""
+
+
+def _forget_changed(real: Path) -> None:
+    """Makes ``real`` and what it imports run anew if any of that has another source now than when it was run."""
+    known, now = _known.get(real, {}), source_files(real)
+    if all(_digest_or_none(file) == digest for file, digest in known.items()) and all(
+        imports.digest_when_run(file) in (None, digest) for file, digest in now.items()
+    ):
+        return
+    files = known.keys() | now.keys()
+    imports.forget(files)
+    for file in files:
+        _known.pop(file, None)
+
+
+def _remember(real: Path) -> dict[Path, str]:
+    if real not in _known:
+        _known[real] = source_files(real)
+    return _known[real]
+
+
+def _digest_or_none(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _last_line_of(error: Exception, path: Path) -> str:

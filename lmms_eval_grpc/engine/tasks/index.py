@@ -171,11 +171,12 @@ class _Scan:
     def default_folders(self) -> Iterator[tuple[Path, bool]]:
         """Each with whether names in it that are taken already are nothing to report."""
         yield OWN_FOLDER, False
-        try:
-            for folder in plugin_folders():
+        for declared, folder in plugin_folders():
+            if folder is not None:
                 yield folder, False
-        except TaskFileError as error:
-            self.problems.append(IndexProblem(Path(), str(error)))
+            else:
+                reason = f"{declared} names no installed package; correct or uninstall the plug-in"
+                self.problems.append(IndexProblem(Path(), reason))
         lmms_eval = lmms_eval_folder()
         if lmms_eval is not None:
             yield lmms_eval / "tasks", True

@@ -147,7 +147,8 @@ class _Resolver:
         task = member.get("task")
         if not isinstance(task, str):
             return self._group(member, overrides, source, above)
-        merged = {**{key: value for key, value in member.items() if key != "task"}, **overrides}
+        own = self._reader.expand(member, Path(source)) if "include" in member else member
+        merged = {**{key: value for key, value in own.items() if key != "task"}, **overrides}
         if self._index.get(task) is not None:
             return self._named(task, merged, group, above)
         return [self._keep(ResolvedTask(task, {**merged, "task": task}, source, group))]

@@ -11,29 +11,30 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmms_eval_grpc.engine.tasks.yaml_loader import TaskFileError
-
 OWN_FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 """The tasks that ship with this package."""
 
 ENTRY_POINTS = "lmms_eval_grpc.tasks"
 """Entry-point group of plug-ins: each names an installed package, whose folder is scanned for task files."""
 
+PLUGINS_VARIABLE = "LMMS_EVAL_PLUGINS"
+"""Environment variable of lmms-eval: names of packages, with commas between, whose folder ``tasks`` is scanned."""
+
 LMMS_EVAL_VARIABLE = "LMMS_EVAL_GRPC_LMMS_EVAL"
 """Environment variable: the folder of an lmms-eval package to use instead of the installed one, or ``none``."""
 
 
-def plugin_folders() -> Iterator[Path]:
-    """The folders of all plug-ins, in the order of their names. Raises TaskFileError for one that is not installed."""
-    points = sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
-    for point in points:
-        folder = package_folder(point.module)
-        if folder is None:
-            raise TaskFileError(
-                f"the entry point {point.name} = {point.value} of {ENTRY_POINTS} names no installed package; "
-                "correct or uninstall the plug-in"
-            )
-        yield folder
+def plugin_folders() -> Iterator[tuple[str, Path | None]]:
+    """Each plug-in as it is declared, and the folder of its tasks; None where its package is not installed.
+
+    Those of entry points in the order of their names, then those of :data:`PLUGINS_VARIABLE` that have tasks.
+    """
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        yield f"the entry point {point.name} = {point.value} of {ENTRY_POINTS}", package_folder(point.module)
+    for name in filter(None, map(str.strip, os.environ.get(PLUGINS_VARIABLE, "").split(","))):
+        package = package_folder(name)
+        if package is None or (package / "tasks").is_dir():
+            yield f"{name!r} in {PLUGINS_VARIABLE}", None if package is None else package / "tasks"
 
 
 def lmms_eval_folder() -> Path | None:

@@ -73,8 +73,10 @@ class Task:
 
     @property
     def source_digests(self) -> dict[str, str]:
-        """SHA-256 of the Python files that the task's functions came from, by folder and name."""
-        return {f"{path.parent.name}/{path.name}": digest for path, digest in sorted(self._source_digests.items())}
+        """SHA-256 of the Python files that the task's functions came from and of the modules of the task's folder and
+        tree that those import, by folder and name; by more folders where two would be called alike."""
+        names = _short_names(sorted(self._source_digests))
+        return {name: self._source_digests[path] for path, name in names.items()}
 
     @property
     def name(self) -> str:
@@ -119,8 +121,8 @@ class Task:
     def identity(self) -> str:
         """SHA-256 (hexadecimal) of everything on the task's side that requests and scores depend on.
 
-        The resolved configuration, the source of the task's Python files, the data, the system text and the reasoning
-        tags; neither paths nor machine names, so that two machines agree.
+        The resolved configuration, the source of the task's Python files and of the helpers that they import, the data,
+        the system text and the reasoning tags; neither paths nor machine names, so that two machines agree.
         """
         config = self.config.dump()
         if isinstance(config.get("dataset_kwargs"), dict):
@@ -336,6 +338,14 @@ class Task:
     def _document_error(self, doc_id: int, what: str, error: Exception) -> DocumentError:
         reason = f"{type(error).__name__}: {error}"
         return DocumentError(self.name, doc_id, f"task {self.name}, document {doc_id}: {what}: {reason}")
+
+
+def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The last two parts of each path, or as many more as tell all of them apart."""
+    depth = 2
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {path: "/".join(path.parts[-depth:]) for path in paths}
 
 
 def _count(limit: int | float | None, total: int) -> int:

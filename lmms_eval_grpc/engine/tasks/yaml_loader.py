@@ -81,6 +81,13 @@ class YamlReader:
         # A shallow copy: the caller may pop keys, nested values are shared and not to be changed.
         return dict(self._read(path, ()))
 
+    def expand(self, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """``values``, a mapping inside the file ``path``, with what it includes merged in. Raises TaskFileError."""
+        own = dict(values)
+        included = _included_paths(path, own.pop("include", None))
+        merged = {key: value for one in reversed(included) for key, value in self.read(one.path).items()}
+        return _with_absolute_data_files({**merged, **own}, path.parent)
+
     def included_by(self, path: Path) -> tuple[Included, ...]:
         """Every file that ``path`` includes, however deep. Only for a path that was read."""
         found: dict[Included, None] = {}

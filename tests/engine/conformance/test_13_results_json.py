@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError
-from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS
 from lmms_eval_grpc.engine.record.stored import StoredMetric, read_results, read_samples
 from lmms_eval_grpc.engine.run.evaluate import evaluate
 from tests.support.backends import ScriptedBackend
@@ -18,6 +17,14 @@ from tests.support.task_files import datasets_cache, write_task, write_yaml
 
 __all__ = ["datasets_cache"]
 
+LMMS_EVAL_KEYS = [
+    "results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config",
+    "git_hash", "git_branch", "lmms_eval_version", "date", "throughput", "usage", "efficiency", "task_hashes",
+    "model_source", "model_name", "model_name_sanitized", "system_instruction", "system_instruction_sha",
+    "fewshot_as_multiturn", "chat_template", "chat_template_sha", "start_time", "end_time",
+    "total_evaluation_time_seconds",
+]  # fmt: skip
+"""What lmms-eval writes when a group has scores, samples are logged and the model tells its speed, in its order."""
 CONFIG_KEYS = [
     "model", "model_args", "model_backend", "batch_size", "batch_sizes", "device", "use_cache", "limit", "offset",
     "bootstrap_iters", "gen_kwargs", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed", "resolved_cli_args",
@@ -65,6 +72,15 @@ def test_the_keys_of_a_task_and_of_a_group(document: dict[str, Any]) -> None:
     assert document["groups"]["both"] == document["results"]["both"]
     assert document["group_subtasks"]["both"] == ["one", "two"]
     assert document["n-samples"]["one"] == {"original": 6, "effective": 6}
+
+
+def test_examples_that_a_task_has_in_its_own_text_are_shown(tmp_path: Path) -> None:
+    write_task(tmp_path / "tasks", "metadata: {num_fewshot: 5}", name="own")
+    write_task(tmp_path / "tasks", "metadata: {num_fewshot: 5}\nnum_fewshot: 2", name="given")
+    write_task(tmp_path / "tasks", "metadata: [{num_fewshot: 5}]", name="listed")
+    config = EvaluationConfig("echo", ("own", "given", "listed"), include_paths=(tmp_path / "tasks",))
+    outcome = evaluate(config, tmp_path / "run", Recorder(), backend=ScriptedBackend(lambda text: text))
+    assert outcome.results_document["n-shot"] == {"own": 5, "given": 2, "listed": 0}
 
 
 LMMS_EVAL = {

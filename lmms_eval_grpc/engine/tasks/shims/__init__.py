@@ -15,12 +15,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lmms_eval_grpc.engine.data.folders import hugging_face_home
+from lmms_eval_grpc.engine.tasks.imports import SourceLoader
 from lmms_eval_grpc.engine.tasks.sources import lmms_eval_folder
 
 _HERE = Path(__file__).resolve().parent
@@ -48,11 +49,16 @@ def install(task_file: Path | None = None) -> None:
 
 def module_name(task_file: Path) -> str | None:
     """The name under which other tasks import ``task_file``; None for one that is in no lmms-eval tree."""
-    tree = _tree_of(task_file)
+    tree = tree_of(task_file)
     if tree is None or _is_foreign(sys.modules.get(_PACKAGE)):
         return None
     parts = task_file.resolve().relative_to(tree).with_suffix("").parts
     return None if any("." in part for part in parts) else ".".join((_PACKAGE, *parts))
+
+
+def task_module_spec(fullname: str) -> ModuleSpec | None:
+    """Where the module ``lmms_eval.tasks.…`` lies in the trees of task files that are known; runs nothing."""
+    return _finder.locate(fullname)
 
 
 def real_attribute(module: str, name: str) -> Any:
@@ -86,9 +92,14 @@ class _LmmsEvalFinder(MetaPathFinder):
         self._looked_for_installed = False
 
     def add_tree(self, task_file: Path) -> None:
-        tree = _tree_of(task_file)
+        tree = tree_of(task_file)
         if tree is not None and tree not in self._trees:
             self._trees.append(tree)
+
+    def locate(self, fullname: str) -> ModuleSpec | None:
+        """As :meth:`real_spec`, also where the packages above are not imported."""
+        *parents, last = fullname.split(".")[1:]
+        return PathFinder.find_spec(last, [str(tree.joinpath(*parents)) for tree in self._all_trees()])
 
     def real_spec(self, fullname: str) -> ModuleSpec | None:
         return self._tree_spec(fullname)
@@ -113,6 +124,8 @@ class _LmmsEvalFinder(MetaPathFinder):
         spec = PathFinder.find_spec(fullname, places)
         if spec is not None and spec.loader is None and fullname.startswith(f"{_TASKS}._"):
             return None  # a folder without code: ours has some
+        if spec is not None and spec.origin is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = SourceLoader(fullname, spec.origin)
         return spec
 
     def _all_trees(self) -> list[Path]:
@@ -153,7 +166,7 @@ def _located() -> Path | None:
             sys.modules[_PACKAGE] = loaded
 
 
-def _tree_of(task_file: Path) -> Path | None:
+def tree_of(task_file: Path) -> Path | None:
     """The folder ``lmms_eval`` of ``…/lmms_eval/tasks/…``, in which ``task_file`` lies."""
     folders = task_file.resolve().parents
     return next((at.parent for at in folders if at.name == "tasks" and at.parent.name == _PACKAGE), None)
