@@ -54,7 +54,7 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
         yield Problem("model", f"unknown model {config.model!r}; {hint}")
         return
     yield from entry.check_args(config.model_args)
-    pretrained = config.model_args.get("pretrained")
+    pretrained = entry.fill_in(config.model_args).get("pretrained")
     if isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS):
         problems = tuple(_check_folder("model_args.pretrained", pretrained, "the checkpoint"))
         yield from problems

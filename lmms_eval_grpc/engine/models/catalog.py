@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms_eval_grpc.engine.models.entry import REQUIRED, ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.openai.arguments import ASYNC_OPENAI_ARGUMENTS, OPENAI_ARGUMENTS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -49,6 +50,19 @@ def _family(name: str, description: str, **more: Any) -> ModelEntry:
     return ModelEntry(name, description, _HUGGINGFACE_LOADER, HUGGINGFACE_ARGUMENTS, **more)
 
 
+def _server(name: str, arguments: Mapping[str, ModelArgument], **more: Any) -> ModelEntry:
+    """A server that speaks OpenAI's API."""
+    return ModelEntry(
+        name,
+        "Any model behind a server that speaks OpenAI's chat API.",
+        "lmms_eval_grpc.engine.models.openai.backend:load",
+        arguments,
+        modalities=("text", "image", "video", "audio"),
+        requires=("openai", "pillow"),
+        **more,
+    )
+
+
 ENTRIES: tuple[ModelEntry, ...] = (
     _family(
         "huggingface",
@@ -72,5 +86,9 @@ ENTRIES: tuple[ModelEntry, ...] = (
     _family(
         "smolvlm", "SmolVLM and SmolVLM2.", aliases=("smolvlm2",), model_types=("smolvlm",),
         requires=("torch", "transformers", "accelerate", "pillow", "num2words"),
+    ),
+    _server("openai", OPENAI_ARGUMENTS, aliases=("openai_compatible", "openai_compatible_chat")),
+    _server(
+        "async_openai", ASYNC_OPENAI_ARGUMENTS, aliases=("async_openai_compatible", "async_openai_compatible_chat"),
     ),
 )  # fmt: skip
