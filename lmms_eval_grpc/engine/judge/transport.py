@@ -115,7 +115,7 @@ def _status_error(error: urllib.error.HTTPError, where: str) -> JudgeError:
         hint = "; check the key" if error.code in (401, 403) else ""
         return JudgeError("REFUSED", message + hint)
     reason = "RATE_LIMITED" if error.code == 429 else "UNAVAILABLE"
-    return JudgeError(reason, message, transient=True, retry_after=retry_after(error.headers))
+    return JudgeError(reason, message, transient=True, retry_after=retry_after(error.headers.get))
 
 
 def _read_completion(body: bytes, where: str, asked: str) -> Completion:

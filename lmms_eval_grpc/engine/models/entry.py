@@ -100,23 +100,25 @@ class ModelEntry:
             given = [name for name in (key, *argument.other_names) if name in model_args]
             if argument.required and not any(model_args[name] for name in given):
                 problems.append(
-                    Problem(f"model_args.{key}", f"model {self.name!r} needs the argument {key!r}: {argument.description}")
+                    Problem(
+                        f"model_args.{key}", f"model {self.name!r} needs the argument {key!r}: {argument.description}"
+                    )
                 )
             if len(given) > 1:
                 problems.append(
                     Problem(f"model_args.{given[1]}", f"{' and '.join(given)} mean the same; give one of them")
                 )
         for key, value in model_args.items():
-            argument = self.arguments.get(self._own_name(key))
-            if argument is None:
+            known = self.arguments.get(self._own_name(key))
+            if known is None:
                 problems.append(Problem(f"model_args.{key}", self._describe_unknown(key)))
-            elif not argument.accepts(value):
+            elif not known.accepts(value):
                 found = _TYPE_NAMES.get(type(value), type(value).__name__)
                 problems.append(
-                    Problem(f"model_args.{key}", f"{key} must be {argument.describe_type()}, not {found} ({value!r})")
+                    Problem(f"model_args.{key}", f"{key} must be {known.describe_type()}, not {found} ({value!r})")
                 )
-            elif argument.choices and value not in argument.choices:
-                allowed = ", ".join(map(str, argument.choices))
+            elif known.choices and value not in known.choices:
+                allowed = ", ".join(map(str, known.choices))
                 problems.append(Problem(f"model_args.{key}", f"{key} must be one of {allowed}, not {value!r}"))
         return problems
 

@@ -90,7 +90,9 @@ class OpenAIBackend:
             try:
                 with fetching:
                     request = requests[index]
-                return to_api_messages(request.messages, self.options), read_parameters(request.generation, self.options)
+                return to_api_messages(request.messages, self.options), read_parameters(
+                    request.generation, self.options
+                )
             except Exception as error:
                 if isinstance(error, EvaluationError) and error.reason != "DOCUMENT_FAILED":
                     raise

@@ -46,9 +46,7 @@ def sdk_client(address: ServerAddress) -> openai.AsyncOpenAI:
         "http_client": openai.DefaultAsyncHttpxClient(trust_env=address.trust_env),
     }
     if address.azure_version is not None:
-        return openai.AsyncAzureOpenAI(
-            azure_endpoint=address.base_url, api_version=address.azure_version, **common
-        )
+        return openai.AsyncAzureOpenAI(azure_endpoint=address.base_url, api_version=address.azure_version, **common)
     return openai.AsyncOpenAI(base_url=address.base_url, **common)
 
 
@@ -115,6 +113,8 @@ class ChatClient:
                     **sent,
                 )
             response = self._read(completion, parameters)
+            # Before leaving: whoever is let in then shall find the new limit.
+            self._gate.limit.succeed(ticket)
         except Exception as error:
             failure = classify(error, self._address)
             if failure.overloaded:
@@ -123,9 +123,7 @@ class ChatClient:
                 self._gate.rest(min(failure.retry_after, _LONGEST_WISH))
             return failure, None
         finally:
-            open_requests = self._gate.open
             await self._gate.leave()
-        self._gate.limit.succeed(open_requests)
         self._dialect.note_success(sent)
         self._lost = 0
         return None, response
@@ -140,7 +138,9 @@ class ChatClient:
             )
         choice = completion.choices[0]
         if choice.finish_reason == "content_filter":
-            raise RequestFailure("CONTENT_FILTER", f"{self._address.readable} withheld the answer by its content filter")
+            raise RequestFailure(
+                "CONTENT_FILTER", f"{self._address.readable} withheld the answer by its content filter"
+            )
         self._note_fingerprint(completion.system_fingerprint)
         # A model that declines says so in a field of its own: its words are its answer.
         text = choice.message.content or choice.message.refusal or ""

@@ -15,9 +15,10 @@ FIRST_LIMIT = 4
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One request that is open, and which of the limit's retreats came before it."""
+    """One request that is open: how often the limit was taken back, and how often reached, before it was sent."""
 
     retreats: int
+    reached: int
 
 
 class AdaptiveLimit:
@@ -35,7 +36,7 @@ class AdaptiveLimit:
         self._limit = float(min(max(first, self._least), self._most)) if adaptive else float(self._most)
         self._factor = factor
         self._adaptive = adaptive
-        self._retreats = 0
+        self._retreats = self._reached = 0
 
     @classmethod
     def of(cls, options: RequestOptions, first: int = FIRST_LIMIT) -> AdaptiveLimit:
@@ -52,13 +53,15 @@ class AdaptiveLimit:
         """Requests that may be open now; at least 1."""
         return int(self._limit)
 
-    def begin(self) -> Ticket:
-        """Called when a request is sent."""
-        return Ticket(self._retreats)
+    def begin(self, open_requests: int) -> Ticket:
+        """Called when a request is sent, of which so many are open then, itself included."""
+        ticket = Ticket(self._retreats, self._reached)
+        self._reached += open_requests >= self.value
+        return ticket
 
-    def succeed(self, open_requests: int) -> None:
-        """A request was answered while so many were open, itself included. An unused limit does not grow."""
-        if self._adaptive and open_requests >= self.value:
+    def succeed(self, ticket: Ticket) -> None:
+        """A request was answered. A limit that was not reached meanwhile does not grow."""
+        if self._adaptive and ticket.reached < self._reached:
             step = 1.0 if self._retreats == 0 else 1.0 / self._limit
             self._limit = min(float(self._most), self._limit + step)
 
@@ -71,7 +74,7 @@ class AdaptiveLimit:
 
 
 class Gate:
-    """Lets requests of one event loop through, as many at once as a limit says, and none while the server wants rest."""
+    """Lets requests of one event loop through: as many as a limit says, and none while the server wants rest."""
 
     def __init__(self, limit: AdaptiveLimit) -> None:
         self.limit = limit
@@ -95,7 +98,7 @@ class Gate:
                 else:
                     await self._changed.wait()
             self.open += 1
-        return self.limit.begin()
+            return self.limit.begin(self.open)
 
     async def leave(self) -> None:
         async with self._changed:

@@ -72,7 +72,7 @@ class _Run:
     def groups(self) -> Iterator[list[Answer]]:
         while True:
             group: list[Answer] = []
-            end: BaseException | None | bool = False
+            end: BaseException | bool | None = False
             try:
                 item = self._queue.get(timeout=_TICK)
                 while isinstance(item, Answer):

@@ -17,7 +17,7 @@ _FILTERED = frozenset({"content_filter", "content_policy_violation"})
 _NO_MODEL = frozenset({"model_not_found", "DeploymentNotFound"})
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class RequestFailure(Exception):
     """One attempt at one request failed."""
 
@@ -74,7 +74,9 @@ def _classify_status(error: openai.APIStatusError, address: ServerAddress) -> Re
         raise EvaluationError("QUOTA_EXHAUSTED", message) from error
     if status not in _TRANSIENT:
         inner = body.get("innererror")
-        filtered = code in _FILTERED or (isinstance(inner, dict) and inner.get("code") == "ResponsibleAIPolicyViolation")
+        filtered = code in _FILTERED or (
+            isinstance(inner, dict) and inner.get("code") == "ResponsibleAIPolicyViolation"
+        )
         word = "CONTENT_FILTER" if filtered else "REFUSED"
         return RequestFailure(word, message, status=status, parameter=body.get("param"))
     return RequestFailure(
@@ -82,6 +84,6 @@ def _classify_status(error: openai.APIStatusError, address: ServerAddress) -> Re
         message,
         transient=True,
         overloaded=status in _OVERLOADED or status >= 500 or status == 408,
-        retry_after=retry_after(error.response.headers),
+        retry_after=retry_after(error.response.headers.get),
         status=status,
     )

@@ -75,7 +75,8 @@ class RequestOptions:
     def identity(self) -> dict[str, Any]:
         """Those that answers depend on."""
         names = ("max_new_tokens", "system_prompt", "nframes", "fps", "max_frames", "max_pixels", "min_pixels",
-                 "is_qwen3_vl", "pass_video_url", "max_size_in_mb", "enable_thinking_kwarg", "image_format")  # fmt: skip
+                 "is_qwen3_vl", "pass_video_url", "max_size_in_mb", "enable_thinking_kwarg",
+                 "image_format")  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         found["extra_body"] = dict(self.extra_body or {})
         if self.image_format == "JPEG":
@@ -100,7 +101,9 @@ def read_requests(values: Mapping[str, Any]) -> RequestOptions:
             f"adaptive_decrease_factor must lie between 0 and 1, but is {given['adaptive_decrease_factor']!r}",
         )
     if given["retry_backoff_s"] < 0:
-        raise EvaluationError("INVALID_MODEL_ARGS", f"retry_backoff_s must not be negative, but is {given['retry_backoff_s']!r}")
+        raise EvaluationError(
+            "INVALID_MODEL_ARGS", f"retry_backoff_s must not be negative, but is {given['retry_backoff_s']!r}"
+        )
     given["system_prompt"] = _read_system_prompt(given["system_prompt"])
     given["image_format"] = _read_image_format()
     given["jpeg_quality"] = _read_quality()
@@ -151,7 +154,7 @@ def _read_image_format() -> str:
     if name not in _IMAGE_FORMATS:
         raise EvaluationError(
             "INVALID_MODEL_ARGS",
-            f"the environment variable LMMS_IMAGE_ENCODE_FORMAT must be one of {', '.join(_IMAGE_FORMATS)}, not {name!r}",
+            f"the environment variable LMMS_IMAGE_ENCODE_FORMAT must be {' or '.join(_IMAGE_FORMATS)}, not {name!r}",
         )
     return name
 
