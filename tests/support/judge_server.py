@@ -71,7 +71,9 @@ class JudgeHandle:
     def take(self, asked: Asked) -> Reply:
         with self.lock:
             self.asked.append(asked)
-            return self.script.pop(0) if self.script else self.answer(asked)
+            if self.script:
+                return self.script.pop(0)
+        return self.answer(asked)
 
 
 @contextmanager

@@ -37,7 +37,6 @@ def sdk_client(address: ServerAddress) -> openai.AsyncOpenAI:
     """The SDK's client, without its own retries and time limits. Belongs to the running event loop."""
     # One line for each request would drown the job's log.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # Ours, because the SDK's own allows fewer connections than requests may be open.
     common: dict[str, Any] = {
         "api_key": address.api_key,
         "timeout": None,
