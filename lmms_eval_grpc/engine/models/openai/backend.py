@@ -13,7 +13,7 @@ import openai
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.openai.client import ChatClient, Revive, sdk_client
+from lmms_eval_grpc.engine.models.openai.client import ChatClient, Lifeline, sdk_client
 from lmms_eval_grpc.engine.models.openai.concurrency import FIRST_LIMIT, AdaptiveLimit, Gate
 from lmms_eval_grpc.engine.models.openai.conversation import to_api_messages
 from lmms_eval_grpc.engine.models.openai.dispatch import LOOKAHEAD, Emit, answer_all, stream
@@ -55,7 +55,7 @@ class OpenAIBackend:
         *,
         first_limit: int = FIRST_LIMIT,
         takes_stop: bool = True,
-        revive: Revive | None = None,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self.options = options
         self.limit = AdaptiveLimit.of(options, first_limit)
@@ -64,7 +64,7 @@ class OpenAIBackend:
         self._address = address
         self._model = model
         self._dialect = Dialect(model, takes_stop=takes_stop)
-        self._revive = revive
+        self._lifeline = lifeline
 
     @property
     def capabilities(self) -> Capabilities:
@@ -101,7 +101,7 @@ class OpenAIBackend:
         async def work(emit: Emit) -> None:
             gate = Gate(self.limit)
             client = ChatClient(
-                self._address, self._model, self.options, gate, self._dialect, self.fingerprints, self._revive
+                self._address, self._model, self.options, gate, self._dialect, self.fingerprints, self._lifeline
             )
             loop = asyncio.get_running_loop()
 

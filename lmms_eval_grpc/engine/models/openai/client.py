@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -21,6 +23,8 @@ from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _LONGEST_PAUSE = 60.0
 _LONGEST_WISH = 600.0
 """Seconds; a server that asks for a longer pause is tried again after these."""
@@ -29,8 +33,18 @@ _PATIENCE_WITH_LIMITS = 4
 _LOST_IN_A_ROW = 8
 """Requests that could not reach the server, one after the other, before the evaluation gives up."""
 
-Revive = Callable[[], bool]
-"""Starts the server again if it died; True: it did. Blocks. Raises :class:`EvaluationError` when that is no use."""
+
+class Lifeline(Protocol):
+    """Whoever can start the server again."""
+
+    def generation(self) -> int:
+        """How often the server was started again."""
+
+    def revive(self, generation: int) -> bool:
+        """Sees to it that there is a newer server if the one of that generation died; True: there is. Blocks.
+
+        Raises :class:`EvaluationError` when that is no use.
+        """
 
 
 def sdk_client(address: ServerAddress) -> openai.AsyncOpenAI:
@@ -60,7 +74,7 @@ class ChatClient:
         gate: Gate,
         dialect: Dialect,
         fingerprints: set[str],
-        revive: Revive | None = None,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self._address = address
         self._model = model
@@ -68,7 +82,7 @@ class ChatClient:
         self._gate = gate
         self._dialect = dialect
         self._fingerprints = fingerprints
-        self._revive = revive
+        self._lifeline = lifeline
         self._sdk = sdk_client(address)
         self._lost = 0
 
@@ -80,14 +94,17 @@ class ChatClient:
         failures = limited = 0
         while True:
             sent = self._dialect.speak(parameters.fields)
+            generation = self._lifeline.generation() if self._lifeline else 0
             failure, response = await self._attempt(messages, sent, parameters)
             if response is not None:
                 return response
             assert failure is not None
             if self._dialect.learn(sent, failure):
                 continue
-            if failure.word == "UNREACHABLE" and self._revive is not None and await asyncio.to_thread(self._revive):
-                continue  # that the server died is no fault of the request
+            if failure.word == "UNREACHABLE" and self._lifeline is not None:
+                revive = functools.partial(self._lifeline.revive, generation)
+                if await _in_daemon_thread(revive):
+                    continue  # that the server died is no fault of the request
             if failure.word == "RATE_LIMITED" and limited < _PATIENCE_WITH_LIMITS * self._options.max_retries:
                 limited += 1
             else:
@@ -173,3 +190,31 @@ class ChatClient:
         """Doubles with each attempt, varied at random, so that many who were turned away do not come back together."""
         longest = min(_LONGEST_PAUSE, self._options.retry_backoff_s * 2 ** (attempt - 1))
         await asyncio.sleep(max(longest * random.uniform(0.5, 1.0), min(failure.retry_after, _LONGEST_WISH)))
+
+
+async def _in_daemon_thread(function: Callable[[], T]) -> T:
+    """What ``function`` returns or raises. A cancellation does not wait for its end, unlike in the loop's own threads."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = function()
+        except BaseException as raised:
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, value, error)
+        except RuntimeError:
+            pass  # the loop has ended: nobody waits
+
+    threading.Thread(target=run, name="revive", daemon=True).start()
+    return await done
