@@ -102,7 +102,10 @@ ENTRIES: tuple[ModelEntry, ...] = (
     _server(
         "async_openai", ASYNC_OPENAI_ARGUMENTS, aliases=("async_openai_compatible", "async_openai_compatible_chat"),
     ),
-    _managed("vllm", "vLLM, started for the job.", VLLM_ARGUMENTS, aliases=("vllm_chat",), requires=("vllm", "openai", "pillow")),
+    _managed(
+        "vllm", "vLLM, started for the job.", VLLM_ARGUMENTS, aliases=("vllm_chat",),
+        requires=("vllm", "openai", "pillow"),
+    ),
     _managed(
         "sglang", "SGLang, started for the job.", SGLANG_ARGUMENTS, aliases=("sglang_runtime",),
         requires=("sglang", "openai", "pillow"),

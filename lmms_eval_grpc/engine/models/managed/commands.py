@@ -76,6 +76,7 @@ def transformers_serve(values: Mapping[str, Any], device: str, key: str) -> Serv
         "dtype": values["dtype"],
         "attn_implementation": values["attn_implementation"],
         "trust_remote_code": values["trust_remote_code"],
+        "log_level": "error",  # it warns of every request
         **(values["server_args"] or {}),
     }
     arguments = (sys.executable, "-m", "transformers.cli.transformers", "serve", values["pretrained"])
@@ -109,7 +110,7 @@ def _flags(options: Mapping[str, Any], *, negatable: bool = False) -> list[str]:
 def _tensor_parallel(values: Mapping[str, Any]) -> int:
     """As asked, or so that all of the job's GPUs are used."""
     wanted = values["tensor_parallel_size"]
-    replicas = values["data_parallel_size"]
+    replicas = int(values["data_parallel_size"])
     if replicas < 1 or (wanted is not None and wanted < 1):
         raise EvaluationError(
             "INVALID_MODEL_ARGS",

@@ -193,7 +193,7 @@ class ChatClient:
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:
-    """What ``function`` returns or raises. A cancellation does not wait for its end, unlike in the loop's own threads."""
+    """What ``function`` returns or raises. Unlike with the loop's own threads, a cancellation does not wait for it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
