@@ -35,6 +35,7 @@ MAX_MESSAGE = 4000
 
 INVALID_REASONS = frozenset(
     {
+        "AUTHENTICATION_FAILED",
         "DATASET_UNAVAILABLE",
         "INVALID_GENERATION_ARGS",
         "INVALID_LIMIT",
@@ -45,6 +46,7 @@ INVALID_REASONS = frozenset(
         "NO_DOCUMENTS",
         "TASK_LOAD_FAILED",
         "UNKNOWN_MODEL",
+        "UNKNOWN_SERVED_MODEL",
         "UNKNOWN_TASK",
         "UNSUPPORTED_TASK",
     }
