@@ -35,11 +35,12 @@ def video_items(item: Mapping[str, Any], options: RequestOptions) -> list[dict[s
     if options.pass_video_url:
         return [{"type": "video_url", "video_url": {"url": _address(source)}}]
     # Late: decoding needs libraries that requests without videos do not.
-    from lmms_eval_grpc.engine.data.media.video import FramePolicy, load_video
+    from lmms_eval_grpc.engine.data.media.cache import media_cache
+    from lmms_eval_grpc.engine.data.media.frames import FramePolicy
 
     # lmms-eval takes its frames by Qwen's reader, whatever the model.
     policy = FramePolicy(options.nframes if options.fps is None else options.max_frames, options.fps, "qwen_vl")
-    video = load_video(
+    video = media_cache().video(
         source, policy, start=item.get("start_time"), end=item.get("end_time"), max_pixels=options.max_pixels
     )
     items: list[dict[str, Any]] = []
@@ -55,10 +56,10 @@ def audio_item(source: Any) -> dict[str, Any]:
     """A recording as one channel of 16-bit WAV. Raises :class:`MediaError`."""
     import soundfile  # late, as above
 
-    from lmms_eval_grpc.engine.data.media.audio import load_audio
+    from lmms_eval_grpc.engine.data.media.cache import media_cache
 
     buffer = io.BytesIO()
-    soundfile.write(buffer, load_audio(source, AUDIO_RATE), AUDIO_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, media_cache().audio(source, AUDIO_RATE), AUDIO_RATE, format="WAV", subtype="PCM_16")
     return {"type": "input_audio", "input_audio": {"data": _base64(buffer.getvalue()), "format": "wav"}}
 
 
