@@ -77,7 +77,10 @@ def main(arguments: list[str]) -> None:
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer((named["--host"], int(named["--port"])), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server((named["--host"], int(named["--port"])), Handler)
     server.daemon_threads = True
     server.serve_forever()
 

@@ -52,6 +52,11 @@ class Asked:
         return content if isinstance(content, str) else content[0]["text"]
 
 
+def question(asked: Asked) -> str:
+    """The text of the request's last item."""
+    return str(asked.payload["messages"][-1]["content"][-1]["text"])
+
+
 class JudgeHandle:
     """The running server: its address, what it was asked, and how it answers."""
 
@@ -128,7 +133,10 @@ def running_judge() -> Iterator[JudgeHandle]:
         def log_message(self, format: str, *args: Any) -> None:
             """Says nothing: tests look at ``asked``."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # connections that wait; of five, a burst of requests would lose some
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -40,7 +40,9 @@ _CONTACT_TIMEOUT = 30.0
 def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> OpenAIBackend:
     """The registry's loader of ``openai`` and ``async_openai``. Asks the server once whether it lets us in."""
     options, address = read_requests(values), read_address(values)
-    asyncio.run(_make_contact(address, str(values["model_version"])))
+    # In a thread of its own: the caller's may have an event loop already, as in a notebook.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, _make_contact(address, str(values["model_version"]))).result()
     return OpenAIBackend(address, str(values["model_version"]), options)
 
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CONNECT_TIMEOUT = 30.0
 _LONGEST_PAUSE = 60.0
 _LONGEST_WISH = 600.0
 """Seconds; a server that asks for a longer pause is tried again after these."""
@@ -50,10 +51,11 @@ class Lifeline(Protocol):
 def sdk_client(address: ServerAddress) -> openai.AsyncOpenAI:
     """The SDK's client, without its own retries and time limits. Belongs to the running event loop."""
     # One line for each request would drown the job's log.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2"):  # the SDK's, by its version
+        logging.getLogger(library).setLevel(logging.WARNING)
     common: dict[str, Any] = {
         "api_key": address.api_key,
-        "timeout": None,
+        "timeout": openai.Timeout(None, connect=_CONNECT_TIMEOUT),
         "max_retries": 0,
         "default_headers": dict(address.headers),
         "http_client": openai.DefaultAsyncHttpxClient(trust_env=address.trust_env),

@@ -66,6 +66,8 @@ class _Run:
         self._work = work
         self._queue: queue.SimpleQueue[Answer | BaseException | None] = queue.SimpleQueue()
         self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
         self._thread.start()
 
@@ -93,10 +95,11 @@ class _Run:
 
     def stop(self) -> None:
         self._started.wait()
-        try:
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        except RuntimeError:
-            pass  # the loop has ended by itself
+        if self._loop is not None and self._task is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            except RuntimeError:
+                pass  # the loop has ended by itself
         self._thread.join()
 
     def _run(self) -> None:
@@ -111,8 +114,6 @@ class _Run:
             self._started.set()
 
     async def _main(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._loop, self._task = asyncio.get_running_loop(), task
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._started.set()
         await self._work(self._queue.put)

@@ -56,7 +56,7 @@ def classify(error: Exception, address: ServerAddress) -> RequestFailure:
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
         message = address.censor(f"{where} cannot be reached: {type(cause).__name__}: {cause}")
-        return RequestFailure("UNREACHABLE", message, transient=True)
+        return RequestFailure("UNREACHABLE", message, transient=True, overloaded=True)
     raise error
 
 
