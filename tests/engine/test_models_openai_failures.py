@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError
 from lmms_eval_grpc.engine.models.openai.concurrency import AdaptiveLimit
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationRequest
+from lmms_eval_grpc.engine.run.evaluate import SAMPLES, evaluate
+from lmms_eval_grpc.engine.run.log import read_sound_lines
 from tests.support.api_requests import KEY, answers, ask, load, numbered, refusal
 from tests.support.judge_server import Asked, JudgeHandle, Reply, question
+from tests.support.reporters import Recorder
 
 OVERLOADED = {"Retry-After": "0", "retry-after-ms": "5"}
 
@@ -245,3 +249,38 @@ def test_a_failing_fetch_fails_its_request_alone(api_server: JudgeHandle) -> Non
     responses = answers(load(api_server), Requests(numbered(3)))
     assert "the disk is gone" in str(responses[1].error)
     assert [response.error is None for response in responses] == [True, False, True]
+
+
+def digits(api_server: JudgeHandle, limit: int) -> EvaluationConfig:
+    model_args = {"model": "m", "base_url": api_server.url, "retry_backoff_s": 0.01, "max_retries": 2}
+    return EvaluationConfig("openai", ("handwritten_digits",), model_args, limit=limit)
+
+
+def test_a_request_that_failed_is_a_sample_without_score(api_server: JudgeHandle, tmp_path: Path) -> None:
+    first: list[str] = []
+
+    def answer(asked: Asked) -> Reply:
+        image = asked.payload["messages"][-1]["content"][0]["image_url"]["url"]
+        first.append(image)
+        return Reply(status=500) if image == first[0] else Reply("7")
+
+    api_server.answer = answer
+    (score,) = evaluate(digits(api_server, 40), tmp_path, Recorder()).tasks
+    assert (score.samples_scored, score.samples_errored) == (39, 1)
+    records = read_sound_lines(tmp_path / SAMPLES)[1]
+    (failed,) = [record for record in records if record["outcome"] != "ok"]
+    assert failed["outcome"] == "model_error"
+    assert failed["error"].startswith("SERVER_ERROR")
+
+
+def test_an_evaluation_is_cancelled_while_a_server_keeps_it_waiting(api_server: JudgeHandle, tmp_path: Path) -> None:
+    class Impatient(Recorder):
+        def cancelled(self) -> bool:
+            return bool(api_server.asked)
+
+    hold = threading.Event()
+    api_server.answer = lambda asked: Reply("7", hold=hold)
+    with pytest.raises(EvaluationCancelled):
+        evaluate(digits(api_server, 20), tmp_path, Impatient())
+    assert no_request_thread_is_left()
+    hold.set()

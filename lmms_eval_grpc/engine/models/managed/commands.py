@@ -40,12 +40,14 @@ def vllm(values: Mapping[str, Any], device: str, key: str) -> ServerCommand:
     """``vllm serve``. The key goes by the environment, where other users of the machine do not see it."""
     names = ("dtype", "gpu_memory_utilization", "max_model_len", "revision", "quantization", "kv_cache_dtype",
              "chat_template", "enforce_eager", "max_num_seqs", "limit_mm_per_prompt", "mm_processor_kwargs",
-             "hf_overrides", "override_generation_config", "disable_log_stats")  # fmt: skip
+             "hf_overrides", "override_generation_config")  # fmt: skip
     options = {name: values[name] for name in names}
     options |= {
         "tensor_parallel_size": _tensor_parallel(values),
         "data_parallel_size": values["data_parallel_size"],
-        "trust_remote_code": True if values["trust_remote_code"] else None,
+        # Two that cannot be said to be false in every version.
+        "trust_remote_code": values["trust_remote_code"] or None,
+        "disable_log_stats": values["disable_log_stats"] or None,
         "allowed_local_media_path": "/" if values["pass_video_url"] else None,
     }
     options |= values["server_args"] or {}
