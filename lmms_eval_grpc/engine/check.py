@@ -61,13 +61,19 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
         yield Problem("model", f"unknown model {config.model!r}; {hint}")
         return
     yield from entry.check_args(config.model_args)
-    pretrained = config.model_args.get("pretrained")
+    # Where the checkpoint is an argument of another name, it is on another machine.
+    checkpoint = entry.arguments.get("pretrained")
+    for name in ("pretrained", *checkpoint.other_names) if checkpoint else ():
+        yield from _check_checkpoint(f"model_args.{name}", config.model_args.get(name))
+
+
+def _check_checkpoint(field: str, pretrained: Any) -> Iterator[Problem]:
     if isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS):
-        problems = tuple(_check_folder("model_args.pretrained", pretrained, "the checkpoint"))
+        problems = tuple(_check_folder(field, pretrained, "the checkpoint"))
         yield from problems
         if not problems and not (Path(pretrained).expanduser() / "config.json").exists():
             yield Problem(
-                "model_args.pretrained",
+                field,
                 f"{pretrained!r} has no config.json, so it is no checkpoint that from_pretrained loads; give the folder"
                 " that save_pretrained wrote",
             )

@@ -38,6 +38,7 @@ MAX_MESSAGE = 4000
 
 INVALID_REASONS = frozenset(
     {
+        "AUTHENTICATION_FAILED",
         "BASELINE_UNREADABLE",
         "DATASET_UNAVAILABLE",
         "DOCUMENTS_DIFFER",
@@ -51,6 +52,7 @@ INVALID_REASONS = frozenset(
         "NO_DOCUMENTS",
         "TASK_LOAD_FAILED",
         "UNKNOWN_MODEL",
+        "UNKNOWN_SERVED_MODEL",
         "UNKNOWN_TASK",
         "UNSUPPORTED_TASK",
     }

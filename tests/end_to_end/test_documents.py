@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from lmms_eval_grpc.cli.exit_codes import MEANINGS
@@ -46,3 +48,8 @@ def test_links_between_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_model_and_its_arguments_are_documented() -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "document_models.py", "--check"], timeout=60)
+    assert done.returncode == 0, "run scripts/document_models.py"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from tests.support.judge_server import JudgeHandle, Reply, question, running_judge
+
 DIGITS = Path(__file__).resolve().parents[2] / "lmms_eval_grpc" / "benchmarks" / "handwritten_digits" / "test.parquet"
 
 
@@ -37,3 +39,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> Ca
 def digit_images() -> list[bytes]:
     """The PNG files of the digits task, in its order."""
     return [row["bytes"] for row in pyarrow.parquet.read_table(DIGITS, columns=["image"])["image"].to_pylist()]
+
+
+@pytest.fixture
+def api_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeHandle]:
+    """A server that speaks OpenAI's API, which the environment does not know of."""
+    for name in ("OPENAI_API_KEY", "OPENAI_API_BASE", "OPENAI_BASE_URL", "OPENAI_API_URL", "LMMS_IMAGE_ENCODE_FORMAT"):
+        monkeypatch.delenv(name, raising=False)
+    with running_judge() as handle:
+        handle.answer = lambda asked: Reply(f"answer to {question(asked)}")
+        yield handle

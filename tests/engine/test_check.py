@@ -139,6 +139,18 @@ def test_a_checkpoint_must_be_a_folder(checkpoint: Path) -> None:
     assert "is not a folder" in check(checkpoint, model_args={"pretrained": str(file)})["model_args.pretrained"]
 
 
+def test_a_checkpoint_may_go_by_the_backends_own_name_for_it(checkpoint: Path) -> None:
+    assert check(checkpoint, model="vllm", model_args={"model": str(checkpoint)}) == {}
+    problems = check(checkpoint, model="vllm", model_args={"model": "/nowhere"})
+    assert list(problems) == ["model_args.model"]
+    assert "/nowhere" in problems["model_args.model"]
+
+
+def test_the_model_of_a_server_elsewhere_is_no_folder_here(checkpoint: Path) -> None:
+    for name in ("model", "pretrained", "model_version"):
+        assert check(checkpoint, model="openai", model_args={name: "/weights/on/that/machine"}) == {}
+
+
 def test_include_paths_must_exist(checkpoint: Path, tmp_path: Path) -> None:
     assert list(check(checkpoint, tmp_path, tmp_path / "gone")) == ["include_paths[1]"]
 

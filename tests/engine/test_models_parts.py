@@ -13,11 +13,11 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.models.generation_arguments import truncate
 from lmms_eval_grpc.engine.models.huggingface import identity
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher
-from lmms_eval_grpc.engine.models.huggingface.stopping import truncate
 
 
 def plan(**generation: object) -> GenerationConfig:

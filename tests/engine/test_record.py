@@ -91,6 +91,7 @@ RECORD = SampleRecord(
     scores={"exact_match": numpy.float32(1.0), "pair": (1, 2), "bad": math.nan},
     input_tokens=7,
     output_tokens=2,
+    reasoning_tokens=1,
     doc_hash="ab",
 )
 
@@ -99,7 +100,7 @@ def test_a_sample_record_survives_its_line() -> None:
     line = RECORD.to_json()
     assert set(json.loads(line)) == {
         "task", "doc_id", "filter", "outcome", "prompt", "target", "responses", "filtered_responses", "scores",
-        "input_tokens", "output_tokens", "error", "doc_hash", "repeats",
+        "input_tokens", "output_tokens", "reasoning_tokens", "error", "doc_hash", "repeats",
     }  # fmt: skip
     again = SampleRecord.from_json(line)
     assert again.responses == (" A ",)
@@ -122,7 +123,7 @@ def test_a_sample_in_lmms_evals_layout() -> None:
     assert sample["target"] == "a"
     assert sample["resps"] == [" A "]
     assert sample["filtered_resps"] == "A"
-    assert sample["token_counts"] == [{"input_tokens": 7, "output_tokens": 2, "reasoning_tokens": 0}]
+    assert sample["token_counts"] == [{"input_tokens": 7, "output_tokens": 2, "reasoning_tokens": 1}]
     assert sample["filter"] == "none"
     assert sample["pair"] == (1, 2)
     assert "error" not in sample

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,6 +29,10 @@ class Reply:
     hang_up: bool = False
     """Closes the connection without a word."""
     finish_reason: str = "stop"
+    hold: threading.Event | None = None
+    """Waits for it before the first byte."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the completion, or others in their place."""
 
 
 @dataclass
@@ -35,7 +40,8 @@ class Asked:
     """One request as it arrived."""
 
     path: str
-    headers: dict[str, str]
+    headers: Message
+    """Found by their names in any case."""
     payload: dict[str, Any]
     at: float
 
@@ -44,6 +50,11 @@ class Asked:
         """The last message's text."""
         content = self.payload["messages"][-1]["content"]
         return content if isinstance(content, str) else content[0]["text"]
+
+
+def question(asked: Asked) -> str:
+    """The text of the request's last item."""
+    return str(asked.payload["messages"][-1]["content"][-1]["text"])
 
 
 class JudgeHandle:
@@ -56,6 +67,8 @@ class JudgeHandle:
         """Used up first, one per request."""
         self.answer: Callable[[Asked], Reply] = lambda asked: Reply()
         """For every other request; called on its thread, so it may wait for others."""
+        self.models: list[str] | None = None
+        """What ``GET /models`` lists; None: there is no such address."""
         self.open = 0
         self.most_open = 0
         self.lock = threading.Lock()
@@ -86,15 +99,30 @@ def running_judge() -> Iterator[JudgeHandle]:
                 with handle.lock:
                     handle.open -= 1
 
+        def do_GET(self) -> None:
+            listed = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in handle.models or ()]
+            body = json.dumps({"object": "list", "data": listed}).encode()
+            self.send_response(404 if handle.models is None else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         def _serve(self) -> None:
             payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = handle.take(Asked(self.path, dict(self.headers), payload, time.monotonic()))
+            reply = handle.take(Asked(self.path, self.headers, payload, time.monotonic()))
             time.sleep(reply.delay)
+            if reply.hold is not None:
+                reply.hold.wait(60)
             if reply.hang_up:
                 return
             body = reply.body if reply.body is not None else _completion(payload, reply)
             self.send_response(reply.status)
-            for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                **reply.headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             for start in range(0, len(body), 1 if reply.drip else len(body)):
@@ -105,7 +133,10 @@ def running_judge() -> Iterator[JudgeHandle]:
         def log_message(self, format: str, *args: Any) -> None:
             """Says nothing: tests look at ``asked``."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # connections that wait; of five, a burst of requests would lose some
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -129,5 +160,6 @@ def _completion(payload: dict[str, Any], reply: Reply) -> bytes:
             "model": f"{payload['model']}-2026",
             "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
             "usage": {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13},
+            **reply.more,
         }
     ).encode()

@@ -5,7 +5,6 @@ Written on the standard library, so that a judge needs no package beside those o
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import json
 import random
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 from lmms_eval_grpc.engine.judge.endpoints import Endpoint
 from lmms_eval_grpc.engine.judge.failures import JudgeError
 from lmms_eval_grpc.engine.judge.protocol import ServerConfig
+from lmms_eval_grpc.engine.retry_after import retry_after
 
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _FIRST_PAUSE = 0.5
@@ -115,21 +115,7 @@ def _status_error(error: urllib.error.HTTPError, where: str) -> JudgeError:
         hint = "; check the key" if error.code in (401, 403) else ""
         return JudgeError("REFUSED", message + hint)
     reason = "RATE_LIMITED" if error.code == 429 else "UNAVAILABLE"
-    return JudgeError(reason, message, transient=True, retry_after=_retry_after(error.headers.get("Retry-After")))
-
-
-def _retry_after(header: str | None) -> float:
-    """Seconds to wait by a ``Retry-After`` header, which is a number or a date; 0 where there is none."""
-    if not header:
-        return 0.0
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+    return JudgeError(reason, message, transient=True, retry_after=retry_after(error.headers.get))
 
 
 def _read_completion(body: bytes, where: str, asked: str) -> Completion:

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms_eval_grpc.engine.models.entry import REQUIRED, ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.managed.arguments import (
+    SGLANG_ARGUMENTS,
+    TRANSFORMERS_SERVE_ARGUMENTS,
+    VLLM_ARGUMENTS,
+)
+from lmms_eval_grpc.engine.models.openai.arguments import ASYNC_OPENAI_ARGUMENTS, OPENAI_ARGUMENTS
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -49,6 +55,25 @@ def _family(name: str, description: str, **more: Any) -> ModelEntry:
     return ModelEntry(name, description, _HUGGINGFACE_LOADER, HUGGINGFACE_ARGUMENTS, **more)
 
 
+def _server(name: str, arguments: Mapping[str, ModelArgument], **more: Any) -> ModelEntry:
+    """A server that speaks OpenAI's API."""
+    return ModelEntry(
+        name,
+        "Any model behind a server that speaks OpenAI's chat API.",
+        "lmms_eval_grpc.engine.models.openai.backend:load",
+        arguments,
+        modalities=("text", "image", "video", "audio"),
+        requires=("openai", "pillow"),
+        **more,
+    )
+
+
+def _managed(name: str, description: str, arguments: Mapping[str, ModelArgument], **more: Any) -> ModelEntry:
+    """An inference server that the job starts and asks through OpenAI's API."""
+    loader = "lmms_eval_grpc.engine.models.managed.backend:load"
+    return ModelEntry(name, description, loader, arguments, modalities=("text", "image", "video", "audio"), **more)
+
+
 ENTRIES: tuple[ModelEntry, ...] = (
     _family(
         "huggingface",
@@ -72,5 +97,21 @@ ENTRIES: tuple[ModelEntry, ...] = (
     _family(
         "smolvlm", "SmolVLM and SmolVLM2.", aliases=("smolvlm2",), model_types=("smolvlm",),
         requires=("torch", "transformers", "accelerate", "pillow", "num2words"),
+    ),
+    _server("openai", OPENAI_ARGUMENTS, aliases=("openai_compatible", "openai_compatible_chat")),
+    _server(
+        "async_openai", ASYNC_OPENAI_ARGUMENTS, aliases=("async_openai_compatible", "async_openai_compatible_chat"),
+    ),
+    _managed(
+        "vllm", "vLLM, started for the job.", VLLM_ARGUMENTS, aliases=("vllm_chat",),
+        requires=("vllm", "openai", "pillow"),
+    ),
+    _managed(
+        "sglang", "SGLang, started for the job.", SGLANG_ARGUMENTS, aliases=("sglang_runtime",),
+        requires=("sglang", "openai", "pillow"),
+    ),
+    _managed(
+        "transformers_serve", "transformers serve, started for the job.", TRANSFORMERS_SERVE_ARGUMENTS,
+        requires=("torch", "transformers", "accelerate", "pillow", "fastapi", "uvicorn", "openai"),
     ),
 )  # fmt: skip

@@ -55,6 +55,10 @@ class GenerationResponse:
     """Of a conversation of several rounds: what the model said in each; ``text`` is then the last. Set by the run."""
     cached: bool = False
     """Whether it was kept from an earlier question, and the model was not asked. Set by the run."""
+    reasoning_tokens: int | None = None
+    """Of ``output_tokens``, those spent on thinking that ``text`` does not show; None: not told."""
+    cached_input_tokens: int | None = None
+    """Of ``input_tokens``, those that a server had worked on before; None: not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class Backend(Protocol):
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
         """Answers every request exactly once, in whatever order is fastest, yielding each batch as soon as it is done.
+
+        A batch may be empty: a backend that waits for others yields one now and then, so that its caller can stop.
 
         ``requests`` may build a request only when it is asked for by index: a backend fetches each once, holds a
         bounded number at a time, and makes an exception raised by a fetch that request's ``error``. It may fetch on a

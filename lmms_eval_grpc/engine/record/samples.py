@@ -38,6 +38,8 @@ class SampleRecord:
     input_tokens: int = 0
     output_tokens: int = 0
     """Tokens of all responses together."""
+    reasoning_tokens: int = 0
+    """Of ``output_tokens``, those of thinking that the responses do not show, where a server tells."""
     error: str = ""
     """Why there is no score; empty when ``outcome`` is ``ok``."""
     doc_hash: str = ""
@@ -83,7 +85,11 @@ def to_lmms_eval_sample(record: SampleRecord) -> dict[str, Any]:
     sample |= {
         "filtered_resps": filtered,
         "token_counts": [
-            {"input_tokens": record.input_tokens, "output_tokens": record.output_tokens, "reasoning_tokens": 0}
+            {
+                "input_tokens": record.input_tokens,
+                "output_tokens": record.output_tokens,
+                "reasoning_tokens": record.reasoning_tokens,
+            }
         ],
         "doc_hash": record.doc_hash,
         "prompt_hash": text_digest(record.prompt),

@@ -21,6 +21,8 @@ class TaskUsage:
     documents_with_tokens: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the output's."""
     responses: int = 0
     correct: float = 0.0
     """Sum of the positive scores."""
@@ -34,11 +36,12 @@ class TaskUsage:
         self.documents_with_tokens += bool(record.input_tokens or record.output_tokens)
         self.input_tokens += record.input_tokens
         self.output_tokens += record.output_tokens
+        self.reasoning_tokens += record.reasoning_tokens
         self.responses += len(record.responses)
         self.correct += _positive_score(record.scores, score_key)
 
     def tokens(self) -> dict[str, int]:
-        return _tokens(self.input_tokens, self.output_tokens, self.responses)
+        return _tokens(self.input_tokens, self.output_tokens, self.responses, self.reasoning_tokens)
 
     def efficiency(self) -> dict[str, Any]:
         return {
@@ -61,6 +64,7 @@ def total(usages: Iterable[TaskUsage]) -> TaskUsage:
         summed.documents_with_tokens += usage.documents_with_tokens
         summed.input_tokens += usage.input_tokens
         summed.output_tokens += usage.output_tokens
+        summed.reasoning_tokens += usage.reasoning_tokens
         summed.responses += usage.responses
         summed.correct += usage.correct
     return summed
@@ -108,12 +112,12 @@ def judges() -> dict[str, dict[str, int]]:
     }
 
 
-def _tokens(given: int, made: int, calls: int) -> dict[str, int]:
-    """lmms-eval's keys. Tokens of reasoning are among the output's here; nobody tells them apart."""
+def _tokens(given: int, made: int, calls: int, reasoning: int = 0) -> dict[str, int]:
+    """lmms-eval's keys. Tokens of reasoning are among the output's; only some servers tell them apart."""
     return {
         "input_tokens": given,
         "output_tokens": made,
-        "reasoning_tokens": 0,
+        "reasoning_tokens": reasoning,
         "total_tokens": given + made,
         "n_api_calls": calls,
     }

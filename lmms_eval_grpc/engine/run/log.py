@@ -14,7 +14,7 @@ from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 
 FORMAT_VERSION = 1
 
-_SPECIAL = ("log_probability", "is_greedy", "rounds")
+_SPECIAL = ("log_probability", "is_greedy", "rounds", "reasoning_tokens", "cached_input_tokens")
 """Fields of a response that most have not."""
 
 
@@ -120,6 +120,8 @@ class RunLog:
                     line.get("is_greedy"),
                     None if rounds is None else tuple(rounds),
                     line.get("cached", False),
+                    line.get("reasoning_tokens"),
+                    line.get("cached_input_tokens"),
                 )
             elif line["kind"] == "finished":
                 self._finished.add(line["identity"])

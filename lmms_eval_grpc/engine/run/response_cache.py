@@ -15,7 +15,15 @@ from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 FILE = "responses.sqlite3"
 """Name of the cache in its folder. Not ``cache.db``, which lmms-eval puts there in a form of its own."""
 
-_FIELDS = ("text", "input_tokens", "output_tokens", "log_probability", "is_greedy")
+_FIELDS = (
+    "text",
+    "input_tokens",
+    "output_tokens",
+    "log_probability",
+    "is_greedy",
+    "reasoning_tokens",
+    "cached_input_tokens",
+)
 
 
 def cache_folder(path: Path) -> Path:

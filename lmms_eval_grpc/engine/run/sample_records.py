@@ -25,6 +25,7 @@ def describe_sample(
         "responses": tuple(shown_text(response) for response in responses if response.error is None),
         "input_tokens": sum(response.input_tokens for response in responses),
         "output_tokens": sum(response.output_tokens for response in responses),
+        "reasoning_tokens": sum(response.reasoning_tokens or 0 for response in responses),
         "doc_hash": _or_empty(task.doc_hash, doc_id),
         "repeats": task.repeats,
     }

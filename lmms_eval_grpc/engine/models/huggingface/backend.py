@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.generation_arguments import truncate
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
@@ -38,7 +39,7 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher
 from lmms_eval_grpc.engine.models.huggingface.processor import count_tokens, encode, set_pixel_bounds
-from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
+from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,

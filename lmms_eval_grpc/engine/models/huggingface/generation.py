@@ -11,11 +11,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from lmms_eval_grpc.engine.api import EvaluationError
-
-IGNORED_KEYS = frozenset({"image_aspect_ratio", "visual_cot", "max_agentic_steps"})
-"""Keys that tasks of lmms-eval carry for other backends or for the run loop; they mean nothing to ``generate``."""
-
-RENAMED_KEYS = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"}
+from lmms_eval_grpc.engine.models.generation_arguments import IGNORED_KEYS, RENAMED_KEYS, read_stops
 
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -54,7 +50,7 @@ def plan_generation(
     Raises :class:`EvaluationError` ``INVALID_GENERATION_ARGS`` for a key or value that means nothing.
     """
     wanted = {RENAMED_KEYS.get(key, key): value for key, value in generation.items() if key not in IGNORED_KEYS}
-    stops = _read_stops(wanted.pop("until", None))
+    stops = read_stops(wanted.pop("until", None))
     temperature = wanted.get("temperature")
     do_sample = bool(wanted.pop("do_sample", False)) if temperature is None else temperature > 0
     wanted.pop("do_sample", None)
@@ -82,15 +78,6 @@ def plan_generation(
             "INVALID_GENERATION_ARGS", f"max_new_tokens must be a positive integer, not {config.max_new_tokens!r}"
         )
     return GenerationPlan(config, stops)
-
-
-def _read_stops(until: Any) -> tuple[str, ...]:
-    if until is None:
-        return ()
-    stops = [until] if isinstance(until, str) else until
-    if not isinstance(stops, (list, tuple)) or not all(isinstance(stop, str) for stop in stops):
-        raise EvaluationError("INVALID_GENERATION_ARGS", f"until must be a string or a list of strings, not {until!r}")
-    return tuple(stop for stop in stops if stop)
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:

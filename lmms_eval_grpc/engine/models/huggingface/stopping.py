@@ -1,4 +1,4 @@
-"""Stop strings: ending a generation where one appears, and cutting the text there."""
+"""Ending a generation where a stop string appears."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from typing import Any
 
 import torch
 from transformers import StoppingCriteria
-
-
-def truncate(text: str, stops: Sequence[str]) -> str:
-    """``text`` up to the first appearance of any stop string, which is left out."""
-    ends = [position for stop in stops if stop and (position := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else text
 
 
 class StopStrings(StoppingCriteria):  # type: ignore[misc]
