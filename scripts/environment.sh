@@ -23,6 +23,21 @@ environment() {
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
+# lmms-eval's own files in .reference, for the tests that compare with them. Only files: nothing of it is installed.
+# Where they cannot be had those tests are skipped, and say so.
+reference_files() {
+  local release=lmms-eval==0.7.3
+  [ "$(cat .reference/release 2>/dev/null)" = "$release" ] && return
+  echo "getting the files of $release into .reference"
+  rm -rf .reference .reference.part
+  if python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target .reference.part "$release"; then
+    echo "$release" > .reference.part/release
+    mv .reference.part .reference
+  else
+    echo "$release could not be downloaded: tests that compare with it are skipped" >&2
+  fi
+}
+
 # The first of the named interpreters that runs and for which the condition holds.
 first_python() {
   local condition=$1 candidate
