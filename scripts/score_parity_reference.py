@@ -1,9 +1,12 @@
 """lmms-eval's side of scripts/score_parity; runs in the environment that has lmms-eval, never by hand.
 
-    python scripts/score_parity_reference.py DATA OUTPUT MODEL MODEL_ARGS TASK…
+    python scripts/score_parity_reference.py DATA OUTPUT evaluate MODEL MODEL_ARGS TASK…
+    python scripts/score_parity_reference.py DATA OUTPUT train CHECKPOINT ANSWERS
 
-Runs lmms-eval itself (``simple_evaluate``, nothing of it changed) over the made data sets below DATA and writes what it
-did and computed to OUTPUT. MODEL is ``parity_reader``, which is registered as any plug-in would be, or one of its own.
+``evaluate`` runs lmms-eval itself (``simple_evaluate``, nothing of it changed) over the made data sets below DATA and
+writes what it did and computed to OUTPUT. MODEL is ``parity_reader``, which is registered as any plug-in would be, or
+one of its own. ``train`` makes a tiny model that gives the answers (a JSON file, by task and document) to what
+lmms-eval shows to a model ``qwen2_5_vl``.
 """
 
 from __future__ import annotations
@@ -20,15 +23,33 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
-    data, output, model, model_args, *tasks = sys.argv[1:]
+    data, output, action, *arguments = sys.argv[1:]
     import datasets
 
     from tests.support.parity.store import loader
 
     datasets.load_dataset = loader(Path(data), plain_sound=True)
     os.chdir(Path(output).parent)  # some tasks write files where they run
-    results, seen = evaluate(model, model_args, tasks)
-    Path(output).write_text(json.dumps(recorded(results, seen)))
+    if action == "train":
+        checkpoint, answers = map(Path, arguments)
+        outcome = train_on(json.loads(answers.read_text()), checkpoint)
+    else:
+        model, model_args, *tasks = arguments
+        outcome = recorded(*evaluate(model, model_args, tasks))
+    Path(output).write_text(json.dumps(outcome))
+
+
+def train_on(answers: dict[str, dict[str, str]], checkpoint: Path) -> dict[str, Any]:
+    from lmms_eval.tasks import TaskManager, get_task_dict
+    from score_parity_model import train
+
+    tasks = get_task_dict(list(answers), TaskManager("ERROR", model_name="qwen2_5_vl"), "chat")
+    examples = [
+        (tasks[name].doc_to_messages(tasks[name].test_docs()[int(doc_id)]), answer)
+        for name, of_task in answers.items()
+        for doc_id, answer in of_task.items()
+    ]
+    return train(examples, checkpoint)
 
 
 def evaluate(model: str, model_args: str, tasks: list[str]) -> tuple[dict[str, Any], dict[Any, dict[str, Any]]]:

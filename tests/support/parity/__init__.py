@@ -2,5 +2,6 @@
 
 ``documents`` makes the documents, ``store`` keeps them as files that stand for data sets of the hub, ``reader`` is a
 model that reads its answers in what it is shown, ``recorded`` is the form in which either side's results are kept,
-``ours`` runs this engine, ``comparison`` finds what differs. ``store`` and ``reader`` run in lmms-eval's environment too.
+``ours`` runs this engine, ``comparison`` finds what differs. ``store`` and ``reader`` run in lmms-eval's environment
+too.
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -87,7 +89,29 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-MEANT: tuple[Meant, ...] = ()
+def _is_error(difference: Difference) -> bool:
+    return "_stderr" in difference.what and not difference.where
+
+
+MEANT: tuple[Meant, ...] = (
+    Meant("several responses per document", lambda it: it.theirs is None and bool(_STABILITY.search(it.what))),
+    Meant("metric named in `metric_list` without aggregation", lambda it: it.theirs == [] and it.ours is None),
+    Meant("`_stderr_clt`, `_stderr_clustered`", lambda it: it.ours == "N/A" and bool(_CLASSIC.search(it.what))),
+    Meant("`_stderr` of a task's own aggregation", lambda it: _is_error(it) and it.theirs == "N/A"),
+    Meant("standard error of a group", lambda it: _is_error(it) and it.task in _GROUPS),
+    Meant("results file, further keys", lambda it: it.what == "samples" and it.theirs is None and it.task in _GROUPS),
+    Meant("`alias` in the results", lambda it: it.what == "alias" and str(it.theirs).lstrip(" -") == it.ours),
+    Meant("`input` of a sample", lambda it: it.what == "prompt" and it.task == "mmmu_val"),
+    Meant(
+        "audio documents without `type`",
+        lambda it: it.what == "rendered" and json.dumps(it.theirs).replace('"video"', '"audio"') == json.dumps(it.ours),
+    ),
+)
+"""What docs/compatibility.md says of lmms-eval's own tasks, as far as it can show here."""
+
+_STABILITY = re.compile("_(expected_accuracy|consensus_accuracy|internal_variance|consistency_rate|pass@)")
+_CLASSIC = re.compile("_stderr_(clt|clustered),")
+_GROUPS = ("mvp_mini", "jmmmu", "culture_agnostic", "culture_specific")
 
 
 def reason(difference: Difference) -> Meant | None:

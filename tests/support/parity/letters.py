@@ -21,13 +21,20 @@ def _letters(right: int, count: int = 4) -> list[str]:
     return [letters[right], *letters.replace(letters[right], "")]
 
 
+_GASES = ["oxygen", "nitrogen", "argon", "carbon dioxide", "helium"]
+
+
+def _bracketed(right: int) -> list[str]:
+    """As :func:`_letters`, in brackets: lmms-eval's mmmu and jmmmu guess at random where they see no clear letter."""
+    return [f"({letter})" for letter in _letters(right)]
+
+
 def mmmu(generator: random.Random, _: Path) -> Iterator[Document]:
     subjects = ["Art", "Physics", "Finance", "Clinical_Medicine", "Design", "Electronics"]
     for number in range(18):
         options, right = _four(generator)
         open_question = number % 6 == 5
-        value = str(generator.randrange(10, 900))
-        answers = [value, str(int(value) + 7), f"{value}.5"] if open_question else _letters(right)
+        answers = generator.sample(_GASES, 3) if open_question else _bracketed(right)
         seen = picture(*answers)
         two = number % 4 == 1
         yield document(
@@ -36,13 +43,13 @@ def mmmu(generator: random.Random, _: Path) -> Iterator[Document]:
             question=("Compare <image 1> and <image 2>." if two else "What is shown in <image 1>?"),
             options="[]" if open_question else str(options),
             question_type="open" if open_question else "multiple-choice",
-            answer=answers[0],
+            answer=answers[0].strip("()"),
             subfield=subjects[number % 6],
             topic_difficulty="Easy",
             img_type="['Photographs']",
             explanation="",
             image_1=seen,
-            image_2=picture(*answers, "second") if two else None,
+            image_2=picture(*answers, answers[0]) if two else None,
         )
 
 
@@ -193,11 +200,11 @@ def jmmmu(subject: str) -> Callable[[random.Random, Path], Iterator[Document]]:
             yield document(
                 "mmmu_val",
                 id=f"test_{subject}_{number}",
-                question=f"<image 1> 図{number}には何がありますか。",
+                question=f"<image 1> {subject}の図{number}には何がありますか。",
                 options=str(options),
                 question_type="multiple-choice",
                 answer="ABCD"[right],
-                image_1=picture(*_letters(right), str(number)),
+                image_1=picture(*_bracketed(right)),
             )
 
     return make

@@ -17,16 +17,15 @@ from tests.support.parity.reader import FILM_MARK, LOUDNESS, encode
 THINGS = ["a red apple", "the banana", "two dogs", "a bicycle", "green leaves", "the harbour", "a clock", "snow"]
 """What can be seen, as words."""
 
-_SIDE = 28
-"""Pixels; a multiple of what vision models cut pictures into."""
+_SIDE = 56
+"""Pixels: a multiple of what vision models cut pictures into, and enough that none is enlarged for the tiny model."""
 
 
 def picture(*answers: str) -> Image.Image:
-    """A grey picture of two columns of patches whose first pixels are the answers."""
-    content, width = encode(answers), 2 * _SIDE
-    height = _SIDE * math.ceil(len(content) / (width * _SIDE))
-    pixels = content.ljust(width * height, bytes([sum(content) % 251]))
-    return Image.frombytes("L", (width, height), pixels)
+    """A grey picture whose first pixels are the answers, and the shade of the others depends on them."""
+    content = encode(answers)
+    height = _SIDE * math.ceil(len(content) / _SIDE**2)
+    return Image.frombytes("L", (_SIDE, height), content.ljust(_SIDE * height, bytes([sum(content) % 251])))
 
 
 def recording(*answers: str) -> dict[str, Any]:

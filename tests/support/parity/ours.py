@@ -77,6 +77,7 @@ def run(
         override_tasks=definitions is not None,
         num_fewshot=0,
         batch_size=1,
+        output_dir=run_dir / "results",
     )
     with standing_for_the_hub(data):
         loaded = load(config)

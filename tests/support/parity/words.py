@@ -144,8 +144,9 @@ def aime(generator: random.Random, _: Path) -> Iterator[Document]:
 def gsm8k(generator: random.Random, _: Path) -> Iterator[Document]:
     for number in range(8):
         right = generator.randrange(2, 2000)
+        said = "|".join(f"so the answer is: The answer is {value}" for value in (right, right + 1, 2 * right))
         yield {
-            "question": f"Shop {number} sells boxes. How many are left? {_marked(right)}",
+            "question": f"Shop {number} sells boxes. How many are left? [[{said}]]",
             "answer": f"They sold some.\n#### {right:,}",
         }
 
