@@ -38,7 +38,7 @@ from tests.support.parity.ours import AnsweringBackend, run  # noqa: E402
 from tests.support.parity.reader import Reader  # noqa: E402
 from tests.support.parity.recorded import Recorded  # noqa: E402
 
-PICTURES = ("mme", "mmstar", "ai2d", "chartqa", "docvqa_val", "pope", "realworldqa", "scienceqa_img")
+PICTURES = ("mme", "ai2d", "chartqa", "docvqa_val", "pope", "realworldqa")
 """Tasks for the real model: one picture and a short answer."""
 
 
