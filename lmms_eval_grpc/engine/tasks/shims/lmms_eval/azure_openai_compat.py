@@ -18,7 +18,7 @@ def build_client(model: str | None = None) -> tuple[Any, str]:
     deployment = model or os.environ.get(_MODEL)
     if not has_endpoint_support() or not deployment:
         raise RuntimeError(f"this task asks a judge on Azure OpenAI; set {_ENDPOINT}, {_KEY} and {_MODEL}")
-    from openai import AzureOpenAI  # type: ignore[import-not-found]  # only such tasks need it
+    from openai import AzureOpenAI  # only such tasks need it
 
     version = os.environ.get("AZURE_OPENAI_API_VERSION", "2024-10-21")
     client = AzureOpenAI(azure_endpoint=os.environ[_ENDPOINT], api_key=os.environ[_KEY], api_version=version)
