@@ -1,0 +1,176 @@
+"""The generation stage of the engine against a hand-written loop at its best batch size, over the same samples.
+
+Both answer the first samples of the shipped ``handwritten_digits`` task, greedily, exactly ``--tokens`` tokens each, with
+one model that is loaded once. The loop is what one would write by hand: documents in order, one call of the processor and
+one of ``generate`` per batch, no stop strings, nothing recorded; its best batch size is found first. The engine chooses
+its batch size itself, honours the task's stop strings, and forces every batch to disk. Loop and engine take turns; the
+ratio is the median over the pairs. Wall and CPU seconds.
+
+    python benchmarks/generation.py --family idefics3 --pairs 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
+from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, evaluate
+from lmms_eval_grpc.engine.run.log import read_sound_lines
+from tests.support.checkpoints import FAMILIES, build_checkpoint
+from tests.support.reporters import Recorder
+
+LOOP_BATCH_SIZES = (8, 16, 32, 64, 128, 300)
+QUESTION = "What digit is shown? Answer with one digit."
+STOP = "\n\n"
+"""What the task ends answers at; the loop cuts its texts there, only to compare them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=sorted(FAMILIES), default="idefics3", help="default: %(default)s")
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), arguments)
+    print(json.dumps({name: value for name, value in figures.items() if name != "pairs"}, indent=1))
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    checkpoint = build_checkpoint(arguments.family, folder / "checkpoint")
+    backend = registry.create(arguments.family, {"pretrained": str(checkpoint)}, device="cpu")
+    assert isinstance(backend, HuggingFaceBackend)
+    documents = read_documents(arguments.samples)
+    config = EvaluationConfig(
+        model=arguments.family,
+        model_args={"pretrained": str(checkpoint)},
+        tasks=("handwritten_digits",),
+        limit=arguments.samples,
+        gen_kwargs={"max_new_tokens": arguments.tokens, "min_new_tokens": arguments.tokens},
+    )
+
+    def loop(size: int) -> list[str]:
+        return answer_by_hand(backend, documents, size, arguments.tokens)
+
+    sweep = {size: min(timed(lambda size=size: loop(size))[1] for _ in range(2)) for size in LOOP_BATCH_SIZES}
+    best = min(sweep, key=lambda size: sweep[size])
+    pairs: list[dict[str, float]] = []
+    for number in range(arguments.pairs + 1):
+        run = folder / f"run-{number}"
+        texts, loop_wall, loop_cpu = timed(lambda: loop(best))
+        outcome, _, job_cpu = timed(lambda run=run: evaluate(config, run, Recorder(), backend=backend))
+        answers = read_answers(run)
+        if answers != [text.partition(STOP)[0] for text in texts]:
+            raise SystemExit("the engine's answers are not the loop's")
+        seconds = outcome.stage_seconds
+        pairs.append(
+            {
+                "loop_wall": loop_wall,
+                "loop_cpu": loop_cpu,
+                "engine_generating": seconds["generating"],
+                "engine_scoring": seconds["scoring"],
+                "engine_whole_job_cpu": job_cpu,
+                "ratio": seconds["generating"] / loop_wall,
+            }
+        )
+    pairs = pairs[1:]  # the first warms up
+    return {
+        "what": f"{arguments.samples} digits, {arguments.tokens} new tokens, tiny {arguments.family}",
+        "unit": "seconds",
+        "parameters": sum(parameter.numel() for parameter in backend.model.parameters()),
+        "loop_seconds_by_batch_size": sweep,
+        "loop_batch_size": best,
+        "engine_batch_sizes": outcome.results_document["config"]["batch_sizes"],
+        "median": {name: statistics.median(pair[name] for pair in pairs) for name in pairs[0]},
+        "ratio_least_most": [min(pair["ratio"] for pair in pairs), max(pair["ratio"] for pair in pairs)],
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "load_average": os.getloadavg(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "pairs": pairs,
+    }
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    """The result, wall seconds and CPU seconds of all threads of this process."""
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def read_documents(count: int) -> list[bytes]:
+    resource = files("lmms_eval_grpc.benchmarks") / "handwritten_digits" / "test.parquet"
+    rows = pyarrow.parquet.read_table(BytesIO(resource.read_bytes()), columns=["image"])["image"].to_pylist()
+    return [row["bytes"] for row in rows[:count]]
+
+
+@torch.inference_mode()
+def answer_by_hand(backend: HuggingFaceBackend, documents: Sequence[bytes], size: int, tokens: int) -> list[str]:
+    model, processor = backend.model, backend.processor
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    texts: list[str] = []
+    for start in range(0, len(documents), size):
+        images = [Image.open(BytesIO(data)).convert("RGB") for data in documents[start : start + size]]
+        prompts = [
+            processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            for _ in images
+        ]
+        bos = processor.tokenizer.bos_token
+        inputs = processor(
+            text=prompts,
+            images=[[image] for image in images],
+            padding=True,
+            padding_side="left",
+            add_special_tokens=not (bos and prompts[0].startswith(bos)),
+            return_tensors="pt",
+        )
+        output = model.generate(
+            **inputs,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=processor.tokenizer.pad_token_id,
+        )
+        texts += processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def read_answers(run: Path) -> list[str]:
+    _, lines = read_sound_lines(run / RUN_LOG)
+    answers = {line["doc_id"]: line["text"] for line in lines if line["kind"] == "answer"}
+    return [answers[doc_id] for doc_id in sorted(answers)]
+
+
+if __name__ == "__main__":
+    main()
