@@ -1,10 +1,10 @@
 """The generation stage of the engine against a hand-written loop at its best batch size, over the same samples.
 
-Both answer the first samples of the shipped ``handwritten_digits`` task, greedily, exactly ``--tokens`` tokens each, with
-one model that is loaded once. The loop is what one would write by hand: documents in order, one call of the processor and
-one of ``generate`` per batch, no stop strings, nothing recorded; its best batch size is found first. The engine chooses
-its batch size itself, honours the task's stop strings, and forces every batch to disk. Loop and engine take turns; the
-ratio is the median over the pairs. Wall and CPU seconds.
+Both answer the first samples of the shipped ``handwritten_digits`` task, greedily, exactly ``--tokens`` tokens each,
+with one model that is loaded once. The loop is what one would write by hand: documents in order, one call of the
+processor and one of ``generate`` per batch, no stop strings, nothing recorded; its best batch size is found first. The
+engine chooses its batch size itself, honours the task's stop strings, and forces every batch to disk. Loop and engine
+take turns; the ratio is the median over the pairs. Wall seconds, and CPU seconds of all threads.
 
     python benchmarks/generation.py --family idefics3 --pairs 7
 """
