@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from io import BytesIO
@@ -30,10 +31,11 @@ from typing import Any
 import pyarrow.parquet
 import torch
 from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.api import EvaluationConfig, ProgressReport, Stage
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, evaluate
@@ -50,6 +52,8 @@ STOP = "\n\n"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=sorted(FAMILIES), default="idefics3", help="default: %(default)s")
+    parser.add_argument("--hidden", type=int, help="width of the text tower (default: the tiny checkpoint's)")
+    parser.add_argument("--layers", type=int, default=4, help="its depth, where --hidden is given")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=7)
@@ -67,6 +71,8 @@ def main() -> None:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     checkpoint = build_checkpoint(arguments.family, folder / "checkpoint")
+    if arguments.hidden:
+        widen(checkpoint, arguments.hidden, arguments.layers)
     backend = registry.create(arguments.family, {"pretrained": str(checkpoint)}, device="cpu")
     assert isinstance(backend, HuggingFaceBackend)
     documents = read_documents(arguments.samples)
@@ -87,7 +93,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     for number in range(arguments.pairs + 1):
         run = folder / f"run-{number}"
         texts, loop_wall, loop_cpu = timed(lambda: loop(best))
-        outcome, _, job_cpu = timed(lambda run=run: evaluate(config, run, Recorder(), backend=backend))
+        clock = CpuClock()
+        outcome, _, _ = timed(lambda run=run, clock=clock: evaluate(config, run, clock, backend=backend))
         answers = read_answers(run)
         if answers != [text.partition(STOP)[0] for text in texts]:
             raise SystemExit("the engine's answers are not the loop's")
@@ -98,8 +105,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                 "loop_cpu": loop_cpu,
                 "engine_generating": seconds["generating"],
                 "engine_scoring": seconds["scoring"],
-                "engine_whole_job_cpu": job_cpu,
+                "engine_cpu": clock.seconds,
                 "ratio": seconds["generating"] / loop_wall,
+                "cpu_ratio": (clock.seconds - seconds["scoring"]) / loop_cpu,
             }
         )
     pairs = pairs[1:]  # the first warms up
@@ -111,7 +119,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "loop_batch_size": best,
         "engine_batch_sizes": outcome.results_document["config"]["batch_sizes"],
         "median": {name: statistics.median(pair[name] for pair in pairs) for name in pairs[0]},
-        "ratio_least_most": [min(pair["ratio"] for pair in pairs), max(pair["ratio"] for pair in pairs)],
+        "ratio_least_and_most": [min(pair["ratio"] for pair in pairs), max(pair["ratio"] for pair in pairs)],
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "load_average": os.getloadavg(),
@@ -121,12 +129,39 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def widen(checkpoint: Path, hidden: int, layers: int) -> None:
+    """Puts a model with a larger text tower into the folder, of random weights too."""
+    config = AutoConfig.from_pretrained(checkpoint)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, 3 * hidden, layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = [text.layer_types[0]] * layers
+    if hasattr(config.vision_config, "out_hidden_size"):
+        config.vision_config.out_hidden_size = hidden
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(checkpoint)
+
+
 def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result, wall seconds and CPU seconds of all threads of this process."""
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     return result, time.perf_counter() - wall, time.process_time() - cpu
+
+
+@dataclass
+class CpuClock(Recorder):
+    """CPU seconds from the first report of generation to the first of scoring; samples are scored within."""
+
+    began: float | None = None
+    seconds: float = 0.0
+
+    def progress(self, report: ProgressReport) -> None:
+        if self.began is None and report.stage is Stage.GENERATING:
+            self.began = time.process_time()
+        if self.began is not None and report.stage is Stage.GENERATING:
+            self.seconds = time.process_time() - self.began
 
 
 def read_documents(count: int) -> list[bytes]:
