@@ -20,17 +20,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
-from io import BytesIO
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import torch
-from PIL import Image
+from datasets import Dataset, load_dataset
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -75,7 +73,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         widen(checkpoint, arguments.hidden, arguments.layers)
     backend = registry.create(arguments.family, {"pretrained": str(checkpoint)}, device="cpu")
     assert isinstance(backend, HuggingFaceBackend)
-    documents = read_documents(arguments.samples)
+    documents = read_documents(arguments.samples, folder)
     config = EvaluationConfig(
         model=arguments.family,
         model_args={"pretrained": str(checkpoint)},
@@ -133,6 +131,7 @@ def widen(checkpoint: Path, hidden: int, layers: int) -> None:
     """Puts a model with a larger text tower into the folder, of random weights too."""
     config = AutoConfig.from_pretrained(checkpoint)
     text = config.text_config
+    text.num_attention_heads = hidden // (text.hidden_size // text.num_attention_heads)
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = hidden, 3 * hidden, layers
     if getattr(text, "layer_types", None):
         text.layer_types = [text.layer_types[0]] * layers
@@ -164,19 +163,20 @@ class CpuClock(Recorder):
             self.seconds = time.process_time() - self.began
 
 
-def read_documents(count: int) -> list[bytes]:
+def read_documents(count: int, cache: Path) -> Dataset:
+    """The task's documents as ``datasets`` loads them, which decodes an image when it is asked for."""
     resource = files("lmms_eval_grpc.benchmarks") / "handwritten_digits" / "test.parquet"
-    rows = pyarrow.parquet.read_table(BytesIO(resource.read_bytes()), columns=["image"])["image"].to_pylist()
-    return [row["bytes"] for row in rows[:count]]
+    with as_file(resource) as path:
+        return load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(cache)).select(range(count))
 
 
 @torch.inference_mode()
-def answer_by_hand(backend: HuggingFaceBackend, documents: Sequence[bytes], size: int, tokens: int) -> list[str]:
+def answer_by_hand(backend: HuggingFaceBackend, documents: Dataset, size: int, tokens: int) -> list[str]:
     model, processor = backend.model, backend.processor
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     texts: list[str] = []
     for start in range(0, len(documents), size):
-        images = [Image.open(BytesIO(data)).convert("RGB") for data in documents[start : start + size]]
+        images = [image.convert("RGB") for image in documents[start : start + size]["image"]]
         prompts = [
             processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
             for _ in images
