@@ -6,13 +6,14 @@ One implementation for every family: the checkpoint's own processor and chat tem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers.utils import cached_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
@@ -38,8 +39,9 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
     share_key,
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
-from lmms_eval_grpc.engine.models.huggingface.processor import encode, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.processor import encode, load_processor, set_pixel_bounds
 from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
+from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
@@ -97,17 +99,23 @@ class HuggingFaceBackend:
     """A loaded checkpoint. Made by :meth:`load`; not to be used from several threads at once."""
 
     def __init__(self, options: HuggingFaceOptions, model: Any, processor: Any) -> None:
+        self.model = model
+        self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
+        self._adopt(options, _find_folder(options), processor, model.generation_config)
+
+    def _adopt(self, options: HuggingFaceOptions, folder: Path, processor: Any, defaults: Any) -> None:
+        """Makes the checkpoint in ``folder``, whose weights are loaded, this backend's own."""
+        model = self.model
         self.options = options
         # Now and not when asked: a trainer that keeps its newest checkpoints only may soon remove the folder.
-        self._identity = _identify(options, model, processor)
-        self.model = model
+        self._identity = _identify(options, folder, model, processor)
+        self._blueprint = Blueprint.read(folder)
         self.processor = processor
         self._bounds_are_native = set_pixel_bounds(processor, options.min_pixels, options.max_pixels)
-        self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
-        self._generation_defaults = model.generation_config
+        self._generation_defaults = defaults
         model.generation_config = transformers.GenerationConfig(
-            eos_token_id=self._generation_defaults.eos_token_id, bos_token_id=self._generation_defaults.bos_token_id
+            eos_token_id=defaults.eos_token_id, bos_token_id=defaults.bos_token_id
         )
         self._plans: dict[str, GenerationPlan] = {}
         self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
@@ -134,6 +142,35 @@ class HuggingFaceBackend:
             strict_weights=options.strict_weights,
         )
         return cls(options, model, processor)
+
+    def swap(self, pretrained: str, revision: str | None = None) -> None:
+        """Becomes another checkpoint of the same architecture, as if loaded afresh with the same arguments.
+
+        Raises :class:`CannotSwap`, and is as before, where the two differ in more than weights, processor and
+        generation defaults: load the other one then. Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` where
+        reading failed half-way; this backend is of no use then. What was learned of batch sizes stays.
+        """
+        options = replace(self.options, pretrained=pretrained, revision=revision)
+        try:
+            folder = _find_folder(options)
+            wanted = Blueprint.read(folder)
+        except (OSError, ValueError) as error:
+            raise CannotSwap(f"{pretrained}: {error}") from error
+        self._blueprint.check_same_model(wanted)
+        processor, defaults = self.processor, self._generation_defaults
+        try:
+            if wanted.processor != self._blueprint.processor:
+                processor = load_processor(pretrained, revision=revision, trust_remote_code=options.trust_remote_code)
+            if wanted.generation != self._blueprint.generation:
+                defaults = transformers.GenerationConfig.from_pretrained(folder)
+        except Exception as error:
+            raise CannotSwap(f"{pretrained}: {error}") from error
+        try:
+            load_weights_into(self.model, folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
+            raise EvaluationError("MODEL_LOAD_FAILED", why) from error
+        self._adopt(options, folder, processor, defaults)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -299,14 +336,18 @@ class HuggingFaceBackend:
         return answers
 
 
-def _identify(options: HuggingFaceOptions, model: Any, processor: Any) -> dict[str, Any]:
-    config_file = cached_file(options.pretrained, "config.json", revision=options.revision)
+def _find_folder(options: HuggingFaceOptions) -> Path:
+    """Where the checkpoint's files are on this machine."""
+    return Path(cached_file(options.pretrained, "config.json", revision=options.revision)).parent
+
+
+def _identify(options: HuggingFaceOptions, folder: Path, model: Any, processor: Any) -> dict[str, Any]:
     image_processor = type(processor.image_processor).__name__
     return {
         "backend": "huggingface",
         "pretrained": options.pretrained,
         "revision": getattr(model.config, "_commit_hash", None) or options.revision,
-        "weights_digest": digest_checkpoint(Path(config_file).parent),
+        "weights_digest": digest_checkpoint(folder),
         "model_class": type(model).__name__,
         "model_type": model.config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),

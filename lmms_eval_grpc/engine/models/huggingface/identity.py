@@ -19,6 +19,9 @@ _OTHER_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".py")
 _TRAINING_LEFTOVERS = frozenset(
     {"training_args.bin", "trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"}
 )
+_MODEL_FILES = frozenset(
+    {"config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"}
+)
 
 
 def digest_checkpoint(folder: Path) -> str:
@@ -34,6 +37,19 @@ def digest_checkpoint(folder: Path) -> str:
         if not path.is_file() or path.name in _TRAINING_LEFTOVERS or path.name.startswith("rng_state"):
             continue
         if path.suffix in _WEIGHT_SUFFIXES or path.suffix in _OTHER_SUFFIXES:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(_digest_file(path))
+    return digest.hexdigest()
+
+
+def digest_processor(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files in ``folder`` that a tokenizer and a processor are made of.
+
+    That is of all small ones but those that are known to be of the model or of the training.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _OTHER_SUFFIXES and path.name not in _TRAINING_LEFTOVERS | _MODEL_FILES:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             digest.update(_digest_file(path))
     return digest.hexdigest()
