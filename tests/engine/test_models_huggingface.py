@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
@@ -67,8 +69,35 @@ def test_texts_do_not_depend_on_the_batch_size(family: str, tiny: Tiny, digit_im
     alone = answers(load(family, tiny(family), batch_size=1), requests)
     assert all(response.error is None for response in alone)
     assert all(response.input_tokens > 0 and 0 < response.output_tokens <= 6 for response in alone)
-    for batch_size in (3, 32, None):
+    for batch_size in (7, 32, None):
         assert answers(load(family, tiny(family), batch_size=batch_size), requests) == alone
+
+
+@pytest.mark.parametrize("family", ["gemma3", "idefics3", "internvl_hf", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_images_of_many_shapes_do_not_depend_on_the_batch(family: str, tiny: Tiny) -> None:
+    """Tiles, grids and patches differ from image to image, and with them the padding of pixels and positions."""
+    shapes = [(32, 32), (64, 32), (32, 70), (150, 40), (20, 90), (97, 61), (12, 12), (64, 64), (33, 130)]
+    noise = np.random.RandomState(0)
+    images = [Image.fromarray(noise.randint(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+    requests = [ask(image, text="What" + " is" * (index * 7 % 5)) for index, image in enumerate(images)]
+    requests += [ask(images[index], images[index + 3], text="Both") for index in range(4)]
+    requests += [ask(text="None"), ask(text="None of them " * 6)]
+    alone = answers(load(family, tiny(family), batch_size=1, dtype="float32"), requests)
+    assert all(response.error is None for response in alone)
+    for batch_size in (7, None):
+        assert answers(load(family, tiny(family), batch_size=batch_size, dtype="float32"), requests) == alone
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_several_preparing_threads_change_nothing(
+    family: str, tiny: Tiny, digit_images: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(image, text="a" * (index % 9), max_new_tokens=2) for index, image in enumerate(digit_images[:60])]
+    backend = load(family, tiny(family), batch_size=2)
+    expected = answers(backend, requests)
+    assert all(response.error is None for response in expected)
+    monkeypatch.setattr(backend_module, "count_threads", lambda: 6)
+    assert answers(backend, requests) == expected
 
 
 def test_batches_are_sorted_longest_first(
@@ -247,8 +276,6 @@ def test_the_system_prompt_and_the_default_length_take_effect(tiny: Tiny, digit_
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
 def test_pixel_bounds_take_effect_in_every_family(family: str, tiny: Tiny) -> None:
-    from PIL import Image
-
     request = ask(Image.new("RGB", (160, 40)))
     plain = answers(load(family, tiny(family)), [request])[0]
     small = answers(load(family, tiny(family), max_pixels=56 * 56, min_pixels=28 * 28), [request])[0]

@@ -44,13 +44,15 @@ class Blueprint:
         settings = json.loads((folder / "config.json").read_text())
         generation = folder / "generation_config.json"
         return cls(
-            {key: value for key, value in settings.items() if key not in _VOLATILE_SETTINGS},
+            _drop_volatile(settings),
             digest_processor(folder),
             generation.read_text() if generation.is_file() else None,
         )
 
     def check_same_model(self, wanted: Blueprint) -> None:
         """Raises :class:`CannotSwap` unless both models are built alike."""
+        if not (self.settings.get("dtype") or self.settings.get("torch_dtype")):
+            raise CannotSwap("config.json names no dtype, so a fresh load would go by the weights")
         keys = {*self.settings, *wanted.settings}
         differing = sorted(key for key in keys if self.settings.get(key) != wanted.settings.get(key))
         if differing:
@@ -74,6 +76,18 @@ def load_weights_into(model: Any, folder: Path) -> None:
             for file in files:
                 for name in list(file.keys()):
                     places[name].copy_(file.get_tensor(name))
+
+
+def _drop_volatile(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` without what depends on who saved them, in its sections too, whose types follow the whole's."""
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            section = _drop_volatile(value)
+            kept[key] = {name: value for name, value in section.items() if name not in ("dtype", "torch_dtype")}
+        elif key not in _VOLATILE_SETTINGS:
+            kept[key] = value
+    return kept
 
 
 def _weight_files(folder: Path) -> list[Path]:
