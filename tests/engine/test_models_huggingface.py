@@ -321,8 +321,22 @@ def test_beams_and_sampling_are_passed_on(tiny: Tiny, digit_images: list[bytes])
     backend = load("idefics3", tiny("idefics3"), batch_size=4)
     requests = [ask(image, num_beams=2, until=["\x00"]) for image in digit_images[:3]]
     assert all(response.error is None for response in answers(backend, requests))
-    texts = {answers(backend, [ask(digit_images[0], temperature=5.0)])[0].text for _ in range(5)}
+    texts = {response.text for response in answers(backend, [ask(digit_images[0], temperature=5.0)] * 5)}
     assert len(texts) > 1
+
+
+def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(tiny: Tiny, digit_images: list[bytes]) -> None:
+    sampled = {"temperature": 0.9, "top_p": 0.95, "top_k": 200, "max_new_tokens": 8}
+    requests = [ask(image, text="a" * (index % 3), **sampled) for index, image in enumerate(digit_images[:16])]
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        alone = answers(load("idefics3", tiny("idefics3"), batch_size=1), requests)
+        for batch_size in (7, None):
+            torch.rand(3)  # what else is drawn in the process does not matter
+            assert answers(load("idefics3", tiny("idefics3"), batch_size=batch_size), requests) == alone
+        torch.manual_seed(8)
+        assert answers(load("idefics3", tiny("idefics3")), requests) != alone
+    assert len({response.text for response in alone}) > 8
 
 
 def test_the_identity_names_the_weights(tiny: Tiny, tmp_path: Path) -> None:

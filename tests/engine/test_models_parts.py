@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
@@ -23,6 +23,7 @@ from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, 
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
+from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, make_warpers
 from lmms_eval_grpc.engine.models.huggingface.stopping import truncate
 
 
@@ -36,11 +37,33 @@ def plan(**generation: object) -> GenerationConfig:
 def test_greedy_unless_asked_otherwise() -> None:
     assert not plan().do_sample
     assert not plan(temperature=0, do_sample=True).do_sample
-    assert plan(temperature=0.7).do_sample
-    assert plan(temperature=0.7, do_sample=False).do_sample  # an override of a task's temperature takes effect
-    sampled = plan(do_sample=True)
-    assert sampled.do_sample
-    assert (sampled.temperature, sampled.top_p) == (0.3, 0.5)
+    assert samples(temperature=0.7)
+    assert samples(temperature=0.7, do_sample=False)  # an override of a task's temperature takes effect
+    assert samples(do_sample=True)
+    for greedy in ({}, {"temperature": 0, "do_sample": True}):
+        assert not samples(**greedy)
+    assert plan(do_sample=True, num_beams=2).do_sample  # left to transformers
+
+
+def samples(**generation: object) -> bool:
+    defaults = GenerationConfig(top_p=0.5)
+    planned = plan_generation(generation, defaults=defaults, max_new_tokens=7, use_cache=True, special_tokens={})
+    return planned.warpers is not None
+
+
+def test_tokens_are_drawn_as_transformers_would_draw_them() -> None:
+    config = GenerationConfig(do_sample=True, temperature=0.7, top_k=6, top_p=0.9)
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+    narrowed = LogitsProcessorList(make_warpers(config))(torch.zeros(1, 1, dtype=torch.long), logits)
+    assert 1 < int(narrowed.isfinite().sum()) <= 6
+    draws = 20_000
+    choice = OwnChoice(range(draws), prompt_length=1, max_new_tokens=1, device=torch.device("cpu"))
+    scores = choice(torch.zeros(draws, 1, dtype=torch.long), narrowed.expand(draws, -1))
+    assert bool((scores.isfinite().sum(dim=1) == 1).all())
+    found = torch.bincount(scores.argmax(dim=1), minlength=12) / draws
+    # Five standard errors of a share from 20,000 draws.
+    torch.testing.assert_close(found, torch.softmax(narrowed[0], dim=-1), atol=0.018, rtol=0.0)
+    assert bool((found[~narrowed[0].isfinite()] == 0).all())
 
 
 def test_the_checkpoints_own_defaults_stay_where_they_do_not_sample() -> None:

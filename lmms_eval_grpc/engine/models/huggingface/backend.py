@@ -40,6 +40,7 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
 from lmms_eval_grpc.engine.models.huggingface.processor import encode, load_processor, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, request_seed
 from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
 from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
@@ -321,8 +322,16 @@ class HuggingFaceBackend:
         tokenizer = self.processor.tokenizer
         plan.config.pad_token_id = tokenizer.pad_token_id
         criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
+        processors: list[Any] = []
+        if plan.warpers is not None:
+            seeds = [request_seed(request.index, request.prompt) for request in batch.requests]
+            choice = OwnChoice(seeds, prompt_length, plan.max_new_tokens, self.model.device)
+            processors = [*plan.warpers, choice]
         output = self.model.generate(
-            **inputs, generation_config=plan.config, stopping_criteria=transformers.StoppingCriteriaList(criteria)
+            **inputs,
+            generation_config=plan.config,
+            stopping_criteria=transformers.StoppingCriteriaList(criteria),
+            logits_processor=transformers.LogitsProcessorList(processors),
         )
         generated = output[:, prompt_length:].tolist()
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
