@@ -14,19 +14,15 @@ from typing import Any, TypeVar
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers.utils import cached_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
-from lmms_eval_grpc.engine.models.huggingface.likelihood import (
-    append_continuations,
-    score_continuations,
-    tokenize_continuation,
-)
+from lmms_eval_grpc.engine.models.huggingface.identity import find_folder, identify
+from lmms_eval_grpc.engine.models.huggingface.likelihood import append_continuations, tokenize_continuation
 from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory, release_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import (
@@ -40,14 +36,11 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
 from lmms_eval_grpc.engine.models.huggingface.processor import encode, load_processor, set_pixel_bounds
-from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, request_seed
-from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
 from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
     GenerationRequest,
-    GenerationResponse,
     LoglikelihoodRequest,
     Message,
     Request,
@@ -102,14 +95,23 @@ class HuggingFaceBackend:
     def __init__(self, options: HuggingFaceOptions, model: Any, processor: Any) -> None:
         self.model = model
         self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
-        self._adopt(options, _find_folder(options), processor, model.generation_config)
+        self._adopt(options, find_folder(options.pretrained, options.revision), processor, model.generation_config)
 
     def _adopt(self, options: HuggingFaceOptions, folder: Path, processor: Any, defaults: Any) -> None:
         """Makes the checkpoint in ``folder``, whose weights are loaded, this backend's own."""
         model = self.model
         self.options = options
         # Now and not when asked: a trainer that keeps its newest checkpoints only may soon remove the folder.
-        self._identity = _identify(options, folder, model, processor)
+        self._identity = identify(folder, model, processor) | {
+            "backend": "huggingface",
+            "pretrained": options.pretrained,
+            "revision": getattr(model.config, "_commit_hash", None) or options.revision,
+            "min_pixels": options.min_pixels,
+            "max_pixels": options.max_pixels,
+            "system_prompt": options.system_prompt,
+            "max_new_tokens": options.max_new_tokens,
+            "use_cache": options.use_cache,
+        }
         self._blueprint = Blueprint.read(folder)
         self.processor = processor
         self._bounds_are_native = set_pixel_bounds(processor, options.min_pixels, options.max_pixels)
@@ -153,7 +155,7 @@ class HuggingFaceBackend:
         """
         options = replace(self.options, pretrained=pretrained, revision=revision)
         try:
-            folder = _find_folder(options)
+            folder = find_folder(options.pretrained, options.revision)
             wanted = Blueprint.read(folder)
         except (OSError, ValueError) as error:
             raise CannotSwap(f"{pretrained}: {error}") from error
@@ -296,92 +298,12 @@ class HuggingFaceBackend:
         """Answers or the failure, without its traceback, which would keep the failed batch's tensors alive."""
         try:
             with self._sizer.watch(len(batch.requests), row):
-                return (self._score(batch) if batch.requests[0].continuation else self._generate(batch)), None
+                if batch.requests[0].continuation:
+                    return score_batch(self.model, batch), None
+                plan = self._plans[batch.requests[0].key]
+                return generate_batch(self.model, self.processor.tokenizer, batch, plan), None
         except Exception as error:
             return [], error.with_traceback(None)
-
-    def _score(self, batch: Batch) -> list[Answer]:
-        inputs = batch.inputs.to(self.model.device, self.model.dtype)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        scores = score_continuations(self.model, inputs, [request.continuation for request in batch.requests])
-        return [
-            Answer(
-                request.index,
-                GenerationResponse(
-                    input_tokens=int(tokens), log_probability=score.log_probability, is_greedy=score.is_greedy
-                ),
-            )
-            for request, tokens, score in zip(batch.requests, prompt_tokens, scores, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _generate(self, batch: Batch) -> list[Answer]:
-        plan = self._plans[batch.requests[0].key]
-        inputs = batch.inputs.to(self.model.device, self.model.dtype)
-        prompt_length = inputs["input_ids"].shape[1]
-        tokenizer = self.processor.tokenizer
-        plan.config.pad_token_id = tokenizer.pad_token_id
-        criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
-        processors: list[Any] = []
-        if plan.warpers is not None:
-            seeds = [request_seed(request.index, request.prompt) for request in batch.requests]
-            choice = OwnChoice(seeds, prompt_length, plan.max_new_tokens, self.model.device)
-            processors = [*plan.warpers, choice]
-        output = self.model.generate(
-            **inputs,
-            generation_config=plan.config,
-            stopping_criteria=transformers.StoppingCriteriaList(criteria),
-            logits_processor=transformers.LogitsProcessorList(processors),
-        )
-        generated = output[:, prompt_length:].tolist()
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        ends = frozenset(plan.config.eos_token_id)
-        answers = []
-        for request, text, tokens, asked in zip(batch.requests, texts, generated, prompt_tokens, strict=True):
-            cut = truncate(text, plan.stops)
-            count = _count_generated(tokens, ends, tokenizer.pad_token_id, stopped=cut != text)
-            answers.append(Answer(request.index, GenerationResponse(cut, int(asked), count)))
-        return answers
-
-
-def _find_folder(options: HuggingFaceOptions) -> Path:
-    """Where the checkpoint's files are on this machine."""
-    return Path(cached_file(options.pretrained, "config.json", revision=options.revision)).parent
-
-
-def _identify(options: HuggingFaceOptions, folder: Path, model: Any, processor: Any) -> dict[str, Any]:
-    image_processor = type(processor.image_processor).__name__
-    return {
-        "backend": "huggingface",
-        "pretrained": options.pretrained,
-        "revision": getattr(model.config, "_commit_hash", None) or options.revision,
-        "weights_digest": digest_checkpoint(folder),
-        "model_class": type(model).__name__,
-        "model_type": model.config.model_type,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": getattr(model.config, "_attn_implementation", None),
-        "processor_class": type(processor).__name__,
-        "image_processor_class": image_processor,
-        "image_backend": "pil" if image_processor.endswith("Pil") else "torchvision",
-        "min_pixels": options.min_pixels,
-        "max_pixels": options.max_pixels,
-        "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
-        "system_prompt": options.system_prompt,
-        "max_new_tokens": options.max_new_tokens,
-        "use_cache": options.use_cache,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _count_generated(tokens: Sequence[int], ends: frozenset[int], pad: int, *, stopped: bool) -> int:
-    """Tokens that the model made for this row, its end token included, the padding after it not."""
-    for position, token in enumerate(tokens):
-        if token in ends or token == pad:
-            # After a stop string the row is filled with padding, which may be the end token itself.
-            return position + 1 if token in ends and not stopped else position
-    return len(tokens)
 
 
 def _device_is_lost(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Which weights these are: a digest that changes when a checkpoint's files do."""
+"""Which checkpoint this is: its classes, and digests that change when its files do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 import struct
 from pathlib import Path
 from typing import Any
+
+import torch
+import transformers
+from transformers.utils import cached_file
 
 WHOLE_FILE_LIMIT = 256 * 1024 * 1024
 """Files up to this size are hashed whole, in bytes."""
@@ -22,6 +26,29 @@ _TRAINING_LEFTOVERS = frozenset(
 _MODEL_FILES = frozenset(
     {"config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"}
 )
+
+
+def find_folder(pretrained: str, revision: str | None) -> Path:
+    """Where the files of a checkpoint that can be loaded are on this machine."""
+    return Path(cached_file(pretrained, "config.json", revision=revision)).parent
+
+
+def identify(folder: Path, model: Any, processor: Any) -> dict[str, Any]:
+    """What answers depend on of a model and a processor that were loaded from ``folder``, and of the libraries."""
+    image_processor = type(processor.image_processor).__name__
+    return {
+        "weights_digest": digest_checkpoint(folder),
+        "model_class": type(model).__name__,
+        "model_type": model.config.model_type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "processor_class": type(processor).__name__,
+        "image_processor_class": image_processor,
+        "image_backend": "pil" if image_processor.endswith("Pil") else "torchvision",
+        "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def digest_checkpoint(folder: Path) -> str:
