@@ -281,6 +281,16 @@ def test_batches_of_a_fixed_size_do_not_depend_on_threads_or_time() -> None:
         assert plan_all(requests, threads=threads, cut_early=False) == batches
 
 
+def test_full_batches_are_waited_for_whatever_else_is_asked_meanwhile() -> None:
+    def prepare(index: int, request: int) -> PreparedRequest:
+        return PreparedRequest(index, "", (), {}, f"arguments {index % 2}", 1.0)
+
+    planner: Planner[Any] = Planner(prepare, list, lambda longest: 700, cut_early=False)
+    with Prefetcher(partial(planner.plan, range(1600))) as steps:
+        sizes = [len(step.batch.requests) for step in steps if step.batch]
+    assert sizes == [700, 700, 100, 100]
+
+
 def test_an_idle_model_gets_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "PATIENCE", 0.0)
 
