@@ -111,7 +111,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         )
     pairs = pairs[1:]  # the first warms up
     return {
-        "what": f"{arguments.samples} digits, {arguments.tokens} new tokens, tiny {arguments.family}",
+        "what": f"{arguments.samples} digits, {arguments.tokens} new tokens, {arguments.family} of random weights",
         "unit": "seconds",
         "parameters": sum(parameter.numel() for parameter in backend.model.parameters()),
         "loop_cpu_seconds_by_batch_size": sweep,
