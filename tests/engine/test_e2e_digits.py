@@ -24,6 +24,7 @@ from tests.support import stuck_run
 from tests.support.checkpoints import FAMILIES
 from tests.support.reporters import Recorder
 from tests.support.stuck_run import digits_config
+from tests.support.task_files import png
 
 ROOT = Path(__file__).resolve().parents[2]
 Tiny = Callable[[str], Path]
@@ -158,8 +159,6 @@ def test_cancelling_stops_between_batches(tiny: Tiny, tmp_path: Path, monkeypatc
 
 def write_pictures_task(folder: Path, count: int, corrupt: set[int]) -> Path:
     """A task over small pictures, some of them cut off in the middle; returns its folder."""
-    from tests.engine.test_models_inputs import png
-
     pictures = [png(Image.new("RGB", (12, 8), (5 * number, 0, 0))) for number in range(count)]
     rows = [
         {"bytes": data[: len(data) - 30] if number in corrupt else data, "path": None}

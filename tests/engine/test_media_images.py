@@ -15,12 +15,7 @@ from PIL import Image
 
 from lmms_eval_grpc.engine.data.media import images
 from lmms_eval_grpc.engine.data.media.images import MediaError, fit_pixels, load_image
-
-
-def png(image: Image.Image, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", **options)
-    return buffer.getvalue()
+from tests.support.task_files import png
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])

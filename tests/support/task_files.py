@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,3 +73,9 @@ def load(folder: Path, name: str = "toy", **settings: Any) -> Task:
 def image(value: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
     """A grey image of one value."""
     return Image.new("L", size, value)
+
+
+def png(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", **options)
+    return buffer.getvalue()

@@ -5,52 +5,53 @@ One implementation for every family: the checkpoint's own processor and chat tem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
-from transformers.utils import cached_file
+from safetensors import SafetensorError
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.generation_arguments import truncate
+from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
-from lmms_eval_grpc.engine.models.huggingface.likelihood import (
-    append_continuations,
-    score_continuations,
-    tokenize_continuation,
-)
+from lmms_eval_grpc.engine.models.huggingface.identity import find_folder, identify
+from lmms_eval_grpc.engine.models.huggingface.likelihood import append_continuations, tokenize_continuation
 from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
-from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, is_out_of_memory, release_memory
+from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory, release_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import (
     Batch,
+    Planner,
     Prepared,
     PreparedRequest,
     broken,
     encode_or_isolate,
-    plan_batches,
     share_key,
 )
-from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher
-from lmms_eval_grpc.engine.models.huggingface.processor import count_tokens, encode, set_pixel_bounds
-from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings
+from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
+from lmms_eval_grpc.engine.models.huggingface.processor import encode, load_processor, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
     GenerationRequest,
-    GenerationResponse,
     LoglikelihoodRequest,
     Message,
+    Request,
 )
+
+R = TypeVar("R", bound=Request)
 
 _PIXELS_PER_TOKEN = 28 * 28
 """Pixels that become one token in a typical model; only sorts requests by length."""
+_BYTES_PER_TOKEN = 4
+"""The same of a prompt's text, in UTF-8; roughly so in every language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +93,35 @@ class HuggingFaceBackend:
     """A loaded checkpoint. Made by :meth:`load`; not to be used from several threads at once."""
 
     def __init__(self, options: HuggingFaceOptions, model: Any, processor: Any) -> None:
+        self.model = model
+        self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
+        self._adopt(options, find_folder(options.pretrained, options.revision), processor, model.generation_config)
+
+    def _adopt(self, options: HuggingFaceOptions, folder: Path, processor: Any, defaults: Any) -> None:
+        """Makes the checkpoint in ``folder``, whose weights are loaded, this backend's own."""
+        model = self.model
         self.options = options
         # Now and not when asked: a trainer that keeps its newest checkpoints only may soon remove the folder.
-        self._identity = _identify(options, model, processor)
-        self.model = model
+        self._identity = identify(folder, model, processor) | {
+            "backend": "huggingface",
+            "pretrained": options.pretrained,
+            "revision": getattr(model.config, "_commit_hash", None) or options.revision,
+            "min_pixels": options.min_pixels,
+            "max_pixels": options.max_pixels,
+            "system_prompt": options.system_prompt,
+            "max_new_tokens": options.max_new_tokens,
+            "use_cache": options.use_cache,
+        }
+        self._blueprint = Blueprint.read(folder)
         self.processor = processor
         self._bounds_are_native = set_pixel_bounds(processor, options.min_pixels, options.max_pixels)
-        self._sizer = BatchSizer(model.config, model.dtype, model.device, options.batch_size, options.max_batch_size)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
-        self._generation_defaults = model.generation_config
+        self._generation_defaults = defaults
         model.generation_config = transformers.GenerationConfig(
-            eos_token_id=self._generation_defaults.eos_token_id, bos_token_id=self._generation_defaults.bos_token_id
+            eos_token_id=defaults.eos_token_id, bos_token_id=defaults.bos_token_id
         )
         self._plans: dict[str, GenerationPlan] = {}
-        self._longest: dict[str, tuple[float, int, int]] = {}
+        self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
 
     @classmethod
     def load(cls, options: HuggingFaceOptions) -> HuggingFaceBackend:
@@ -130,6 +146,35 @@ class HuggingFaceBackend:
         )
         return cls(options, model, processor)
 
+    def swap(self, pretrained: str, revision: str | None = None) -> None:
+        """Becomes another checkpoint of the same architecture, as if loaded afresh with the same arguments.
+
+        Raises :class:`CannotSwap`, and is as before, where the two differ in more than weights, processor and
+        generation defaults: load the other one then. Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` where
+        reading failed half-way; this backend is of no use then. What was learned of batch sizes stays.
+        """
+        options = replace(self.options, pretrained=pretrained, revision=revision)
+        try:
+            folder = find_folder(options.pretrained, options.revision)
+            wanted = Blueprint.read(folder)
+        except (OSError, ValueError) as error:
+            raise CannotSwap(f"{pretrained}: {error}") from error
+        self._blueprint.check_same_model(wanted)
+        processor, defaults = self.processor, self._generation_defaults
+        try:
+            if wanted.processor != self._blueprint.processor:
+                processor = load_processor(pretrained, revision=revision, trust_remote_code=options.trust_remote_code)
+            if wanted.generation != self._blueprint.generation:
+                defaults = transformers.GenerationConfig.from_pretrained(folder)
+        except Exception as error:
+            raise CannotSwap(f"{pretrained}: {error}") from error
+        try:
+            load_weights_into(self.model, folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
+            raise EvaluationError("MODEL_LOAD_FAILED", why) from error
+        self._adopt(options, folder, processor, defaults)
+
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(modalities=frozenset({"text", "image"}), loglikelihood=True)
@@ -139,17 +184,15 @@ class HuggingFaceBackend:
         return self._identity
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
-        steps = plan_batches(requests, prepare=self._prepare, encode=self._encode, choose_size=self._choose_size)
-        with Prefetcher(steps) as prepared:
-            for step in prepared:
-                yield from self._answer(step)
+        return self._run(requests, self._prepare)
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
-        steps = plan_batches(
-            requests, prepare=self._prepare_likelihood, encode=self._encode, choose_size=self._choose_size
-        )
-        with Prefetcher(steps) as prepared:
-            for step in prepared:
+        return self._run(requests, self._prepare_likelihood)
+
+    def _run(self, requests: Sequence[R], prepare: Callable[[int, R], PreparedRequest]) -> Iterator[list[Answer]]:
+        planner = Planner(prepare, self._encode, self._choose_size, cut_early=self._sizer.automatic)
+        with Prefetcher(partial(planner.plan, requests), threads=count_threads()) as steps:
+            for step in steps:
                 yield from self._answer(step)
 
     def close(self) -> None:
@@ -158,7 +201,7 @@ class HuggingFaceBackend:
         if device.type != "cpu":  # main memory is free again already, and looking through all of it takes a while
             release_memory(device)
 
-    # Preparation: on the prefetching thread.
+    # Preparation: on background threads.
 
     def _prepare(self, index: int, request: GenerationRequest) -> PreparedRequest:
         options = self.options
@@ -189,7 +232,7 @@ class HuggingFaceBackend:
             images = tuple(fit_pixels(image, options.min_pixels, options.max_pixels) for image in images)
         prompt = self.processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
         pixels = sum(image.width * image.height for image in images)
-        return prompt, images, count_tokens(self.processor, prompt) + pixels / _PIXELS_PER_TOKEN
+        return prompt, images, len(prompt.encode()) / _BYTES_PER_TOKEN + pixels / _PIXELS_PER_TOKEN
 
     def _encode(self, chunk: Sequence[PreparedRequest]) -> Any:
         prompts, images = [request.prompt for request in chunk], [request.images for request in chunk]
@@ -200,21 +243,25 @@ class HuggingFaceBackend:
         return append_continuations(inputs, [request.continuation for request in chunk], pad)
 
     def _choose_size(self, longest: PreparedRequest) -> int:
-        """Batch size for requests no longer than this one, by encoding the longest seen so far alone."""
+        """Batch size for requests no longer than this one, by encoding the longest of about its length alone."""
         if not self._sizer.automatic:
             return self._sizer.limit
-        known = self._longest.get(longest.key)
+        about = (longest.key, int(longest.cost).bit_length())
+        known = self._longest.get(about)
         if known is None or longest.cost > known[0]:
             try:
                 inputs = self._encode([longest])
             except Exception:  # a broken request; whoever encodes its batch will say so
                 return self._sizer.limit
-            tokens = inputs["input_ids"].shape[1]
-            if not longest.continuation:
-                tokens += self._plans[longest.key].max_new_tokens
-            known = (longest.cost, tokens, sum(tensor.nbytes for tensor in inputs.values()))
-            self._longest[longest.key] = known
-        return self._sizer.size_for(known[1], known[2])
+            known = self._longest[about] = (longest.cost, self._row_size(longest, inputs))
+        return self._sizer.size_for(known[1])
+
+    def _row_size(self, request: PreparedRequest, inputs: Any) -> RowSize:
+        """Of each row of ``inputs``, which ``request`` is one of."""
+        rows, tokens = inputs["input_ids"].shape
+        if not request.continuation:
+            tokens += self._plans[request.key].max_new_tokens
+        return RowSize(tokens, sum(tensor.nbytes for tensor in inputs.values()) // rows)
 
     # Generation: on the caller's thread.
 
@@ -225,9 +272,10 @@ class HuggingFaceBackend:
         if step.batch is None:
             return
         requests = step.batch.requests
-        alone = False
-        if len(requests) <= self._sizer.limit:  # else it was prepared before memory ran out
-            answers, failure = self._try(step.batch)
+        row = self._row_size(requests[0], step.batch.inputs)
+        size = 1
+        if self._sizer.allows(len(requests), row):  # else it was prepared before memory ran out
+            answers, failure = self._try(step.batch, row)
             if failure is None:
                 yield answers
                 return
@@ -235,94 +283,27 @@ class HuggingFaceBackend:
                 raise EvaluationError("DEVICE_FAILED", f"the device failed during generation: {failure}") from failure
             if is_out_of_memory(failure):
                 release_memory(self.model.device)
-                self._sizer.shrink(len(requests))
-            else:
-                alone = True
+                self._sizer.shrink(len(requests), row)
+                size = self._sizer.size_for(row)
             if len(requests) == 1:
                 yield [broken(requests[0].index, failure)]
                 return
+        else:
+            size = self._sizer.size_for(row)
         while requests:
-            size = 1 if alone else self._sizer.limit
             chunk, requests = requests[:size], requests[size:]
             yield from self._answer(encode_or_isolate(chunk, self._encode))
 
-    def _try(self, batch: Batch) -> tuple[list[Answer], Exception | None]:
+    def _try(self, batch: Batch, row: RowSize) -> tuple[list[Answer], Exception | None]:
         """Answers or the failure, without its traceback, which would keep the failed batch's tensors alive."""
         try:
-            return (self._score(batch) if batch.requests[0].continuation else self._generate(batch)), None
+            with self._sizer.watch(len(batch.requests), row):
+                if batch.requests[0].continuation:
+                    return score_batch(self.model, batch), None
+                plan = self._plans[batch.requests[0].key]
+                return generate_batch(self.model, self.processor.tokenizer, batch, plan), None
         except Exception as error:
             return [], error.with_traceback(None)
-
-    def _score(self, batch: Batch) -> list[Answer]:
-        inputs = batch.inputs.to(self.model.device, self.model.dtype)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        scores = score_continuations(self.model, inputs, [request.continuation for request in batch.requests])
-        return [
-            Answer(
-                request.index,
-                GenerationResponse(
-                    input_tokens=int(tokens), log_probability=score.log_probability, is_greedy=score.is_greedy
-                ),
-            )
-            for request, tokens, score in zip(batch.requests, prompt_tokens, scores, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _generate(self, batch: Batch) -> list[Answer]:
-        plan = self._plans[batch.requests[0].key]
-        inputs = batch.inputs.to(self.model.device, self.model.dtype)
-        prompt_length = inputs["input_ids"].shape[1]
-        tokenizer = self.processor.tokenizer
-        plan.config.pad_token_id = tokenizer.pad_token_id
-        criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
-        output = self.model.generate(
-            **inputs, generation_config=plan.config, stopping_criteria=transformers.StoppingCriteriaList(criteria)
-        )
-        generated = output[:, prompt_length:].tolist()
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        ends = frozenset(plan.config.eos_token_id)
-        answers = []
-        for request, text, tokens, asked in zip(batch.requests, texts, generated, prompt_tokens, strict=True):
-            cut = truncate(text, plan.stops)
-            count = _count_generated(tokens, ends, tokenizer.pad_token_id, stopped=cut != text)
-            answers.append(Answer(request.index, GenerationResponse(cut, int(asked), count)))
-        return answers
-
-
-def _identify(options: HuggingFaceOptions, model: Any, processor: Any) -> dict[str, Any]:
-    config_file = cached_file(options.pretrained, "config.json", revision=options.revision)
-    image_processor = type(processor.image_processor).__name__
-    return {
-        "backend": "huggingface",
-        "pretrained": options.pretrained,
-        "revision": getattr(model.config, "_commit_hash", None) or options.revision,
-        "weights_digest": digest_checkpoint(Path(config_file).parent),
-        "model_class": type(model).__name__,
-        "model_type": model.config.model_type,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": getattr(model.config, "_attn_implementation", None),
-        "processor_class": type(processor).__name__,
-        "image_processor_class": image_processor,
-        "image_backend": "pil" if image_processor.endswith("Pil") else "torchvision",
-        "min_pixels": options.min_pixels,
-        "max_pixels": options.max_pixels,
-        "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
-        "system_prompt": options.system_prompt,
-        "max_new_tokens": options.max_new_tokens,
-        "use_cache": options.use_cache,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _count_generated(tokens: Sequence[int], ends: frozenset[int], pad: int, *, stopped: bool) -> int:
-    """Tokens that the model made for this row, its end token included, the padding after it not."""
-    for position, token in enumerate(tokens):
-        if token in ends or token == pad:
-            # After a stop string the row is filled with padding, which may be the end token itself.
-            return position + 1 if token in ends and not stopped else position
-    return len(tokens)
 
 
 def _device_is_lost(error: BaseException) -> bool:

@@ -12,8 +12,7 @@ from transformers import GenerationConfig
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation_arguments import IGNORED_KEYS, RENAMED_KEYS, read_stops
-
-_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+from lmms_eval_grpc.engine.models.huggingface.sampling import SAMPLING_KEYS, make_warpers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +21,8 @@ class GenerationPlan:
 
     config: GenerationConfig
     stops: tuple[str, ...]
+    warpers: tuple[Any, ...] | None = None
+    """Logits processors before each request's own choice of a token; None: the model's greedy one, or its beams."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -46,6 +47,7 @@ def plan_generation(
     A temperature decides, where one is given: positive samples, 0 is greedy. So an override of the temperature works on
     the many tasks that say ``do_sample: false``, as it does in lmms-eval. Else ``do_sample``; else greedy. A stop
     string that is one of the tokenizer's ``special_tokens`` never shows in decoded text, so it becomes an end token.
+    Sampling without beams is not left to transformers (see :mod:`.sampling`).
 
     Raises :class:`EvaluationError` ``INVALID_GENERATION_ARGS`` for a key or value that means nothing.
     """
@@ -67,8 +69,7 @@ def plan_generation(
         setattr(config, key, value)
     config.do_sample = do_sample
     if not do_sample:
-        for key in _SAMPLING_KEYS:
-            setattr(config, key, None)
+        _forget_sampling(config)
     try:
         config.validate()
     except (ValueError, TypeError) as error:
@@ -77,7 +78,20 @@ def plan_generation(
         raise EvaluationError(
             "INVALID_GENERATION_ARGS", f"max_new_tokens must be a positive integer, not {config.max_new_tokens!r}"
         )
-    return GenerationPlan(config, stops)
+    if not do_sample or (config.num_beams or 1) > 1:
+        return GenerationPlan(config, stops)
+    try:
+        warpers = tuple(make_warpers(config))
+    except (ValueError, TypeError) as error:
+        raise EvaluationError("INVALID_GENERATION_ARGS", f"generation arguments {wanted}: {error}") from error
+    _forget_sampling(config)
+    return GenerationPlan(config, stops, warpers)
+
+
+def _forget_sampling(config: GenerationConfig) -> None:
+    config.do_sample = False
+    for key in SAMPLING_KEYS:
+        setattr(config, key, None)
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:
