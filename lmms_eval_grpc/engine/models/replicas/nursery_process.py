@@ -34,6 +34,8 @@ def serve(sock: socket.socket) -> NoReturn:
     # Ctrl-C is for the process that evaluates, which ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl.set_process_name("eval-nursery")
+    for stream in (sys.stdout, sys.stderr):  # now: once a file behind them is a pipe, they refuse
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     children: set[int] = set()
     while True:
         packet, descriptors, _, _ = socket.recv_fds(sock, MAX_MESSAGE, 2)
@@ -77,8 +79,6 @@ def _fork(sock: socket.socket, command: dict[str, Any], descriptors: Sequence[in
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.close(output)
-            for stream in (sys.stdout, sys.stderr):
-                stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
             faulthandler.enable()
             prctl.set_process_name(f"eval-replica-{command['number']}")
             os.environ.update(command["environment"])

@@ -185,8 +185,9 @@ class Replica:
         """Passes on what the replica prints, with its number."""
         with open(descriptor, encoding="utf-8", errors="backslashreplace") as lines:
             for line in lines:
-                self._tail.append(line.rstrip("\n"))
-                sys.stderr.write(f"replica {self.number}: {line.rstrip()}\n")
+                if text := line.rstrip():
+                    self._tail.append(text)
+                    sys.stderr.write(f"replica {self.number}: {text}\n")
 
 
 def pack(index: int, request: Request) -> bytes:
