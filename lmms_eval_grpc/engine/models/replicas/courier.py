@@ -213,8 +213,8 @@ class _Courier:
         if self._work.stopped:
             return how
         again = "it is not started again" if self._replica.given_up else "it is started again"
-        logger.warning("%s; %d requests of it are asked again, %s",
-                       how, len(current) + sum(map(len, waiting)), again)  # fmt: skip
+        open_requests = len(current) + sum(map(len, waiting))
+        logger.warning("%s; requests that are asked again: %d; %s", how, open_requests, again)
         blamed = self._work.redistribute(current, [index for indices in waiting for index in indices])
         error = f"{MAX_DEATHS} replicas of the model ended while they had this request; the last one {cause}"
         self._publish([Answer(index, GenerationResponse(error=error)) for index in blamed])

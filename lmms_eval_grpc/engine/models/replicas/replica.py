@@ -24,8 +24,9 @@ DEATH_GRACE = 5.0
 """Seconds that a replica may take to end after its socket has closed."""
 CLOSE_GRACE = 10.0
 """Seconds that a replica may take to free its model."""
-TAIL_LINES = 20
-"""Lines of a dead replica's output that its error quotes."""
+TAIL_LINES = 40
+TAIL_LINE_LENGTH = 200
+"""Lines of a dead replica's output that its error quotes, and the characters of each; a crash shows all its threads."""
 MAX_FRUITLESS_DEATHS = 4
 """After so many deaths in a row without an answer in between, a replica is not started again."""
 
@@ -186,7 +187,7 @@ class Replica:
         with open(descriptor, encoding="utf-8", errors="backslashreplace") as lines:
             for line in lines:
                 if text := line.rstrip():
-                    self._tail.append(text)
+                    self._tail.append(text if len(text) <= TAIL_LINE_LENGTH else f"{text[:TAIL_LINE_LENGTH]}…")
                     sys.stderr.write(f"replica {self.number}: {text}\n")
 
 
