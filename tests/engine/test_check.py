@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
 from lmms_eval_grpc.engine.check import check_config
+from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
 from tests.support.task_files import write_yaml
 
@@ -85,6 +87,7 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
         ({"batch_size": 65537}, "batch_size"),
         ({"max_batch_size": 0}, "max_batch_size"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"num_gpus": 0}, "num_gpus"),
         ({"seed": (1, 2)}, "seed"),
         ({"gen_kwargs": {"until": 3}}, "gen_kwargs.until"),
         ({"num_fewshot": 0, "fewshot_as_multiturn": True}, "fewshot_as_multiturn"),
@@ -102,6 +105,15 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
 )
 def test_each_field_names_itself(checkpoint: Path, fields: dict[str, Any], problem: str) -> None:
     assert list(check(checkpoint, **fields)) == [problem]
+
+
+def test_several_devices_for_a_model_that_runs_elsewhere(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry.resolve("huggingface")
+    assert entry is not None
+    assert check(checkpoint, num_gpus=2) == {}
+    monkeypatch.setattr(registry, "resolve", lambda name: dataclasses.replace(entry, several_devices="refused"))
+    assert check(checkpoint, num_gpus=1) == {}
+    assert "so num_gpus must be 1, not 2" in check(checkpoint, num_gpus=2)["num_gpus"]
 
 
 def test_a_folder_that_holds_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
