@@ -31,6 +31,8 @@ class Loaded:
 
     capabilities: Capabilities
     identity: Mapping[str, Any]
+    device: Mapping[str, Any]
+    """What it runs on, for the manifest: the parent does not touch a device, not even to ask."""
 
 
 @dataclass(frozen=True, slots=True)
