@@ -64,6 +64,7 @@ def _server(name: str, arguments: Mapping[str, ModelArgument], **more: Any) -> M
         arguments,
         modalities=("text", "image", "video", "audio"),
         requires=("openai", "pillow"),
+        several_devices="refused",
         **more,
     )
 
@@ -71,7 +72,8 @@ def _server(name: str, arguments: Mapping[str, ModelArgument], **more: Any) -> M
 def _managed(name: str, description: str, arguments: Mapping[str, ModelArgument], **more: Any) -> ModelEntry:
     """An inference server that the job starts and asks through OpenAI's API."""
     loader = "lmms_eval_grpc.engine.models.managed.backend:load"
-    return ModelEntry(name, description, loader, arguments, modalities=("text", "image", "video", "audio"), **more)
+    modalities = ("text", "image", "video", "audio")
+    return ModelEntry(name, description, loader, arguments, modalities=modalities, several_devices="own", **more)
 
 
 ENTRIES: tuple[ModelEntry, ...] = (

@@ -14,13 +14,13 @@ from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Backend
+from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.baseline import load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
 from lmms_eval_grpc.engine.run.answers import require_capabilities
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
-from lmms_eval_grpc.engine.run.device import describe_device
 from lmms_eval_grpc.engine.run.log import RunLog
 from lmms_eval_grpc.engine.run.policy import TokenBudget
 from lmms_eval_grpc.engine.run.progress import Progress, StageClock
@@ -39,7 +39,14 @@ JUDGE_CACHE = "judge_cache.sqlite3"
 
 
 def load_backend(config: EvaluationConfig) -> Backend:
-    """The model that the configuration names, loaded. Raises :class:`EvaluationError` as the registry does."""
+    """The model that the configuration names, loaded, on as many devices as it says.
+
+    Raises :class:`EvaluationError` as the registry does, and for replicas ``REPLICAS_DIED``.
+    """
+    entry = registry.resolve(config.model)
+    replicas = 1 if entry is None else entry.replicas(config.model_args, config.num_gpus)
+    if replicas > 1:
+        return load_replicas(config, replicas)
     return registry.create(
         config.model,
         config.model_args,
@@ -98,7 +105,7 @@ def evaluate(
             config,
             tasks,
             identity,
-            device=describe_device(config.device),
+            device=describe_devices(backend, config.device, config.num_gpus),
             processor_backend=str(identity.get("image_backend", "")),
             doc_ids=doc_ids,
             baseline=baseline.describe() if baseline else None,
