@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.huggingface import backend as backend_module
 from lmms_eval_grpc.engine.models.huggingface import planning
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, GenerationResponse
@@ -169,7 +170,7 @@ def test_batches_are_halved_when_memory_runs_out_and_stay_so(
     backend = load("idefics3", tiny("idefics3"), batch_size=batch_size)
     tried = out_of_memory_above(backend, 5, monkeypatch)
     assert answers(backend, requests) == expected
-    assert max(tried) == (batch_size or 64)
+    assert max(tried) == (batch_size or 100)
     # Not even what was prepared before the failure is tried again in a size known to be too large.
     assert max(tried[tried.index(4) :]) == 4
     tried.clear()
@@ -213,15 +214,16 @@ def test_requests_are_fetched_in_bounded_windows(
             fetched.append(index)
             return super().__getitem__(index)
 
+    monkeypatch.setattr(backend_module, "count_threads", lambda: 2)
     backend = load("idefics3", tiny("idefics3"), batch_size=4)
-    batches = backend.generate(Requests(ask(image, max_new_tokens=1) for image in digit_images[:80]))
+    batches = backend.generate(Requests(ask(image, max_new_tokens=1) for image in digit_images[:200]))
     answered = 0
     for batch in batches:
         answered += len(batch)
-        # One window being cut, one batch ahead, one in the model.
-        assert len(fetched) <= answered + 8 + 2 * 4
-    assert answered == 80
-    assert sorted(fetched) == list(range(80))
+        # One window being cut, the batches and groups of requests ahead, one batch in the model.
+        assert len(fetched) <= answered + 8 + 4 * 4 + 4 * planning.TOGETHER
+    assert answered == 200
+    assert sorted(fetched) == list(range(200))
 
 
 def test_closing_the_iterator_leaves_no_thread(tiny: Tiny, digit_images: list[bytes]) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models.huggingface import identity
+from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, plan_generation
-from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, is_out_of_memory
-from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher
+from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory
+from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
+from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
 from lmms_eval_grpc.engine.models.huggingface.stopping import truncate
 
 
@@ -82,48 +88,192 @@ def test_a_real_failed_allocation_is_recognised() -> None:
     assert is_out_of_memory(caught.value)
 
 
-def test_automatic_batches_shrink_with_length_and_never_grow_back(tiny: Callable[[str], Path]) -> None:
-    config = AutoConfig.from_pretrained(tiny("idefics3"))
-    sizer = BatchSizer(config, torch.float32, torch.device("cpu"), fixed=None, ceiling=48)
-    assert sizer.size_for(tokens=100, input_bytes=1000) == 48
-    assert sizer.size_for(tokens=100, input_bytes=1 << 45) == 1
-    assert sizer.shrink(failed=32) == 16
-    assert sizer.size_for(tokens=100, input_bytes=1000) == 16
-    assert sizer.shrink(failed=1) == 1
+@pytest.fixture
+def model(tiny: Callable[[str], Path]) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(tiny("idefics3"))
+
+
+def test_automatic_batches_shrink_with_length(model: Any) -> None:
+    sizer = BatchSizer(model, fixed=None, ceiling=48)
+    assert sizer.size_for(RowSize(tokens=100, input_bytes=1000)) == 48
+    assert sizer.size_for(RowSize(tokens=100, input_bytes=1 << 45)) == 1
+    assert BatchSizer(model, fixed=7, ceiling=None).size_for(RowSize(tokens=100, input_bytes=1 << 45)) == 7
+
+
+def test_what_ran_out_of_memory_halves_every_later_batch_by_its_tokens(model: Any) -> None:
+    sizer = BatchSizer(model, fixed=None, ceiling=None)
+    long, short = RowSize(tokens=800, input_bytes=0), RowSize(tokens=100, input_bytes=0)
+    sizer.shrink(rows=32, row=long)
+    assert sizer.size_for(long) == 16
+    assert sizer.size_for(short) == 128
+    assert not sizer.allows(rows=32, row=long)
+    assert sizer.allows(rows=128, row=short)
+    sizer.shrink(rows=1, row=long)
+    assert sizer.size_for(long) == 1
+    assert sizer.allows(rows=1, row=long)
+
+
+def test_a_size_that_is_fixed_is_halved_by_its_rows(model: Any) -> None:
+    sizer = BatchSizer(model, fixed=12, ceiling=None)
+    sizer.shrink(rows=12, row=RowSize(tokens=800, input_bytes=0))
+    assert sizer.size_for(RowSize(tokens=1, input_bytes=0)) == 6
+
+
+def test_batches_that_would_take_long_stay_moderate(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = RowSize(tokens=100, input_bytes=0)
+    assert BatchSizer(model, fixed=None, ceiling=None).size_for(row) == 512
+    work = 2 * 100 * sum(parameter.numel() for parameter in model.parameters())
+    monkeypatch.setitem(memory.BATCH_WORK, "cpu", 200 * work)
+    assert BatchSizer(model, fixed=None, ceiling=None).size_for(row) == 128
+    monkeypatch.setitem(memory.BATCH_WORK, "cpu", work)
+    assert BatchSizer(model, fixed=None, ceiling=None).size_for(row) == 64
+
+
+def test_automatic_sizes_follow_the_memory_that_batches_took(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 8 << 30)
+    row = RowSize(tokens=1000, input_bytes=0)
+    sizer = BatchSizer(model, fixed=None, ceiling=None)
+    sizer.learn(4, row, memory.NOISE_BYTES - 1)
+    assert sizer.size_for(row) == 512
+    sizer.learn(4, row, 1 << 30)  # a quarter of a gibibyte each, so 8 GiB · 0.8 hold 25
+    assert sizer.size_for(row) == 16
+    sizer.learn(4, row, 1 << 29)  # less than the most seen
+    assert sizer.size_for(row) == 16
+
+
+def test_the_memory_of_a_batch_is_measured(model: Any) -> None:
+    sizer = BatchSizer(model, fixed=None, ceiling=None)
+    row = RowSize(tokens=1000, input_bytes=0)
+    seen: list[int] = []
+    sizer.learn = lambda rows, row, taken: seen.append(taken)  # type: ignore[method-assign]
+    with sizer.watch(4, row):
+        torch.zeros(64 << 20)  # 256 MiB, gone again at once
+    with contextlib.suppress(ValueError), sizer.watch(4, row):
+        raise ValueError
+    assert len(seen) == 1
+    assert (250 << 20) < seen[0] < (1 << 30)
 
 
 def test_prefetching_keeps_order_and_passes_errors_on() -> None:
-    def numbers() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise ValueError("three")
+    def late(number: int) -> int:
+        time.sleep(0.1 / number)
+        return number
 
-    with Prefetcher(numbers()) as items:
-        assert [next(items), next(items)] == [1, 2]
-        with pytest.raises(ValueError, match="three"):
+    def numbers(pool: Executor, demand: Demand) -> Iterator[Future[int]]:
+        yield from (pool.submit(late, number) for number in range(1, 6))
+        raise ValueError("six")
+
+    with Prefetcher(numbers, threads=4) as items:
+        assert [next(items) for _ in range(5)] == [1, 2, 3, 4, 5]
+        with pytest.raises(ValueError, match="six"):
             next(items)
         assert list(items) == []
+
+
+def test_an_items_own_error_is_raised_in_its_place() -> None:
+    with Prefetcher(lambda pool, demand: (pool.submit(divmod, 6, number) for number in (3, 0, 2))) as items:
+        assert next(items) == (2, 0)
+        with pytest.raises(ZeroDivisionError):
+            next(items)
+        assert next(items) == (3, 0)
 
 
 def test_prefetching_stays_bounded_and_leaves_no_thread() -> None:
     made: list[int] = []
     closed = threading.Event()
 
-    def numbers() -> Iterator[int]:
+    def numbers(pool: Executor, demand: Demand) -> Iterator[Future[int]]:
         try:
             for number in range(1000):
                 made.append(number)
-                yield number
+                yield pool.submit(int, number)
         finally:
             closed.set()
 
     before = threading.active_count()
-    items = Prefetcher(numbers(), depth=1)
+    items = Prefetcher(numbers, depth=1)
     assert next(items) == 0
     items.close()
     assert closed.is_set()
     assert len(made) <= 3
     assert threading.active_count() == before
+
+
+def test_closing_drops_what_no_thread_has_begun() -> None:
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        go_on.wait(60)
+        return number
+
+    def numbers(pool: Executor, demand: Demand) -> Iterator[Future[int]]:
+        yield from (pool.submit(work, number) for number in range(1000))
+
+    before = threading.active_count()
+    items = Prefetcher(numbers, threads=1, depth=10)
+    while not begun:
+        time.sleep(0.001)
+    closing = threading.Thread(target=items.close)
+    closing.start()
+    while not items._demand.closed:
+        time.sleep(0.001)
+    go_on.set()
+    closing.join()
+    assert begun == [0]
+    assert threading.active_count() == before
+
+
+def prepared(cost: float, index: int = 0) -> PreparedRequest:
+    return PreparedRequest(index, "", (), {}, "", cost)
+
+
+def test_short_requests_do_not_pad_the_batches_of_much_longer_ones() -> None:
+    ragged = [prepared(800.0)] * 100 + [prepared(100.0)] * 100
+    assert even_size(ragged, 150) <= 103
+    assert even_size(ragged[100:], 150) == 100
+    assert even_size([prepared(800.0)] * 100 + [prepared(500.0)] * 100, 150) == 150
+    assert even_size([prepared(80.0), prepared(10.0), prepared(10.0)], 64) == 3  # not worth another batch
+
+
+def plan_all(requests: Sequence[int], *, threads: int, cut_early: bool) -> list[list[int]]:
+    """The batches of requests whose cost is their number, each slow to prepare in its own way."""
+
+    def prepare(index: int, request: int) -> PreparedRequest:
+        time.sleep(0.0005 * (index % 3))
+        return prepared(float(request), index)
+
+    planner: Planner[Any] = Planner(prepare, list, lambda longest: 16, cut_early)
+    with Prefetcher(partial(planner.plan, requests), threads=threads) as steps:
+        return [[request.index for request in step.batch.requests] for step in steps if step.batch]
+
+
+def test_batches_of_a_fixed_size_do_not_depend_on_threads_or_time() -> None:
+    requests = [number * 37 % 211 for number in range(200)]
+    batches = plan_all(requests, threads=1, cut_early=False)
+    assert sorted(index for batch in batches for index in batch) == list(range(200))
+    assert [len(batch) for batch in batches[:4]] == [16] * 4
+    for threads in (1, 2, 5):
+        assert plan_all(requests, threads=threads, cut_early=False) == batches
+
+
+def test_an_idle_model_gets_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "PATIENCE", 0.0)
+
+    class Slow(Sequence[Any]):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: Any) -> Any:
+            time.sleep(0.005)
+            return 1
+
+    batches = plan_all(Slow(), threads=1, cut_early=True)
+    assert len(batches) > 3
+    assert sorted(index for batch in batches for index in batch) == list(range(40))
+    monkeypatch.setattr(planning, "PATIENCE", 600.0)
+    assert [len(batch) for batch in plan_all(Slow(), threads=1, cut_early=True)] == [16, 16, 8]
 
 
 def write_checkpoint(folder: Path, values: bytes) -> Path:

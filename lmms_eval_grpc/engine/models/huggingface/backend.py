@@ -5,10 +5,11 @@ One implementation for every family: the checkpoint's own processor and chat tem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -26,18 +27,18 @@ from lmms_eval_grpc.engine.models.huggingface.likelihood import (
     tokenize_continuation,
 )
 from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
-from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, is_out_of_memory, release_memory
+from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory, release_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import (
     Batch,
+    Planner,
     Prepared,
     PreparedRequest,
     broken,
     encode_or_isolate,
-    plan_batches,
     share_key,
 )
-from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher
-from lmms_eval_grpc.engine.models.huggingface.processor import count_tokens, encode, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
+from lmms_eval_grpc.engine.models.huggingface.processor import encode, set_pixel_bounds
 from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
@@ -46,10 +47,15 @@ from lmms_eval_grpc.engine.models.protocol import (
     GenerationResponse,
     LoglikelihoodRequest,
     Message,
+    Request,
 )
+
+R = TypeVar("R", bound=Request)
 
 _PIXELS_PER_TOKEN = 28 * 28
 """Pixels that become one token in a typical model; only sorts requests by length."""
+_BYTES_PER_TOKEN = 4
+"""The same of a prompt's text, in UTF-8; roughly so in every language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +103,14 @@ class HuggingFaceBackend:
         self.model = model
         self.processor = processor
         self._bounds_are_native = set_pixel_bounds(processor, options.min_pixels, options.max_pixels)
-        self._sizer = BatchSizer(model.config, model.dtype, model.device, options.batch_size, options.max_batch_size)
+        self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
         self._generation_defaults = model.generation_config
         model.generation_config = transformers.GenerationConfig(
             eos_token_id=self._generation_defaults.eos_token_id, bos_token_id=self._generation_defaults.bos_token_id
         )
         self._plans: dict[str, GenerationPlan] = {}
-        self._longest: dict[str, tuple[float, int, int]] = {}
+        self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
 
     @classmethod
     def load(cls, options: HuggingFaceOptions) -> HuggingFaceBackend:
@@ -138,17 +144,15 @@ class HuggingFaceBackend:
         return self._identity
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
-        steps = plan_batches(requests, prepare=self._prepare, encode=self._encode, choose_size=self._choose_size)
-        with Prefetcher(steps) as prepared:
-            for step in prepared:
-                yield from self._answer(step)
+        return self._run(requests, self._prepare)
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
-        steps = plan_batches(
-            requests, prepare=self._prepare_likelihood, encode=self._encode, choose_size=self._choose_size
-        )
-        with Prefetcher(steps) as prepared:
-            for step in prepared:
+        return self._run(requests, self._prepare_likelihood)
+
+    def _run(self, requests: Sequence[R], prepare: Callable[[int, R], PreparedRequest]) -> Iterator[list[Answer]]:
+        planner = Planner(prepare, self._encode, self._choose_size, cut_early=self._sizer.automatic)
+        with Prefetcher(partial(planner.plan, requests), threads=count_threads()) as steps:
+            for step in steps:
                 yield from self._answer(step)
 
     def close(self) -> None:
@@ -157,7 +161,7 @@ class HuggingFaceBackend:
         if device.type != "cpu":  # main memory is free again already, and looking through all of it takes a while
             release_memory(device)
 
-    # Preparation: on the prefetching thread.
+    # Preparation: on background threads.
 
     def _prepare(self, index: int, request: GenerationRequest) -> PreparedRequest:
         options = self.options
@@ -188,7 +192,7 @@ class HuggingFaceBackend:
             images = tuple(fit_pixels(image, options.min_pixels, options.max_pixels) for image in images)
         prompt = self.processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
         pixels = sum(image.width * image.height for image in images)
-        return prompt, images, count_tokens(self.processor, prompt) + pixels / _PIXELS_PER_TOKEN
+        return prompt, images, len(prompt.encode()) / _BYTES_PER_TOKEN + pixels / _PIXELS_PER_TOKEN
 
     def _encode(self, chunk: Sequence[PreparedRequest]) -> Any:
         prompts, images = [request.prompt for request in chunk], [request.images for request in chunk]
@@ -199,21 +203,25 @@ class HuggingFaceBackend:
         return append_continuations(inputs, [request.continuation for request in chunk], pad)
 
     def _choose_size(self, longest: PreparedRequest) -> int:
-        """Batch size for requests no longer than this one, by encoding the longest seen so far alone."""
+        """Batch size for requests no longer than this one, by encoding the longest of about its length alone."""
         if not self._sizer.automatic:
             return self._sizer.limit
-        known = self._longest.get(longest.key)
+        about = (longest.key, int(longest.cost).bit_length())
+        known = self._longest.get(about)
         if known is None or longest.cost > known[0]:
             try:
                 inputs = self._encode([longest])
             except Exception:  # a broken request; whoever encodes its batch will say so
                 return self._sizer.limit
-            tokens = inputs["input_ids"].shape[1]
-            if not longest.continuation:
-                tokens += self._plans[longest.key].max_new_tokens
-            known = (longest.cost, tokens, sum(tensor.nbytes for tensor in inputs.values()))
-            self._longest[longest.key] = known
-        return self._sizer.size_for(known[1], known[2])
+            known = self._longest[about] = (longest.cost, self._row_size(longest, inputs))
+        return self._sizer.size_for(known[1])
+
+    def _row_size(self, request: PreparedRequest, inputs: Any) -> RowSize:
+        """Of each row of ``inputs``, which ``request`` is one of."""
+        rows, tokens = inputs["input_ids"].shape
+        if not request.continuation:
+            tokens += self._plans[request.key].max_new_tokens
+        return RowSize(tokens, sum(tensor.nbytes for tensor in inputs.values()) // rows)
 
     # Generation: on the caller's thread.
 
@@ -224,9 +232,10 @@ class HuggingFaceBackend:
         if step.batch is None:
             return
         requests = step.batch.requests
-        alone = False
-        if len(requests) <= self._sizer.limit:  # else it was prepared before memory ran out
-            answers, failure = self._try(step.batch)
+        row = self._row_size(requests[0], step.batch.inputs)
+        size = 1
+        if self._sizer.allows(len(requests), row):  # else it was prepared before memory ran out
+            answers, failure = self._try(step.batch, row)
             if failure is None:
                 yield answers
                 return
@@ -234,21 +243,22 @@ class HuggingFaceBackend:
                 raise EvaluationError("DEVICE_FAILED", f"the device failed during generation: {failure}") from failure
             if is_out_of_memory(failure):
                 release_memory(self.model.device)
-                self._sizer.shrink(len(requests))
-            else:
-                alone = True
+                self._sizer.shrink(len(requests), row)
+                size = self._sizer.size_for(row)
             if len(requests) == 1:
                 yield [broken(requests[0].index, failure)]
                 return
+        else:
+            size = self._sizer.size_for(row)
         while requests:
-            size = 1 if alone else self._sizer.limit
             chunk, requests = requests[:size], requests[size:]
             yield from self._answer(encode_or_isolate(chunk, self._encode))
 
-    def _try(self, batch: Batch) -> tuple[list[Answer], Exception | None]:
+    def _try(self, batch: Batch, row: RowSize) -> tuple[list[Answer], Exception | None]:
         """Answers or the failure, without its traceback, which would keep the failed batch's tensors alive."""
         try:
-            return (self._score(batch) if batch.requests[0].continuation else self._generate(batch)), None
+            with self._sizer.watch(len(batch.requests), row):
+                return (self._score(batch) if batch.requests[0].continuation else self._generate(batch)), None
         except Exception as error:
             return [], error.with_traceback(None)
 

@@ -23,7 +23,9 @@ def tokenize_continuation(tokenizer: Any, text: str) -> tuple[int, ...]:
 
     Raises ValueError for text without any token.
     """
-    tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # Padding, of which one text gets none, as where batches are encoded: other threads do so meanwhile, and a fast
+    # tokenizer keeps this setting between calls.
+    tokens = tuple(tokenizer(text, add_special_tokens=False, padding=True, padding_side="right")["input_ids"])
     if not tokens:
         raise ValueError(f"the text {text!r} has no tokens, so it has no likelihood")
     return tokens

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key
+from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
 
 R = TypeVar("R", bound=Request)
 
 WINDOW_REQUESTS = 512
 """Requests that are looked at together, at most; sorting needs many, memory and the wait for the first batch few."""
+FIRST_WINDOW = 64
+"""Requests of the first window where it may not be cut early; each further one is twice as large."""
 WINDOW_PIXELS = 128 * 1024 * 1024
 """Decoded pixels of a window's images, at most (three bytes each)."""
+PATIENCE = 0.5
+"""Seconds after which an idle model gets what is prepared, though the window is not full."""
+FREE_PADDING = 2048
+"""Tokens of padding in a batch that are cheaper than another batch."""
+TOGETHER = 8
+"""Small requests that are handed to a preparing thread at once: handing over takes as long as preparing one."""
+SMALL_PIXELS = 128 * 1024
+"""Pixels of a small request; others are handed over one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +44,7 @@ class PreparedRequest:
     generation: Mapping[str, Any]
     key: str
     cost: float
-    """Roughly its tokens; only for sorting."""
+    """Roughly its tokens; only for sorting and for what may share a batch."""
     continuation: tuple[int, ...] = ()
     """Tokens whose likelihood is asked for; empty: an answer is to be generated."""
 
@@ -66,63 +80,117 @@ def share_key(generation: Mapping[str, Any] | None, has_images: bool) -> str:
     return f"{'images' if has_images else 'text'} {what}"
 
 
-def plan_batches(
-    requests: Sequence[R],
-    *,
-    prepare: Callable[[int, R], PreparedRequest],
-    encode: Callable[[Sequence[PreparedRequest]], Any],
-    choose_size: Callable[[PreparedRequest], int],
-) -> Iterator[Prepared]:
-    """Goes through ``requests`` once, in windows; longest first within each, so that memory trouble shows early.
+@dataclass(frozen=True)
+class Planner(Generic[R]):
+    """Goes through requests once, in windows; longest first within each, so that memory trouble shows early.
 
-    ``prepare`` decodes one request, ``encode`` makes a batch's tensors, ``choose_size`` says how many requests like
-    this one make a batch. A request that cannot be fetched, prepared or encoded becomes a ``broken`` answer and takes
-    nobody with it; an :class:`EvaluationError` other than a document's own ends everything.
+    Requests are fetched one after the other; preparing and encoding them is a pool's work, and the order of everything
+    is that of the requests, however many threads it has. A request that cannot be fetched, prepared or encoded becomes
+    a ``broken`` answer and takes nobody with it; an :class:`EvaluationError` other than a document's own ends it all.
     """
-    window: list[PreparedRequest] = []
-    pixels = 0
-    room = 64  # the first window is small, so that the model has something to do soon
-    for index in range(len(requests)):
+
+    prepare: Callable[[int, R], PreparedRequest]
+    """Decodes one request."""
+    encode: Callable[[Sequence[PreparedRequest]], Any]
+    """Makes a batch's tensors."""
+    choose_size: Callable[[PreparedRequest], int]
+    """How many requests like this one make a batch."""
+    cut_early: bool
+    """Whether an idle model may have what there is of a window; if not, batches depend on the requests alone."""
+
+    def plan(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[Future[Prepared]]:
+        """The steps in their order, each being worked on when it is yielded."""
+        window: list[PreparedRequest] = []
+        pixels, began = 0, time.monotonic()
+        room = WINDOW_REQUESTS if self.cut_early else FIRST_WINDOW
+        for prepared in self._prepare_all(requests, pool, demand):
+            if isinstance(prepared, Answer):
+                yield _finished(Prepared(broken=[prepared]))
+                continue
+            window.append(prepared)
+            pixels += sum_pixels([prepared])
+            crowded = pixels >= WINDOW_PIXELS
+            hungry = self.cut_early and demand.waiting and time.monotonic() - began >= PATIENCE
+            if len(window) >= room or crowded or hungry:
+                chunks, window = self._cut(window, keep_rest=not (crowded or hungry))
+                for chunk in chunks:
+                    yield pool.submit(encode_or_isolate, chunk, self.encode)
+                pixels, began = sum_pixels(window), time.monotonic()
+                room = min(WINDOW_REQUESTS, 2 * room)
+        for chunk in self._cut(window, keep_rest=False)[0]:
+            yield pool.submit(encode_or_isolate, chunk, self.encode)
+
+    def _prepare_all(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[PreparedRequest | Answer]:
+        """All requests in their order; answers are to those that cannot be prepared."""
+        ahead: deque[Future[list[PreparedRequest | Answer]]] = deque()
+        index, together = 0, 1
+        while (index < len(requests) or ahead) and not demand.closed:
+            if index < len(requests):
+                indices = range(index, min(index + together, len(requests)))
+                index = indices.stop
+                fetched = [(number, self._fetch(requests, number)) for number in indices]
+                ahead.append(pool.submit(self._prepare_some, fetched, demand))
+            while ahead and (ahead[0].done() or len(ahead) > demand.threads + 1 or index == len(requests)):
+                done = ahead.popleft().result()
+                yield from done
+                pixels = sum_pixels([one for one in done if isinstance(one, PreparedRequest)])
+                together = TOGETHER if pixels <= SMALL_PIXELS * len(done) else 1
+
+    def _fetch(self, requests: Sequence[R], index: int) -> R | Answer:
         try:
-            window.append(prepare(index, requests[index]))
-            pixels += sum_pixels(window[-1:])
+            return requests[index]
         except Exception as error:
-            if isinstance(error, EvaluationError) and error.reason != "DOCUMENT_FAILED":
-                raise
-            yield Prepared(broken=[broken(index, error)])
-        crowded = pixels >= WINDOW_PIXELS
-        if len(window) >= room or crowded:
-            window = yield from _cut_batches(window, encode, choose_size, keep_rest=not crowded)
-            pixels = sum_pixels(window)
-            room = min(WINDOW_REQUESTS, 2 * room)
-    yield from _cut_batches(window, encode, choose_size, keep_rest=False)
+            return _broken_unless_fatal(index, error)
+
+    def _prepare_some(
+        self, fetched: Sequence[tuple[int, R | Answer]], demand: Demand
+    ) -> list[PreparedRequest | Answer]:
+        prepared: list[PreparedRequest | Answer] = []
+        for index, request in fetched:
+            if demand.closed:
+                break
+            try:
+                prepared.append(request if isinstance(request, Answer) else self.prepare(index, request))
+            except Exception as error:
+                prepared.append(_broken_unless_fatal(index, error))
+        return prepared
+
+    def _cut(
+        self, window: Sequence[PreparedRequest], *, keep_rest: bool
+    ) -> tuple[list[Sequence[PreparedRequest]], list[PreparedRequest]]:
+        """The window's batches, and what is left over: nothing unless ``keep_rest``."""
+        groups: dict[str, list[PreparedRequest]] = {}
+        for request in sorted(window, key=lambda request: request.cost, reverse=True):
+            groups.setdefault(request.key, []).append(request)
+        chunks: list[Sequence[PreparedRequest]] = []
+        rest: list[PreparedRequest] = []
+        for group in groups.values():
+            while group:
+                size = self.choose_size(group[0])
+                if keep_rest and len(group) < size:
+                    rest += group
+                    break
+                size = even_size(group, size)
+                chunks.append(group[:size])
+                group = group[size:]
+        return chunks, rest
+
+
+def even_size(group: Sequence[PreparedRequest], size: int) -> int:
+    """How many of the group, which is sorted, share its first batch: ``size``, or fewer where the rest is much shorter.
+
+    Rows of less than half of the longest one's length would be padding for the most part.
+    """
+    longest, padding = group[0].cost, 0.0
+    for number, request in enumerate(group[:size]):
+        padding += longest - request.cost
+        if request.cost < longest / 2 and padding > FREE_PADDING:
+            return number
+    return min(size, len(group))
 
 
 def sum_pixels(window: Sequence[PreparedRequest]) -> int:
     return sum(image.width * image.height for request in window for image in request.images)
-
-
-def _cut_batches(
-    window: Sequence[PreparedRequest],
-    encode: Callable[[Sequence[PreparedRequest]], Any],
-    choose_size: Callable[[PreparedRequest], int],
-    *,
-    keep_rest: bool,
-) -> Generator[Prepared, None, list[PreparedRequest]]:
-    """Yields the window's full batches and returns what is left over, which is nothing unless ``keep_rest``."""
-    groups: dict[str, list[PreparedRequest]] = {}
-    for request in sorted(window, key=lambda request: request.cost, reverse=True):
-        groups.setdefault(request.key, []).append(request)
-    rest: list[PreparedRequest] = []
-    for group in groups.values():
-        while group:
-            size = choose_size(group[0])
-            if keep_rest and len(group) < size:
-                rest += group
-                break
-            chunk, group = group[:size], group[size:]
-            yield encode_or_isolate(chunk, encode)
-    return rest
 
 
 def encode_or_isolate(chunk: Sequence[PreparedRequest], encode: Callable[[Sequence[PreparedRequest]], Any]) -> Prepared:
@@ -143,3 +211,18 @@ def encode_or_isolate(chunk: Sequence[PreparedRequest], encode: Callable[[Sequen
     if len(sound) == len(chunk):  # each is fine alone: the fault is in the combination
         return Prepared(Batch(chunk, encode(chunk)))
     return Prepared(Batch(sound, encode(sound)) if sound else None, answers)
+
+
+def _broken_unless_fatal(index: int, error: Exception) -> Answer:
+    if isinstance(error, EvaluationError) and error.reason != "DOCUMENT_FAILED":
+        raise error
+    return broken(index, error)
+
+
+T = TypeVar("T")
+
+
+def _finished(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future

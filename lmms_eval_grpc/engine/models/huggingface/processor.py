@@ -76,11 +76,6 @@ def set_pixel_bounds(processor: Any, min_pixels: int | None, max_pixels: int | N
     return True
 
 
-def count_tokens(processor: Any, prompt: str) -> int:
-    """Tokens of the prompt's text; an image counts as its placeholder only."""
-    return len(processor.tokenizer(prompt)["input_ids"])
-
-
 def encode(processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Any]], side: str = "left") -> Any:
     """Input tensors on the CPU, padded on the given side: ``input_ids`` is (prompts, longest prompt).
 
