@@ -28,6 +28,8 @@ class ModelArgument:
     description: str
     choices: tuple[Any, ...] = ()
     """The only values allowed; empty: any value of the type."""
+    other_names: tuple[str, ...] = ()
+    """Further keys that mean the same, as users of lmms-eval's backends type them."""
 
     @property
     def required(self) -> bool:
@@ -93,24 +95,40 @@ class ModelEntry:
 
     def check_args(self, model_args: Mapping[str, Any]) -> list[Problem]:
         """Everything wrong with ``model_args``, all at once; empty when nothing is."""
-        problems = [
-            Problem(f"model_args.{key}", f"model {self.name!r} needs the argument {key!r}: {argument.description}")
-            for key, argument in self.arguments.items()
-            if argument.required and not model_args.get(key)
-        ]
+        problems = []
+        for key, argument in self.arguments.items():
+            given = [name for name in (key, *argument.other_names) if name in model_args]
+            if argument.required and not any(model_args[name] for name in given):
+                problems.append(
+                    Problem(
+                        f"model_args.{key}", f"model {self.name!r} needs the argument {key!r}: {argument.description}"
+                    )
+                )
+            if len(given) > 1:
+                problems.append(
+                    Problem(f"model_args.{given[1]}", f"{' and '.join(given)} mean the same; give one of them")
+                )
         for key, value in model_args.items():
-            argument = self.arguments.get(key)
-            if argument is None:
+            known = self.arguments.get(self._own_name(key))
+            if known is None:
                 problems.append(Problem(f"model_args.{key}", self._describe_unknown(key)))
-            elif not argument.accepts(value):
+            elif not known.accepts(value):
                 found = _TYPE_NAMES.get(type(value), type(value).__name__)
                 problems.append(
-                    Problem(f"model_args.{key}", f"{key} must be {argument.describe_type()}, not {found} ({value!r})")
+                    Problem(f"model_args.{key}", f"{key} must be {known.describe_type()}, not {found} ({value!r})")
                 )
-            elif argument.choices and value not in argument.choices:
-                allowed = ", ".join(map(str, argument.choices))
+            elif known.choices and value not in known.choices:
+                allowed = ", ".join(map(str, known.choices))
                 problems.append(Problem(f"model_args.{key}", f"{key} must be one of {allowed}, not {value!r}"))
         return problems
+
+    def fill_in(self, model_args: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of all arguments by their own names: those given, and the defaults of the others.
+
+        A required argument that is not given has no value.
+        """
+        values = {key: argument.default for key, argument in self.arguments.items() if not argument.required}
+        return values | {self._own_name(key): value for key, value in model_args.items()}
 
     def missing_packages(self) -> tuple[str, ...]:
         """Which of the pip packages that the backend needs are not installed here. Imports none of them."""
@@ -120,7 +138,12 @@ class ModelEntry:
             if importlib.util.find_spec(_MODULE_OF_PACKAGE.get(package, package)) is None
         )
 
+    def _own_name(self, key: str) -> str:
+        """The argument's name where ``key`` is one of its other names."""
+        return next((name for name, argument in self.arguments.items() if key in argument.other_names), key)
+
     def _describe_unknown(self, key: str) -> str:
-        near = difflib.get_close_matches(key, self.arguments, n=1)
+        names = [name for own, argument in self.arguments.items() for name in (own, *argument.other_names)]
+        near = difflib.get_close_matches(key, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"model {self.name!r} has no argument {key!r}{hint} Its arguments are: {', '.join(self.arguments)}"

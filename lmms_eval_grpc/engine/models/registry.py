@@ -69,8 +69,7 @@ def create(
         raise EvaluationError(
             "MISSING_PACKAGES", f"model {name!r} needs packages that are not installed: pip install {' '.join(missing)}"
         )
-    values = {key: argument.default for key, argument in entry.arguments.items() if not argument.required}
-    values |= model_args
+    values = entry.fill_in(model_args)
     if trust_remote_code and "trust_remote_code" in entry.arguments:
         values["trust_remote_code"] = True
     return _loader(entry)(entry, values, LoadSettings(device, batch_size, max_batch_size))

@@ -1,4 +1,4 @@
-"""Any vision-language checkpoint that Hugging Face transformers loads, as a backend.
+"""Any chat model that Hugging Face transformers loads, as a backend.
 
 One implementation for every family: the checkpoint's own processor and chat template say what its prompts look like.
 """
@@ -6,7 +6,6 @@ One implementation for every family: the checkpoint's own processor and chat tem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ import transformers
 from transformers.utils import cached_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
@@ -26,8 +24,14 @@ from lmms_eval_grpc.engine.models.huggingface.likelihood import (
     score_continuations,
     tokenize_continuation,
 )
-from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
+from lmms_eval_grpc.engine.models.huggingface.loading import (
+    check_checkpoint,
+    load_checkpoint,
+    resolve_device,
+)
+from lmms_eval_grpc.engine.models.huggingface.media import Media, MediaReader
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory, release_memory
+from lmms_eval_grpc.engine.models.huggingface.options import HuggingFaceOptions, plan_media
 from lmms_eval_grpc.engine.models.huggingface.planning import (
     Batch,
     Planner,
@@ -38,7 +42,7 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
     share_key,
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
-from lmms_eval_grpc.engine.models.huggingface.processor import encode, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.processor import describe_processor, encode
 from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
@@ -52,45 +56,15 @@ from lmms_eval_grpc.engine.models.protocol import (
 
 R = TypeVar("R", bound=Request)
 
-_PIXELS_PER_TOKEN = 28 * 28
-"""Pixels that become one token in a typical model; only sorts requests by length."""
 _BYTES_PER_TOKEN = 4
-"""The same of a prompt's text, in UTF-8; roughly so in every language."""
-
-
-@dataclass(frozen=True, slots=True)
-class HuggingFaceOptions:
-    """The arguments of the registry, checked, and where and how to run."""
-
-    pretrained: str
-    device: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device_map: str | Mapping[str, Any] | None = None
-    attn_implementation: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    system_prompt: str | None = None
-    max_new_tokens: int = 4096
-    use_cache: bool = True
-    strict_weights: bool = True
-    trust_remote_code: bool = False
-    batch_size: int | None = None
-    max_batch_size: int | None = None
-    model_types: tuple[str, ...] = ()
+"""Of a prompt's text in UTF-8, roughly so in every language; only sorts requests by length."""
+_EXACT_INPUTS = ("second_per_grid_ts", "video_second_per_grid")
+"""Times, which half precision would shift."""
 
 
 def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceBackend:
     """The registry's loader of every Hugging Face family."""
-    return HuggingFaceBackend.load(
-        HuggingFaceOptions(
-            **values,
-            device=settings.device,
-            batch_size=settings.batch_size,
-            max_batch_size=settings.max_batch_size,
-            model_types=entry.model_types,
-        )
-    )
+    return HuggingFaceBackend.load(HuggingFaceOptions.of(entry, values, settings))
 
 
 class HuggingFaceBackend:
@@ -102,7 +76,7 @@ class HuggingFaceBackend:
         self._identity = _identify(options, model, processor)
         self.model = model
         self.processor = processor
-        self._bounds_are_native = set_pixel_bounds(processor, options.min_pixels, options.max_pixels)
+        self._media = plan_media(options, model.config.model_type, processor)
         self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
         self._generation_defaults = model.generation_config
@@ -119,6 +93,7 @@ class HuggingFaceBackend:
         config = check_checkpoint(
             options.pretrained,
             options.model_types,
+            text_only=options.text_only,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
         )
@@ -129,6 +104,7 @@ class HuggingFaceBackend:
             dtype=options.dtype,
             device_map=options.device_map,
             attn_implementation=options.attn_implementation,
+            chat_template=options.chat_template,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
             strict_weights=options.strict_weights,
@@ -137,7 +113,7 @@ class HuggingFaceBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(modalities=frozenset({"text", "image"}), loglikelihood=True)
+        return Capabilities(modalities=self._media.modalities, loglikelihood=True)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -165,8 +141,8 @@ class HuggingFaceBackend:
 
     def _prepare(self, index: int, request: GenerationRequest) -> PreparedRequest:
         options = self.options
-        prompt, images, cost = self._read(request.messages)
-        key = share_key(request.generation, bool(images))
+        prompt, media, cost = self._read(request.messages)
+        key = share_key(request.generation, media)
         if key not in self._plans:
             self._plans[key] = plan_generation(
                 request.generation,
@@ -175,30 +151,37 @@ class HuggingFaceBackend:
                 use_cache=options.use_cache,
                 special_tokens=self.processor.tokenizer.get_added_vocab(),
             )
-        return PreparedRequest(index, prompt, images, request.generation, key, cost)
+        return PreparedRequest(index, prompt, media, request.generation, key, cost)
 
     def _prepare_likelihood(self, index: int, request: LoglikelihoodRequest) -> PreparedRequest:
-        prompt, images, cost = self._read(request.messages)
+        prompt, media, cost = self._read(request.messages)
         tokens = tokenize_continuation(self.processor.tokenizer, request.continuation)
-        key = share_key(None, bool(images))
-        return PreparedRequest(index, prompt, images, {}, key, cost + len(tokens), tokens)
+        key = share_key(None, media)
+        return PreparedRequest(index, prompt, media, {}, key, cost + len(tokens), tokens)
 
-    def _read(self, messages: Sequence[Message]) -> tuple[str, tuple[Any, ...], float]:
-        """The conversation as prompt and decoded images, and roughly how many tokens these are."""
+    def _read(self, messages: Sequence[Message]) -> tuple[str, Media, float]:
+        """The conversation as prompt and decoded media, and roughly how many tokens these are."""
         options = self.options
-        conversation = to_conversation(messages, options.system_prompt)
-        images = tuple(load_image(source) for source in conversation.images)
-        if not self._bounds_are_native:
-            images = tuple(fit_pixels(image, options.min_pixels, options.max_pixels) for image in images)
-        prompt = self.processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
-        pixels = sum(image.width * image.height for image in images)
-        return prompt, images, len(prompt.encode()) / _BYTES_PER_TOKEN + pixels / _PIXELS_PER_TOKEN
+        reader = MediaReader(self._media, self.model.config.model_type, messages)
+        conversation = to_conversation(
+            messages,
+            reader.read,
+            system_prompt=options.system_prompt,
+            reasoning_prompt=options.reasoning_prompt,
+            interleave_visuals=options.interleave_visuals,
+        )
+        thinking = {} if options.enable_thinking is None else {"enable_thinking": options.enable_thinking}
+        prompt = self.processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=False, **thinking
+        )
+        media = reader.media
+        return prompt, media, len(prompt.encode()) / _BYTES_PER_TOKEN + media.tokens
 
     def _encode(self, chunk: Sequence[PreparedRequest]) -> Any:
-        prompts, images = [request.prompt for request in chunk], [request.images for request in chunk]
+        prompts, media = [request.prompt for request in chunk], [request.media for request in chunk]
         if not chunk[0].continuation:
-            return encode(self.processor, prompts, images)
-        inputs = encode(self.processor, prompts, images, side="right")
+            return encode(self.processor, prompts, media)
+        inputs = encode(self.processor, prompts, media, side="right")
         pad = self.processor.tokenizer.pad_token_id
         return append_continuations(inputs, [request.continuation for request in chunk], pad)
 
@@ -221,7 +204,7 @@ class HuggingFaceBackend:
         rows, tokens = inputs["input_ids"].shape
         if not request.continuation:
             tokens += self._plans[request.key].max_new_tokens
-        return RowSize(tokens, sum(tensor.nbytes for tensor in inputs.values()) // rows)
+        return RowSize(tokens, sum(map(_count_bytes, inputs.values())) // rows)
 
     # Generation: on the caller's thread.
 
@@ -262,8 +245,15 @@ class HuggingFaceBackend:
         except Exception as error:
             return [], error.with_traceback(None)
 
+    def _place(self, inputs: Any) -> Any:
+        """The tensors on the model's device, pixels and sound in its number format."""
+        for name, tensor in inputs.items():
+            exact = name in _EXACT_INPUTS or not tensor.is_floating_point()
+            inputs[name] = tensor.to(self.model.device, None if exact else self.model.dtype)
+        return inputs
+
     def _score(self, batch: Batch) -> list[Answer]:
-        inputs = batch.inputs.to(self.model.device, self.model.dtype)
+        inputs = self._place(batch.inputs)
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
         scores = score_continuations(self.model, inputs, [request.continuation for request in batch.requests])
         return [
@@ -279,7 +269,7 @@ class HuggingFaceBackend:
     @torch.inference_mode()
     def _generate(self, batch: Batch) -> list[Answer]:
         plan = self._plans[batch.requests[0].key]
-        inputs = batch.inputs.to(self.model.device, self.model.dtype)
+        inputs = self._place(batch.inputs)
         prompt_length = inputs["input_ids"].shape[1]
         tokenizer = self.processor.tokenizer
         plan.config.pad_token_id = tokenizer.pad_token_id
@@ -293,6 +283,9 @@ class HuggingFaceBackend:
         ends = frozenset(plan.config.eos_token_id)
         answers = []
         for request, text, tokens, asked in zip(batch.requests, texts, generated, prompt_tokens, strict=True):
+            if self.options.enable_thinking:
+                _, _, text = text.partition("</think>")
+                text = text.strip()
             cut = truncate(text, plan.stops)
             count = _count_generated(tokens, ends, tokenizer.pad_token_id, stopped=cut != text)
             answers.append(Answer(request.index, GenerationResponse(cut, int(asked), count)))
@@ -301,7 +294,6 @@ class HuggingFaceBackend:
 
 def _identify(options: HuggingFaceOptions, model: Any, processor: Any) -> dict[str, Any]:
     config_file = cached_file(options.pretrained, "config.json", revision=options.revision)
-    image_processor = type(processor.image_processor).__name__
     return {
         "backend": "huggingface",
         "pretrained": options.pretrained,
@@ -311,18 +303,16 @@ def _identify(options: HuggingFaceOptions, model: Any, processor: Any) -> dict[s
         "model_type": model.config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": getattr(model.config, "_attn_implementation", None),
-        "processor_class": type(processor).__name__,
-        "image_processor_class": image_processor,
-        "image_backend": "pil" if image_processor.endswith("Pil") else "torchvision",
-        "min_pixels": options.min_pixels,
-        "max_pixels": options.max_pixels,
+        **describe_processor(processor),
+        **options.recorded,
         "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
-        "system_prompt": options.system_prompt,
-        "max_new_tokens": options.max_new_tokens,
-        "use_cache": options.use_cache,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def _count_bytes(value: Any) -> int:
+    return int(value.nbytes) if isinstance(value, torch.Tensor) else 0
 
 
 def _count_generated(tokens: Sequence[int], ends: frozenset[int], pad: int, *, stopped: bool) -> int:
