@@ -186,9 +186,8 @@ def _smolvlm() -> tuple[Any, Any]:
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
-    video = make_video_processor(
-        "SmolVLMVideoProcessor", size={"longest_edge": 16}, max_image_size={"longest_edge": 16}
-    )
+    size = {"longest_edge": 16}
+    video = make_video_processor("SmolVLMVideoProcessor", size=size, max_image_size=size)
     processor = with_video(transformers.SmolVLMProcessor, video)(
         SmolVLMImageProcessorPil(size=size, max_image_size=size, do_image_splitting=False),
         tokenizer,
@@ -409,13 +408,14 @@ def build_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
     model, processor = FAMILIES[family]()
     save_checkpoint(model, processor, folder)
     if family == "qwen2_5_omni":
-        _wrap_thinker(folder)
+        wrap_thinker(folder)
     return folder
 
 
 def small_args(family: str) -> dict[str, int]:
     """Model arguments without which small pictures would become hundreds of tokens, as lmms-eval has it for Qwen."""
-    return {"min_pixels": 3136, "max_pixels": 12544} if family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl") else {}
+    patch = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}.get(family)
+    return {} if patch is None else {"min_pixels": (4 * patch) ** 2, "max_pixels": (8 * patch) ** 2}
 
 
 def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
@@ -426,7 +426,7 @@ def save_checkpoint(model: Any, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def _wrap_thinker(folder: Path) -> None:
+def wrap_thinker(folder: Path) -> None:
     """Makes of the part that writes a whole Qwen2.5-Omni, as published: its weights under ``thinker``, and others."""
     weights = {f"thinker.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     weights |= {name: torch.zeros(2) for name in ("talker.codec_head.weight", "token2wav.bias")}
