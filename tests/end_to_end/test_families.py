@@ -18,9 +18,9 @@ from tests.support.media_tasks import FRAMES, MAX_NEW_TOKENS, SAMPLES, MediaTask
 
 TRAINED = {
     "huggingface_text": ("text", 320, 120, 5e-3),
-    "internvl_hf": ("image", 960, 240, 5e-3),
     "qwen2_audio": ("audio", 128, 70, 4e-3),
     "qwen2_5_vl": ("video", 640, 200, 4e-3),
+    "qwen3_vl": ("image", 640, 200, 4e-3),
     "smolvlm": ("image", 960, 200, 5e-3),
 }
 """What families learn before they are asked: a kind of task, from so many samples in so many steps, and how fast."""

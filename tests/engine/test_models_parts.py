@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, plan_generation
+from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
@@ -226,7 +227,7 @@ def test_closing_drops_what_no_thread_has_begun() -> None:
 
 
 def prepared(cost: float, index: int = 0) -> PreparedRequest:
-    return PreparedRequest(index, "", (), {}, "", cost)
+    return PreparedRequest(index, "", Media(), {}, "", cost)
 
 
 def test_short_requests_do_not_pad_the_batches_of_much_longer_ones() -> None:

@@ -401,6 +401,9 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
 }
 """By the name that users type: builds a model with random weights and its processor."""
 
+SEEING = tuple(sorted(FAMILIES.keys() - {"huggingface_text", "qwen2_audio"}))
+"""Families that read images."""
+
 
 def build_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
     """Saves a tiny checkpoint of the family into ``folder``, as ``save_pretrained`` of both its parts would."""
