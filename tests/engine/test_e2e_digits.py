@@ -159,7 +159,7 @@ def test_cancelling_stops_between_batches(tiny: Tiny, tmp_path: Path, monkeypatc
 
 def write_pictures_task(folder: Path, count: int, corrupt: set[int]) -> Path:
     """A task over small pictures, some of them cut off in the middle; returns its folder."""
-    from tests.engine.test_models_inputs import png
+    from tests.engine.test_media_images import png
 
     pictures = [png(Image.new("RGB", (12, 8), (5 * number, 0, 0))) for number in range(count)]
     rows = [

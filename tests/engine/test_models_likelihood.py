@@ -77,6 +77,8 @@ def by_hand(backend: HuggingFaceBackend, request: LoglikelihoodRequest) -> tuple
             if isinstance(tensor, torch.Tensor) and tensor.shape == (1, length):
                 value = {"input_ids": token, "attention_mask": 1}.get(name, 0)
                 inputs[name] = torch.cat([tensor, tensor.new_full((1, 1), value)], dim=1)
+            elif name == "cross_attention_mask":
+                inputs[name] = torch.cat([tensor, tensor[:, -1:]], dim=1)
     return total, greedy
 
 

@@ -25,6 +25,7 @@ _MODES = {
     Image.Resampling.NEAREST: "nearest-exact",
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "bicubic",
+    Image.Resampling.LANCZOS: "lanczos",
 }
 
 Frames = npt.NDArray[np.uint8]
@@ -32,26 +33,24 @@ Frames = npt.NDArray[np.uint8]
 
 
 def resize(pictures: torch.Tensor, height: int, width: int, resample: int = Image.Resampling.BICUBIC) -> torch.Tensor:
-    """``pictures`` (… × channels × height × width) at another size, as torchvision's ``resize`` with antialiasing.
+    """``pictures`` (… × channels × height × width) at another size, with antialiasing.
 
-    8-bit pictures are computed in single precision, rounded, and stay 8-bit.
+    As torchvision's ``v2.functional.resize``: 8-bit pictures are computed in whole numbers.
     """
     if tuple(pictures.shape[-2:]) == (height, width):
         return pictures
     flat = pictures.reshape(-1, *pictures.shape[-3:])
-    if resample == Image.Resampling.LANCZOS:
+    mode = _MODES[Image.Resampling(resample)]
+    smooth = {} if mode == "nearest-exact" else {"antialias": True, "align_corners": False}
+    try:
+        resized = torch.nn.functional.interpolate(flat, (height, width), mode=mode, **smooth)
+    except NotImplementedError:  # Lanczos filters are younger than others
         resized = torch.stack([_by_pillow(picture, height, width) for picture in flat])
-    else:
-        mode = _MODES[Image.Resampling(resample)]
-        smooth = {} if mode == "nearest-exact" else {"antialias": True, "align_corners": False}
-        resized = torch.nn.functional.interpolate(flat.float(), (height, width), mode=mode, **smooth)
-        if not pictures.is_floating_point():
-            resized = resized.clamp_(0, 255).round_()
-    return resized.to(pictures.dtype).reshape(*pictures.shape[:-2], height, width)
+    return resized.reshape(*pictures.shape[:-2], height, width)
 
 
 def _by_pillow(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """torch has no Lanczos filter."""
+    """By a Lanczos filter: ``picture`` is 3 × height × width, 8-bit."""
     image = Image.fromarray(picture.permute(1, 2, 0).to(torch.uint8).numpy())
     return torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.LANCZOS))).permute(2, 0, 1)
 
@@ -71,8 +70,9 @@ def fit_frames(
     height, width = smart_resize(
         *frames.shape[1:3], factor=factor, min_pixels=least, max_pixels=min(max_pixels or most, most)
     )
-    resized = resize(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2), height, width)
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+    # In single precision, as torchvision's older resize, which those readers call, does it with 8-bit pictures.
+    resized = resize(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float(), height, width)
+    return np.ascontiguousarray(resized.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 
 class PlainTorch(BaseVideoProcessor):  # type: ignore[misc]
