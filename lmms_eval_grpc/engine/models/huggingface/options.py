@@ -100,7 +100,9 @@ def plan_media(options: HuggingFaceOptions, model_type: str, processor: Any) -> 
     video_processor, audio_processor = video_processor_of(processor), audio_processor_of(processor)
     factor = patch_factor(video_processor) if video_processor is not None and is_patched(video_processor) else None
     sampling = _SAMPLING.get(model_type) or ("qwen_vl" if factor else "uniform")
-    frames = options.max_num_frames or (_MOST_FRAMES if options.fps is None else _MOST_FRAMES_BY_RATE)
+    frames = options.max_num_frames
+    if frames is None:
+        frames = _MOST_FRAMES if options.fps is None else _MOST_FRAMES_BY_RATE
     try:
         policy = FramePolicy(frames, options.fps, sampling)
     except ValueError as error:
