@@ -19,9 +19,9 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -33,13 +33,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, ProgressReport, Stage
+from lmms_eval_grpc.engine.api import EvaluationConfig
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
-from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, evaluate
-from lmms_eval_grpc.engine.run.log import read_sound_lines
+from lmms_eval_grpc.engine.run.answers import ask
+from lmms_eval_grpc.engine.run.log import AnswerKey, RunLog
+from lmms_eval_grpc.engine.tasks.load import load
+from lmms_eval_grpc.engine.tasks.task import Task
 from tests.support.checkpoints import FAMILIES, build_checkpoint
-from tests.support.reporters import Recorder
 
 LOOP_BATCH_SIZES = (8, 16, 32, 64, 128, 300)
 QUESTION = "What digit is shown? Answer with one digit."
@@ -81,43 +82,43 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         limit=arguments.samples,
         gen_kwargs={"max_new_tokens": arguments.tokens, "min_new_tokens": arguments.tokens},
     )
+    (task,) = load(config).tasks
 
     def loop(size: int) -> list[str]:
         return answer_by_hand(backend, documents, size, arguments.tokens)
 
-    sweep = {size: min(timed(lambda size=size: loop(size))[1] for _ in range(2)) for size in LOOP_BATCH_SIZES}
+    # By CPU time: on a machine with other work to do, wall time would choose at random.
+    sweep = {size: min(timed(lambda size=size: loop(size))[2] for _ in range(2)) for size in LOOP_BATCH_SIZES}
     best = min(sweep, key=lambda size: sweep[size])
     pairs: list[dict[str, float]] = []
     for number in range(arguments.pairs + 1):
-        run = folder / f"run-{number}"
         texts, loop_wall, loop_cpu = timed(lambda: loop(best))
-        clock = CpuClock()
-        outcome, _, _ = timed(lambda run=run, clock=clock: evaluate(config, run, clock, backend=backend))
-        answers = read_answers(run)
+        log = folder / f"run-{number}.jsonl"
+        (answers, sizes), engine_wall, engine_cpu = timed(
+            lambda log=log: answer_by_engine(backend, task, arguments.samples, log)
+        )
         if answers != [text.partition(STOP)[0] for text in texts]:
             raise SystemExit("the engine's answers are not the loop's")
-        seconds = outcome.stage_seconds
         pairs.append(
             {
                 "loop_wall": loop_wall,
                 "loop_cpu": loop_cpu,
-                "engine_generating": seconds["generating"],
-                "engine_scoring": seconds["scoring"],
-                "engine_cpu": clock.seconds,
-                "ratio": seconds["generating"] / loop_wall,
-                "cpu_ratio": (clock.seconds - seconds["scoring"]) / loop_cpu,
+                "engine_wall": engine_wall,
+                "engine_cpu": engine_cpu,
+                "ratio": engine_wall / loop_wall,
+                "cpu_ratio": engine_cpu / loop_cpu,
             }
         )
     pairs = pairs[1:]  # the first warms up
     return {
-        "what": f"{arguments.samples} digits, {arguments.tokens} new tokens, tiny {arguments.family}",
+        "what": f"{arguments.samples} digits, {arguments.tokens} new tokens, {arguments.family} of random weights",
         "unit": "seconds",
         "parameters": sum(parameter.numel() for parameter in backend.model.parameters()),
-        "loop_seconds_by_batch_size": sweep,
+        "loop_cpu_seconds_by_batch_size": sweep,
         "loop_batch_size": best,
-        "engine_batch_sizes": outcome.results_document["config"]["batch_sizes"],
+        "engine_batch_sizes": sizes,
         "median": {name: statistics.median(pair[name] for pair in pairs) for name in pairs[0]},
-        "ratio_least_and_most": [min(pair["ratio"] for pair in pairs), max(pair["ratio"] for pair in pairs)],
+        "least_and_most": {name: [min(p[name] for p in pairs), max(p[name] for p in pairs)] for name in pairs[0]},
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "load_average": os.getloadavg(),
@@ -149,18 +150,17 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return result, time.perf_counter() - wall, time.process_time() - cpu
 
 
-@dataclass
-class CpuClock(Recorder):
-    """CPU seconds from the first report of generation to the first of scoring; samples are scored within."""
-
-    began: float | None = None
-    seconds: float = 0.0
-
-    def progress(self, report: ProgressReport) -> None:
-        if self.began is None and report.stage is Stage.GENERATING:
-            self.began = time.process_time()
-        if self.began is not None and report.stage is Stage.GENERATING:
-            self.seconds = time.process_time() - self.began
+def answer_by_engine(backend: HuggingFaceBackend, task: Task, limit: int, log: Path) -> tuple[list[str], list[int]]:
+    """The generation stage as the engine runs it, without the scoring in between: texts, and sizes of the batches."""
+    keys = [AnswerKey(task.identity, doc_id, 0) for doc_id in task.doc_ids(limit, 0)]
+    texts: dict[int, str] = {}
+    sizes: list[int] = []
+    with RunLog(log, {}) as run_log:
+        for answers in ask(backend, task, keys, threading.Lock(), {}):
+            run_log.record_answers([(keys[answer.index], answer.response) for answer in answers], task.name)
+            texts |= {answer.index: answer.response.text for answer in answers}
+            sizes.append(len(answers))
+    return [texts[index] for index in range(len(keys))], sizes
 
 
 def read_documents(count: int, cache: Path) -> Dataset:
@@ -199,12 +199,6 @@ def answer_by_hand(backend: HuggingFaceBackend, documents: Dataset, size: int, t
         )
         texts += processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return texts
-
-
-def read_answers(run: Path) -> list[str]:
-    _, lines = read_sound_lines(run / RUN_LOG)
-    answers = {line["doc_id"]: line["text"] for line in lines if line["kind"] == "answer"}
-    return [answers[doc_id] for doc_id in sorted(answers)]
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
@@ -67,8 +69,47 @@ def test_texts_do_not_depend_on_the_batch_size(family: str, tiny: Tiny, digit_im
     alone = answers(load(family, tiny(family), batch_size=1), requests)
     assert all(response.error is None for response in alone)
     assert all(response.input_tokens > 0 and 0 < response.output_tokens <= 6 for response in alone)
-    for batch_size in (3, 32, None):
+    for batch_size in (7, 32, None):
         assert answers(load(family, tiny(family), batch_size=batch_size), requests) == alone
+
+
+@pytest.mark.parametrize("family", ["gemma3", "idefics3", "internvl_hf", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_images_of_many_shapes_do_not_depend_on_the_batch(family: str, tiny: Tiny) -> None:
+    """Tiles, grids and patches differ from image to image, and with them the padding of pixels and positions."""
+    shapes = [(32, 32), (64, 32), (32, 70), (150, 40), (20, 90), (97, 61), (12, 12), (64, 64), (33, 130)]
+    noise = np.random.RandomState(0)
+    images = [Image.fromarray(noise.randint(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+    requests = [ask(image, text="What" + " is" * (index * 7 % 5)) for index, image in enumerate(images)]
+    requests += [ask(images[index], images[index + 3], text="Both") for index in range(4)]
+    requests += [ask(text="None"), ask(text="None of them " * 6)]
+
+    def load_tiling(batch_size: int | None) -> HuggingFaceBackend:
+        backend = load(family, tiny(family), batch_size=batch_size, dtype="float32")
+        image_processor = backend.processor.image_processor
+        if family == "idefics3":
+            image_processor.do_image_splitting = True
+            image_processor.size = type(image_processor.size)(longest_edge=48)
+        elif family == "internvl_hf":
+            image_processor.crop_to_patches, image_processor.min_patches, image_processor.max_patches = True, 1, 4
+        return backend
+
+    alone = answers(load_tiling(1), requests)
+    assert all(response.error is None for response in alone)
+    assert len({response.input_tokens for response in alone[:9]}) > 2 or family == "gemma3"
+    for batch_size in (7, None):
+        assert answers(load_tiling(batch_size), requests) == alone
+
+
+@pytest.mark.parametrize("family", SEEING)
+def test_several_preparing_threads_change_nothing(
+    family: str, tiny: Tiny, digit_images: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(image, text="a" * (index % 9), max_new_tokens=2) for index, image in enumerate(digit_images[:60])]
+    backend = load(family, tiny(family), batch_size=2)
+    expected = answers(backend, requests)
+    assert all(response.error is None for response in expected)
+    monkeypatch.setattr(backend_module, "count_threads", lambda: 6)
+    assert answers(backend, requests) == expected
 
 
 def test_batches_are_sorted_longest_first(
@@ -247,8 +288,6 @@ def test_the_system_prompt_and_the_default_length_take_effect(tiny: Tiny, digit_
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
 def test_pixel_bounds_take_effect_in_every_family(family: str, tiny: Tiny) -> None:
-    from PIL import Image
-
     request = ask(Image.new("RGB", (160, 40)))
     plain = answers(load(family, tiny(family), max_pixels=112 * 112), [request])[0]
     small = answers(load(family, tiny(family), max_pixels=56 * 56, min_pixels=28 * 28), [request])[0]
@@ -282,8 +321,22 @@ def test_beams_and_sampling_are_passed_on(tiny: Tiny, digit_images: list[bytes])
     backend = load("idefics3", tiny("idefics3"), batch_size=4)
     requests = [ask(image, num_beams=2, until=["\x00"]) for image in digit_images[:3]]
     assert all(response.error is None for response in answers(backend, requests))
-    texts = {answers(backend, [ask(digit_images[0], temperature=5.0)])[0].text for _ in range(5)}
+    texts = {response.text for response in answers(backend, [ask(digit_images[0], temperature=5.0)] * 5)}
     assert len(texts) > 1
+
+
+def test_sampled_answers_depend_on_the_seed_and_not_on_the_batch(tiny: Tiny, digit_images: list[bytes]) -> None:
+    sampled = {"temperature": 0.9, "top_p": 0.95, "top_k": 200, "max_new_tokens": 8}
+    requests = [ask(image, text="a" * (index % 3), **sampled) for index, image in enumerate(digit_images[:16])]
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        alone = answers(load("idefics3", tiny("idefics3"), batch_size=1), requests)
+        for batch_size in (7, None):
+            torch.rand(3)  # what else is drawn in the process does not matter
+            assert answers(load("idefics3", tiny("idefics3"), batch_size=batch_size), requests) == alone
+        torch.manual_seed(8)
+        assert answers(load("idefics3", tiny("idefics3")), requests) != alone
+    assert len({response.text for response in alone}) > 8
 
 
 def test_the_identity_names_the_weights(tiny: Tiny, tmp_path: Path) -> None:

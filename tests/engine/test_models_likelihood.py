@@ -91,9 +91,9 @@ def test_likelihoods_are_those_computed_by_hand_in_any_batch(
     requests = questions(digit_images)
     backend = load(family, tiny(family), 1)
     expected = [by_hand(backend, request) for request in requests]
-    for batch_size in (1, 3, None):
+    for batch_size in (1, 7, None):
         responses = answers(load(family, tiny(family), batch_size), requests)
-        assert values(responses) == pytest.approx([value for value, _ in expected], abs=1e-3), batch_size
+        assert values(responses) == pytest.approx([value for value, _ in expected], abs=1e-4), batch_size
         assert [response.is_greedy for response in responses] == [greedy for _, greedy in expected]
         assert all(response.input_tokens > 0 and response.output_tokens == 0 for response in responses)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
@@ -24,6 +25,7 @@ from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
+from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, make_warpers
 from lmms_eval_grpc.engine.models.huggingface.stopping import truncate
 
 
@@ -37,11 +39,33 @@ def plan(**generation: object) -> GenerationConfig:
 def test_greedy_unless_asked_otherwise() -> None:
     assert not plan().do_sample
     assert not plan(temperature=0, do_sample=True).do_sample
-    assert plan(temperature=0.7).do_sample
-    assert plan(temperature=0.7, do_sample=False).do_sample  # an override of a task's temperature takes effect
-    sampled = plan(do_sample=True)
-    assert sampled.do_sample
-    assert (sampled.temperature, sampled.top_p) == (0.3, 0.5)
+    assert samples(temperature=0.7)
+    assert samples(temperature=0.7, do_sample=False)  # an override of a task's temperature takes effect
+    assert samples(do_sample=True)
+    for greedy in ({}, {"temperature": 0, "do_sample": True}):
+        assert not samples(**greedy)
+    assert plan(do_sample=True, num_beams=2).do_sample  # left to transformers
+
+
+def samples(**generation: object) -> bool:
+    defaults = GenerationConfig(top_p=0.5)
+    planned = plan_generation(generation, defaults=defaults, max_new_tokens=7, use_cache=True, special_tokens={})
+    return planned.warpers is not None
+
+
+def test_tokens_are_drawn_as_transformers_would_draw_them() -> None:
+    config = GenerationConfig(do_sample=True, temperature=0.7, top_k=6, top_p=0.9)
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+    narrowed = LogitsProcessorList(make_warpers(config))(torch.zeros(1, 1, dtype=torch.long), logits)
+    assert 1 < int(narrowed.isfinite().sum()) <= 6
+    draws = 20_000
+    choice = OwnChoice(range(draws), prompt_length=1, max_new_tokens=1, device=torch.device("cpu"))
+    scores = choice(torch.zeros(draws, 1, dtype=torch.long), narrowed.expand(draws, -1))
+    assert bool((scores.isfinite().sum(dim=1) == 1).all())
+    found = torch.bincount(scores.argmax(dim=1), minlength=12) / draws
+    # Five standard errors of a share from 20,000 draws.
+    torch.testing.assert_close(found, torch.softmax(narrowed[0], dim=-1), atol=0.018, rtol=0.0)
+    assert bool((found[~narrowed[0].isfinite()] == 0).all())
 
 
 def test_the_checkpoints_own_defaults_stay_where_they_do_not_sample() -> None:
@@ -143,6 +167,8 @@ def test_automatic_sizes_follow_the_memory_that_batches_took(model: Any, monkeyp
 
 
 def test_the_memory_of_a_batch_is_measured(model: Any) -> None:
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this machine does not let a process reset its peak of memory")
     sizer = BatchSizer(model, fixed=None, ceiling=None)
     row = RowSize(tokens=1000, input_bytes=0)
     seen: list[int] = []
@@ -259,22 +285,31 @@ def test_batches_of_a_fixed_size_do_not_depend_on_threads_or_time() -> None:
         assert plan_all(requests, threads=threads, cut_early=False) == batches
 
 
-def test_an_idle_model_gets_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "PATIENCE", 0.0)
+def test_full_batches_are_waited_for_whatever_else_is_asked_meanwhile() -> None:
+    def prepare(index: int, request: int) -> PreparedRequest:
+        return PreparedRequest(index, "", (), {}, f"arguments {index % 2}", 1.0)
 
-    class Slow(Sequence[Any]):
-        def __len__(self) -> int:
-            return 40
+    planner: Planner[Any] = Planner(prepare, list, lambda longest: 700, cut_early=False)
+    with Prefetcher(partial(planner.plan, range(1600))) as steps:
+        sizes = [len(step.batch.requests) for step in steps if step.batch]
+    assert sizes == [700, 700, 100, 100]
 
-        def __getitem__(self, index: Any) -> Any:
-            time.sleep(0.005)
-            return 1
 
-    batches = plan_all(Slow(), threads=1, cut_early=True)
-    assert len(batches) > 3
-    assert sorted(index for batch in batches for index in batch) == list(range(40))
-    monkeypatch.setattr(planning, "PATIENCE", 600.0)
-    assert [len(batch) for batch in plan_all(Slow(), threads=1, cut_early=True)] == [16, 16, 8]
+@pytest.mark.parametrize(
+    ("patience", "cut_early", "cut"), [(0.0, True, True), (0.0, False, False), (600.0, True, False)]
+)
+def test_an_idle_model_gets_what_is_prepared(
+    patience: float, cut_early: bool, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "PATIENCE", patience)
+    planner: Planner[int] = Planner(lambda index, _: prepared(1.0, index), list, lambda longest: 16, cut_early)
+    demand = Demand(threads=1)
+    demand.waiting = True
+    with ThreadPoolExecutor(1) as pool:
+        steps = [step.result() for step in planner.plan(range(40), pool, demand)]
+    batches = [step.batch.requests for step in steps if step.batch]
+    assert [request.index for batch in batches for request in batch] == list(range(40))
+    assert [len(batch) for batch in batches] == ([1] * 40 if cut else [16, 16, 8])
 
 
 def write_checkpoint(folder: Path, values: bytes) -> Path:

@@ -436,7 +436,8 @@ def wrap_thinker(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     thinker = json.loads((folder / "config.json").read_text())
     config = transformers.Qwen2_5OmniConfig(thinker_config=thinker).to_dict()
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen2_5OmniModel"]}))
+    named = {"architectures": ["Qwen2_5OmniModel"], "dtype": thinker["dtype"]}
+    (folder / "config.json").write_text(json.dumps({**config, **named}))
 
 
 def build_trained_checkpoints(folder: Path, seed: int = 0) -> dict[int, Path]:

@@ -6,27 +6,26 @@ One implementation for every family: the checkpoint's own processor and chat tem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
-from transformers.utils import cached_file
+from safetensors import SafetensorError
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
-from lmms_eval_grpc.engine.models.huggingface.likelihood import (
-    append_continuations,
-    score_continuations,
-    tokenize_continuation,
-)
+from lmms_eval_grpc.engine.models.huggingface.identity import find_folder, identify
+from lmms_eval_grpc.engine.models.huggingface.likelihood import append_continuations, tokenize_continuation
 from lmms_eval_grpc.engine.models.huggingface.loading import (
     check_checkpoint,
     load_checkpoint,
+    load_processor_of,
     resolve_device,
 )
 from lmms_eval_grpc.engine.models.huggingface.media import Media, MediaReader
@@ -42,13 +41,12 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
     share_key,
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
-from lmms_eval_grpc.engine.models.huggingface.processor import describe_processor, encode
-from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, truncate
+from lmms_eval_grpc.engine.models.huggingface.processor import encode
+from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
     GenerationRequest,
-    GenerationResponse,
     LoglikelihoodRequest,
     Message,
     Request,
@@ -58,8 +56,6 @@ R = TypeVar("R", bound=Request)
 
 _BYTES_PER_TOKEN = 4
 """Of a prompt's text in UTF-8, roughly so in every language; only sorts requests by length."""
-_EXACT_INPUTS = ("second_per_grid_ts", "video_second_per_grid")
-"""Times, which half precision would shift."""
 
 
 def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceBackend:
@@ -71,17 +67,28 @@ class HuggingFaceBackend:
     """A loaded checkpoint. Made by :meth:`load`; not to be used from several threads at once."""
 
     def __init__(self, options: HuggingFaceOptions, model: Any, processor: Any) -> None:
+        self.model = model
+        self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
+        self._adopt(options, find_folder(options.pretrained, options.revision), processor, model.generation_config)
+
+    def _adopt(self, options: HuggingFaceOptions, folder: Path, processor: Any, defaults: Any) -> None:
+        """Makes the checkpoint in ``folder``, whose weights are loaded, this backend's own."""
+        model = self.model
         self.options = options
         # Now and not when asked: a trainer that keeps its newest checkpoints only may soon remove the folder.
-        self._identity = _identify(options, model, processor)
-        self.model = model
+        self._identity = identify(folder, model, processor) | {
+            "backend": "huggingface",
+            "pretrained": options.pretrained,
+            "revision": getattr(model.config, "_commit_hash", None) or options.revision,
+            **options.recorded,
+        }
+        self._blueprint = Blueprint.read(folder)
         self.processor = processor
         self._media = plan_media(options, model.config.model_type, processor)
-        self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
-        self._generation_defaults = model.generation_config
+        self._generation_defaults = defaults
         model.generation_config = transformers.GenerationConfig(
-            eos_token_id=self._generation_defaults.eos_token_id, bos_token_id=self._generation_defaults.bos_token_id
+            eos_token_id=defaults.eos_token_id, bos_token_id=defaults.bos_token_id
         )
         self._plans: dict[str, GenerationPlan] = {}
         self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
@@ -110,6 +117,41 @@ class HuggingFaceBackend:
             strict_weights=options.strict_weights,
         )
         return cls(options, model, processor)
+
+    def swap(self, pretrained: str, revision: str | None = None) -> None:
+        """Becomes another checkpoint of the same architecture, as if loaded afresh with the same arguments.
+
+        Raises :class:`CannotSwap`, and is as before, where the two differ in more than weights, processor and
+        generation defaults: load the other one then. Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` where
+        reading failed half-way; this backend is of no use then. What was learned of batch sizes stays.
+        """
+        options = replace(self.options, pretrained=pretrained, revision=revision)
+        try:
+            folder = find_folder(options.pretrained, options.revision)
+            wanted = Blueprint.read(folder)
+        except (OSError, ValueError) as error:
+            raise CannotSwap(f"{pretrained}: {error}") from error
+        self._blueprint.check_same_model(wanted)
+        processor, defaults = self.processor, self._generation_defaults
+        try:
+            if wanted.processor != self._blueprint.processor:
+                processor = load_processor_of(
+                    pretrained,
+                    self.model.config,
+                    chat_template=options.chat_template,
+                    revision=revision,
+                    trust_remote_code=options.trust_remote_code,
+                )
+            if wanted.generation != self._blueprint.generation:
+                defaults = transformers.GenerationConfig.from_pretrained(folder)
+        except Exception as error:
+            raise CannotSwap(f"{pretrained}: {error}") from error
+        try:
+            load_weights_into(self.model, folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
+            raise EvaluationError("MODEL_LOAD_FAILED", why) from error
+        self._adopt(options, folder, processor, defaults)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -241,87 +283,17 @@ class HuggingFaceBackend:
         """Answers or the failure, without its traceback, which would keep the failed batch's tensors alive."""
         try:
             with self._sizer.watch(len(batch.requests), row):
-                return (self._score(batch) if batch.requests[0].continuation else self._generate(batch)), None
+                if batch.requests[0].continuation:
+                    return score_batch(self.model, batch), None
+                plan = self._plans[batch.requests[0].key]
+                hide = bool(self.options.enable_thinking)
+                return generate_batch(self.model, self.processor.tokenizer, batch, plan, hide_thoughts=hide), None
         except Exception as error:
             return [], error.with_traceback(None)
-
-    def _place(self, inputs: Any) -> Any:
-        """The tensors on the model's device, pixels and sound in its number format."""
-        for name, tensor in inputs.items():
-            exact = name in _EXACT_INPUTS or not tensor.is_floating_point()
-            inputs[name] = tensor.to(self.model.device, None if exact else self.model.dtype)
-        return inputs
-
-    def _score(self, batch: Batch) -> list[Answer]:
-        inputs = self._place(batch.inputs)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        scores = score_continuations(self.model, inputs, [request.continuation for request in batch.requests])
-        return [
-            Answer(
-                request.index,
-                GenerationResponse(
-                    input_tokens=int(tokens), log_probability=score.log_probability, is_greedy=score.is_greedy
-                ),
-            )
-            for request, tokens, score in zip(batch.requests, prompt_tokens, scores, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _generate(self, batch: Batch) -> list[Answer]:
-        plan = self._plans[batch.requests[0].key]
-        inputs = self._place(batch.inputs)
-        prompt_length = inputs["input_ids"].shape[1]
-        tokenizer = self.processor.tokenizer
-        plan.config.pad_token_id = tokenizer.pad_token_id
-        criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
-        output = self.model.generate(
-            **inputs, generation_config=plan.config, stopping_criteria=transformers.StoppingCriteriaList(criteria)
-        )
-        generated = output[:, prompt_length:].tolist()
-        texts = tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        ends = frozenset(plan.config.eos_token_id)
-        answers = []
-        for request, text, tokens, asked in zip(batch.requests, texts, generated, prompt_tokens, strict=True):
-            if self.options.enable_thinking:
-                _, _, text = text.partition("</think>")
-                text = text.strip()
-            cut = truncate(text, plan.stops)
-            count = _count_generated(tokens, ends, tokenizer.pad_token_id, stopped=cut != text)
-            answers.append(Answer(request.index, GenerationResponse(cut, int(asked), count)))
-        return answers
-
-
-def _identify(options: HuggingFaceOptions, model: Any, processor: Any) -> dict[str, Any]:
-    config_file = cached_file(options.pretrained, "config.json", revision=options.revision)
-    return {
-        "backend": "huggingface",
-        "pretrained": options.pretrained,
-        "revision": getattr(model.config, "_commit_hash", None) or options.revision,
-        "weights_digest": digest_checkpoint(Path(config_file).parent),
-        "model_class": type(model).__name__,
-        "model_type": model.config.model_type,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": getattr(model.config, "_attn_implementation", None),
-        **describe_processor(processor),
-        **options.recorded,
-        "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def _count_bytes(value: Any) -> int:
     return int(value.nbytes) if isinstance(value, torch.Tensor) else 0
-
-
-def _count_generated(tokens: Sequence[int], ends: frozenset[int], pad: int, *, stopped: bool) -> int:
-    """Tokens that the model made for this row, its end token included, the padding after it not."""
-    for position, token in enumerate(tokens):
-        if token in ends or token == pad:
-            # After a stop string the row is filled with padding, which may be the end token itself.
-            return position + 1 if token in ends and not stopped else position
-    return len(tokens)
 
 
 def _device_is_lost(error: BaseException) -> bool:

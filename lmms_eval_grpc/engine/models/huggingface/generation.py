@@ -11,13 +11,12 @@ from typing import Any
 from transformers import GenerationConfig
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.models.huggingface.sampling import SAMPLING_KEYS, make_warpers
 
 IGNORED_KEYS = frozenset({"image_aspect_ratio", "visual_cot", "max_agentic_steps"})
 """Keys that tasks of lmms-eval carry for other backends or for the run loop; they mean nothing to ``generate``."""
 
 RENAMED_KEYS = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"}
-
-_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,8 @@ class GenerationPlan:
 
     config: GenerationConfig
     stops: tuple[str, ...]
+    warpers: tuple[Any, ...] | None = None
+    """Logits processors before each request's own choice of a token; None: the model's greedy one, or its beams."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -50,6 +51,7 @@ def plan_generation(
     A temperature decides, where one is given: positive samples, 0 is greedy. So an override of the temperature works on
     the many tasks that say ``do_sample: false``, as it does in lmms-eval. Else ``do_sample``; else greedy. A stop
     string that is one of the tokenizer's ``special_tokens`` never shows in decoded text, so it becomes an end token.
+    Sampling without beams is not left to transformers (see :mod:`.sampling`).
 
     Raises :class:`EvaluationError` ``INVALID_GENERATION_ARGS`` for a key or value that means nothing.
     """
@@ -71,8 +73,7 @@ def plan_generation(
         setattr(config, key, value)
     config.do_sample = do_sample
     if not do_sample:
-        for key in _SAMPLING_KEYS:
-            setattr(config, key, None)
+        _forget_sampling(config)
     try:
         config.validate()
     except (ValueError, TypeError) as error:
@@ -81,7 +82,20 @@ def plan_generation(
         raise EvaluationError(
             "INVALID_GENERATION_ARGS", f"max_new_tokens must be a positive integer, not {config.max_new_tokens!r}"
         )
-    return GenerationPlan(config, stops)
+    if not do_sample or (config.num_beams or 1) > 1:
+        return GenerationPlan(config, stops)
+    try:
+        warpers = tuple(make_warpers(config))
+    except (ValueError, TypeError) as error:
+        raise EvaluationError("INVALID_GENERATION_ARGS", f"generation arguments {wanted}: {error}") from error
+    _forget_sampling(config)
+    return GenerationPlan(config, stops, warpers)
+
+
+def _forget_sampling(config: GenerationConfig) -> None:
+    config.do_sample = False
+    for key in SAMPLING_KEYS:
+        setattr(config, key, None)
 
 
 def _read_stops(until: Any) -> tuple[str, ...]:

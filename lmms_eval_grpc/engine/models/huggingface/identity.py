@@ -1,4 +1,4 @@
-"""Which weights these are: a digest that changes when a checkpoint's files do."""
+"""Which checkpoint this is: its classes, and digests that change when its files do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import json
 import struct
 from pathlib import Path
 from typing import Any
+
+import torch
+import transformers
+from transformers.utils import cached_file
+
+from lmms_eval_grpc.engine.models.huggingface.processor import describe_processor
 
 WHOLE_FILE_LIMIT = 256 * 1024 * 1024
 """Files up to this size are hashed whole, in bytes."""
@@ -19,6 +25,29 @@ _OTHER_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".py")
 _TRAINING_LEFTOVERS = frozenset(
     {"training_args.bin", "trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"}
 )
+_MODEL_FILES = frozenset(
+    {"config.json", "generation_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"}
+)
+
+
+def find_folder(pretrained: str, revision: str | None) -> Path:
+    """Where the files of a checkpoint that can be loaded are on this machine."""
+    return Path(cached_file(pretrained, "config.json", revision=revision)).parent
+
+
+def identify(folder: Path, model: Any, processor: Any) -> dict[str, Any]:
+    """What answers depend on of a model and a processor that were loaded from ``folder``, and of the libraries."""
+    return {
+        "weights_digest": digest_checkpoint(folder),
+        "model_class": type(model).__name__,
+        "model_type": model.config.model_type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        **describe_processor(processor),
+        "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def digest_checkpoint(folder: Path) -> str:
@@ -34,6 +63,19 @@ def digest_checkpoint(folder: Path) -> str:
         if not path.is_file() or path.name in _TRAINING_LEFTOVERS or path.name.startswith("rng_state"):
             continue
         if path.suffix in _WEIGHT_SUFFIXES or path.suffix in _OTHER_SUFFIXES:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(_digest_file(path))
+    return digest.hexdigest()
+
+
+def digest_processor(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files in ``folder`` that a tokenizer and a processor are made of.
+
+    That is of all small ones but those that are known to be of the model or of the training.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _OTHER_SUFFIXES and path.name not in _TRAINING_LEFTOVERS | _MODEL_FILES:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             digest.update(_digest_file(path))
     return digest.hexdigest()

@@ -132,23 +132,40 @@ def load_checkpoint(
         raise _failed(pretrained, _explain(error)) from error
     _check_report(pretrained, type(model).__name__, report, strict_weights)
     try:
-        processor = load_processor(
+        processor = load_processor_of(
             pretrained,
             config,
-            text_only=is_language_model(config, trust_remote_code),
+            chat_template=chat_template,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        if chat_template is not None:
-            processor.chat_template = read_text(chat_template)
-        if getattr(processor, "chat_template", None) is None:
-            raise ValueError(
-                "it has no chat template (chat_template.jinja); an instruction-tuned checkpoint brings one, "
-                "or give one as chat_template"
-            )
     except Exception as error:
         raise _failed(pretrained, f"its processor cannot be loaded: {_first_line(error)}") from error
     return model.eval(), processor
+
+
+def load_processor_of(
+    pretrained: str, config: Any, *, chat_template: str | None, revision: str | None, trust_remote_code: bool
+) -> Any:
+    """The processor of a checkpoint with this configuration, with the given chat template (text or a file) or its own.
+
+    Raises whatever transformers raises, and ValueError where there is no chat template.
+    """
+    processor = load_processor(
+        pretrained,
+        config,
+        text_only=is_language_model(config, trust_remote_code),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    if chat_template is not None:
+        processor.chat_template = read_text(chat_template)
+    if getattr(processor, "chat_template", None) is None:
+        raise ValueError(
+            "it has no chat template (chat_template.jinja); an instruction-tuned checkpoint brings one, "
+            "or give one as chat_template"
+        )
+    return processor
 
 
 def read_text(text: str) -> str:

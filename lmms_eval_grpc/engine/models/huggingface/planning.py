@@ -18,12 +18,13 @@ from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Re
 R = TypeVar("R", bound=Request)
 
 WINDOW_REQUESTS = 512
-"""Requests that are looked at together, at most; sorting needs many, memory and the wait for the first batch few."""
+"""Requests that are looked at together, beside those left over from before whose batch is not full yet; sorting needs
+many, memory and the wait for the first batch few."""
 FIRST_WINDOW = 64
 """Requests of the first window where it may not be cut early; each further one is twice as large."""
 WINDOW_PIXELS = 128 * 1024 * 1024
 """Decoded pixels of a window's media, at most (three bytes each)."""
-PATIENCE = 0.5
+PATIENCE = 0.25
 """Seconds after which an idle model gets what is prepared, though the window is not full."""
 FREE_PADDING = 2048
 """Tokens of padding in a batch that are cheaper than another batch."""
@@ -115,7 +116,7 @@ class Planner(Generic[R]):
                 for chunk in chunks:
                     yield pool.submit(encode_or_isolate, chunk, self.encode)
                 pixels, began = sum_pixels(window), time.monotonic()
-                room = min(WINDOW_REQUESTS, 2 * room)
+                room = max(min(WINDOW_REQUESTS, 2 * room), len(window) + FIRST_WINDOW)
         for chunk in self._cut(window, keep_rest=False)[0]:
             yield pool.submit(encode_or_isolate, chunk, self.encode)
 

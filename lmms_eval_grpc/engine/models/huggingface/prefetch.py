@@ -12,12 +12,15 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-MOST_THREADS = 8
+FEWEST_THREADS, MOST_THREADS = 2, 8
 
 
 def count_threads() -> int:
-    """How many threads prepare: one core is left for whoever uses what they make, and the operating system's choice."""
-    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) - 1))
+    """How many threads prepare: one for each core that this process may use but one, within bounds.
+
+    Two even on one core, because much of the work is waiting for files.
+    """
+    return max(FEWEST_THREADS, min(MOST_THREADS, len(os.sched_getaffinity(0)) - 1))
 
 
 class Demand:
