@@ -42,7 +42,7 @@ _TASK = """
     doc_to_text: question
     doc_to_target: answer
     doc_to_visual: !function visuals.{function}
-    generation_kwargs: {{max_new_tokens: {tokens}, do_sample: false}}
+    generation_kwargs: {{max_new_tokens: {tokens}, do_sample: false, until: ["\\n\\n"]}}
     metric_list:
       - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
     """
@@ -65,6 +65,8 @@ def audio(doc):
 """
 
 MAX_NEW_TOKENS = 3
+UNTIL = "\n\n"
+"""Where answers end, beside the models' own ends."""
 
 
 @cache
