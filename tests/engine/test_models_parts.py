@@ -287,7 +287,7 @@ def test_batches_of_a_fixed_size_do_not_depend_on_threads_or_time() -> None:
 
 def test_full_batches_are_waited_for_whatever_else_is_asked_meanwhile() -> None:
     def prepare(index: int, request: int) -> PreparedRequest:
-        return PreparedRequest(index, "", (), {}, f"arguments {index % 2}", 1.0)
+        return PreparedRequest(index, "", Media(), {}, f"arguments {index % 2}", 1.0)
 
     planner: Planner[Any] = Planner(prepare, list, lambda longest: 700, cut_early=False)
     with Prefetcher(partial(planner.plan, range(1600))) as steps:
