@@ -21,7 +21,7 @@ QWEN_SIDES = {"qwen2_vl": 56, "qwen2_5_vl": 56, "qwen3_vl": 64}
 
 
 _ASSISTANT = "You are a helpful assistant."
-SYSTEM_PROMPTS = dict.fromkeys(("gemma3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"), _ASSISTANT) | {
+SYSTEM_PROMPTS = dict.fromkeys(("gemma3", "qwen2_vl", "qwen3_vl"), _ASSISTANT) | {
     "qwen2_5_omni": (
         "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
         "visual inputs, as well as generating text and speech."
