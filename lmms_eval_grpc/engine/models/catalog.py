@@ -102,7 +102,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         min_pixels=3136, max_pixels=602112, max_new_tokens=128,
     ),
     _family(
-        "qwen2_5_vl", "Qwen2.5-VL.", "qwen2_5_vl", aliases=("qwen2_5_vl_chat",), system_prompt=_ASSISTANT,
+        "qwen2_5_vl", "Qwen2.5-VL.", "qwen2_5_vl", aliases=("qwen2_5_vl_chat",),
         max_new_tokens=128, **_QWEN_PIXELS,
     ),
     _family(
