@@ -40,7 +40,7 @@ from lmms_eval_grpc.engine.run.answers import ask
 from lmms_eval_grpc.engine.run.log import AnswerKey, RunLog
 from lmms_eval_grpc.engine.tasks.load import load
 from lmms_eval_grpc.engine.tasks.task import Task
-from tests.support.checkpoints import FAMILIES, build_checkpoint
+from tests.support.checkpoints import SEEING, build_checkpoint, small_args
 
 LOOP_BATCH_SIZES = (8, 16, 32, 64, 128, 300)
 QUESTION = "What digit is shown? Answer with one digit."
@@ -50,7 +50,7 @@ STOP = "\n\n"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=sorted(FAMILIES), default="idefics3", help="default: %(default)s")
+    parser.add_argument("--family", choices=SEEING, default="idefics3", help="default: %(default)s")
     parser.add_argument("--hidden", type=int, help="width of the text tower (default: the tiny checkpoint's)")
     parser.add_argument("--layers", type=int, default=4, help="its depth, where --hidden is given")
     parser.add_argument("--samples", type=int, default=300)
@@ -72,12 +72,14 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     checkpoint = build_checkpoint(arguments.family, folder / "checkpoint")
     if arguments.hidden:
         widen(checkpoint, arguments.hidden, arguments.layers)
-    backend = registry.create(arguments.family, {"pretrained": str(checkpoint)}, device="cpu")
+    # The loop's prompts have no system message.
+    model_args = {"pretrained": str(checkpoint), "system_prompt": None, **small_args(arguments.family)}
+    backend = registry.create(arguments.family, model_args, device="cpu")
     assert isinstance(backend, HuggingFaceBackend)
     documents = read_documents(arguments.samples, folder)
     config = EvaluationConfig(
         model=arguments.family,
-        model_args={"pretrained": str(checkpoint)},
+        model_args=model_args,
         tasks=("handwritten_digits",),
         limit=arguments.samples,
         gen_kwargs={"max_new_tokens": arguments.tokens, "min_new_tokens": arguments.tokens},

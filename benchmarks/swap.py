@@ -26,12 +26,12 @@ from generation import timed, widen
 
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
-from tests.support.checkpoints import FAMILIES, build_checkpoint
+from tests.support.checkpoints import SEEING, build_checkpoint, small_args
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=sorted(FAMILIES), default="qwen2_5_vl", help="default: %(default)s")
+    parser.add_argument("--family", choices=SEEING, default="qwen2_5_vl", help="default: %(default)s")
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 512, 1024], help="widths of the text tower")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=5)
@@ -79,7 +79,7 @@ def measure(arguments: argparse.Namespace, hidden: int) -> dict[str, Any]:
 
 
 def load(family: str, checkpoint: Path) -> HuggingFaceBackend:
-    backend = registry.create(family, {"pretrained": str(checkpoint)}, device="cpu")
+    backend = registry.create(family, {"pretrained": str(checkpoint), **small_args(family)}, device="cpu")
     assert isinstance(backend, HuggingFaceBackend)
     return backend
 

@@ -22,14 +22,14 @@ from lmms_eval_grpc.engine.models.huggingface import backend as backend_module
 from lmms_eval_grpc.engine.models.huggingface import planning
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, GenerationResponse
-from tests.support.checkpoints import FAMILIES
+from tests.support.checkpoints import SEEING, small_args
 
 Tiny = Callable[[str], Path]
 GREEDY = {"max_new_tokens": 6}
 
 
 def load(family: str, folder: Path, *, batch_size: int | None = None, **model_args: Any) -> HuggingFaceBackend:
-    arguments = {"pretrained": str(folder), **model_args}
+    arguments = {"pretrained": str(folder), **small_args(family), **model_args}
     backend = registry.create(family, arguments, device="cpu", batch_size=batch_size)
     assert isinstance(backend, HuggingFaceBackend)
     return backend
@@ -60,7 +60,7 @@ def count_batches(backend: HuggingFaceBackend, monkeypatch: pytest.MonkeyPatch) 
     return sizes
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", SEEING)
 def test_texts_do_not_depend_on_the_batch_size(family: str, tiny: Tiny, digit_images: list[bytes]) -> None:
     if family == "smolvlm" and importlib.util.find_spec("num2words") is None:
         pytest.skip("SmolVLM's processor needs num2words")
@@ -100,7 +100,7 @@ def test_images_of_many_shapes_do_not_depend_on_the_batch(family: str, tiny: Tin
         assert answers(load_tiling(batch_size), requests) == alone
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", SEEING)
 def test_several_preparing_threads_change_nothing(
     family: str, tiny: Tiny, digit_images: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +289,7 @@ def test_the_system_prompt_and_the_default_length_take_effect(tiny: Tiny, digit_
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
 def test_pixel_bounds_take_effect_in_every_family(family: str, tiny: Tiny) -> None:
     request = ask(Image.new("RGB", (160, 40)))
-    plain = answers(load(family, tiny(family)), [request])[0]
+    plain = answers(load(family, tiny(family), max_pixels=112 * 112), [request])[0]
     small = answers(load(family, tiny(family), max_pixels=56 * 56, min_pixels=28 * 28), [request])[0]
     assert plain.error is None
     assert small.error is None
@@ -399,9 +399,12 @@ class TestRefusedCheckpoints:
         self.edit_config(folder, text_config=config["text_config"] | {"intermediate_size": 96})
         self.refuse(folder, r"do not fit its config\.json: .*mlp.*and 1 more")
 
-    def test_a_text_model(self, folder: Path) -> None:
-        self.edit_config(folder, model_type="llama")
-        self.refuse(folder, "'llama' is no vision-language model")
+    def test_a_model_that_does_not_generate(self, folder: Path) -> None:
+        self.edit_config(folder, model_type="vit")
+        self.refuse(folder, "'vit' is no multimodal or language model")
+
+    def test_a_model_that_sees_by_the_name_of_those_that_read(self, folder: Path) -> None:
+        self.refuse(folder, "'idefics3' reads more than text", family="huggingface_text")
 
     def test_an_unknown_type(self, folder: Path) -> None:
         self.edit_config(folder, model_type="not_a_model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,22 +11,22 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from lmms_eval_grpc.engine.data.media.images import load_image
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
+from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.processor import encode
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, GenerationResponse, LoglikelihoodRequest
-from tests.support.checkpoints import FAMILIES
+from tests.support.checkpoints import SEEING, small_args
 
 Tiny = Callable[[str], Path]
 
 
 def load(family: str, folder: Path, batch_size: int | None) -> HuggingFaceBackend:
-    backend = registry.create(
-        family, {"pretrained": str(folder), "dtype": "float32"}, device="cpu", batch_size=batch_size
-    )
+    arguments = {"pretrained": str(folder), "dtype": "float32", "system_prompt": None, **small_args(family)}
+    backend = registry.create(family, arguments, device="cpu", batch_size=batch_size)
     assert isinstance(backend, HuggingFaceBackend)
     return backend
 
@@ -56,11 +57,16 @@ def questions(digit_images: list[bytes]) -> list[LoglikelihoodRequest]:
 @torch.inference_mode()
 def by_hand(backend: HuggingFaceBackend, request: LoglikelihoodRequest) -> tuple[float, bool]:
     """One token after the other, each from a forward pass of its own over everything before it."""
-    conversation = to_conversation(request.messages)
-    images = [load_image(image) for image in conversation.images]
+    images = []
+
+    def read(kind: str, item: Any) -> list[dict[str, Any]]:
+        images.append(Image.open(io.BytesIO(item["url"])).convert("RGB"))
+        return [{"type": kind}]
+
     processor = backend.processor
-    prompt = processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
-    inputs = dict(encode(processor, [prompt], [images]))
+    conversation = to_conversation(request.messages, read)
+    prompt = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    inputs = dict(encode(processor, [prompt], [Media(tuple(images))]))
     total, greedy = 0.0, True
     for token in processor.tokenizer(request.continuation, add_special_tokens=False)["input_ids"]:
         logits = backend.model(**inputs).logits[0, -1].double()
@@ -71,10 +77,12 @@ def by_hand(backend: HuggingFaceBackend, request: LoglikelihoodRequest) -> tuple
             if isinstance(tensor, torch.Tensor) and tensor.shape == (1, length):
                 value = {"input_ids": token, "attention_mask": 1}.get(name, 0)
                 inputs[name] = torch.cat([tensor, tensor.new_full((1, 1), value)], dim=1)
+            elif name == "cross_attention_mask":
+                inputs[name] = torch.cat([tensor, tensor[:, -1:]], dim=1)
     return total, greedy
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", SEEING)
 def test_likelihoods_are_those_computed_by_hand_in_any_batch(
     family: str, tiny: Tiny, digit_images: list[bytes]
 ) -> None:

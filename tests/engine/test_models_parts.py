@@ -22,6 +22,7 @@ from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation_arguments import truncate
 from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, plan_generation
+from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
@@ -252,7 +253,7 @@ def test_closing_drops_what_no_thread_has_begun() -> None:
 
 
 def prepared(cost: float, index: int = 0) -> PreparedRequest:
-    return PreparedRequest(index, "", (), {}, "", cost)
+    return PreparedRequest(index, "", Media(), {}, "", cost)
 
 
 def test_short_requests_do_not_pad_the_batches_of_much_longer_ones() -> None:
@@ -286,7 +287,7 @@ def test_batches_of_a_fixed_size_do_not_depend_on_threads_or_time() -> None:
 
 def test_full_batches_are_waited_for_whatever_else_is_asked_meanwhile() -> None:
     def prepare(index: int, request: int) -> PreparedRequest:
-        return PreparedRequest(index, "", (), {}, f"arguments {index % 2}", 1.0)
+        return PreparedRequest(index, "", Media(), {}, f"arguments {index % 2}", 1.0)
 
     planner: Planner[Any] = Planner(prepare, list, lambda longest: 700, cut_early=False)
     with Prefetcher(partial(planner.plan, range(1600))) as steps:

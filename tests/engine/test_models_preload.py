@@ -26,7 +26,8 @@ if child == 0:
     from lmms_eval_grpc.engine.api import EvaluationConfig
     from lmms_eval_grpc.engine.run.evaluate import evaluate
     from tests.support.reporters import Recorder
-    config = EvaluationConfig("qwen2_5_vl", ("handwritten_digits",), {"pretrained": sys.argv[1]}, limit=4)
+    model_args = {"pretrained": sys.argv[1], "min_pixels": 3136}
+    config = EvaluationConfig("qwen2_5_vl", ("handwritten_digits",), model_args, limit=4)
     (score,) = evaluate(config, Path(sys.argv[2]), Recorder()).tasks
     assert score.samples_scored == 4
     late = {name.partition(".")[0] for name in set(sys.modules) - known}

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmms_eval_grpc.engine.models import registry
-from lmms_eval_grpc.engine.models.catalog import HUGGINGFACE_ARGUMENTS
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.huggingface.arguments import arguments
 from lmms_eval_grpc.engine.models.protocol import Answer, Backend, GenerationRequest
 
 ENTRY = ModelEntry(
@@ -19,7 +19,7 @@ ENTRY = ModelEntry(
     "Dies of some prompts.",
     "tests.support.fragile_model:load",
     {
-        **HUGGINGFACE_ARGUMENTS,
+        **arguments("image"),
         "deadly": ModelArgument(str, "", "Words, any of which in a prompt ends the process."),
         "signal": ModelArgument(int, 9, "How it ends: by this signal; 0: by an exception."),
         "seconds": ModelArgument(float, 0.0, "What every batch takes longer."),

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lmms_eval_grpc.engine.models.entry import REQUIRED, ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.entry import ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.huggingface.arguments import (
+    FLASH_ATTENTION,
+    PATCHES,
+    SPLITTING,
+    THINKING,
+    TOTAL_PIXELS,
+    arguments,
+)
 from lmms_eval_grpc.engine.models.managed.arguments import (
     SGLANG_ARGUMENTS,
     TRANSFORMERS_SERVE_ARGUMENTS,
@@ -13,46 +22,47 @@ from lmms_eval_grpc.engine.models.managed.arguments import (
 )
 from lmms_eval_grpc.engine.models.openai.arguments import ASYNC_OPENAI_ARGUMENTS, OPENAI_ARGUMENTS
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-
-HUGGINGFACE_ARGUMENTS: Mapping[str, ModelArgument] = {
-    "pretrained": ModelArgument(str, REQUIRED, "Folder of a checkpoint, or its id on the Hugging Face Hub."),
-    "revision": ModelArgument((str, type(None)), None, "Branch, tag or commit of a Hub checkpoint."),
-    "dtype": ModelArgument(str, "auto", "Number format of the weights; auto: as saved.", choices=DTYPES),
-    "device_map": ModelArgument(
-        (str, dict, type(None)),
-        None,
-        "How to spread the model over devices, e.g. auto; unset: all on the job's device.",
-    ),
-    "attn_implementation": ModelArgument(
-        (str, type(None)),
-        None,
-        "Attention kernels, e.g. sdpa, eager, flash_attention_2; unset: the model's own choice.",
-    ),
-    "min_pixels": ModelArgument(
-        (int, type(None)), None, "Images with fewer pixels than this are enlarged to it, keeping their shape."
-    ),
-    "max_pixels": ModelArgument(
-        (int, type(None)), None, "Images with more pixels than this are scaled down to it, keeping their shape."
-    ),
-    "system_prompt": ModelArgument(
-        (str, type(None)),
-        None,
-        "System message for conversations that bring none; unset: whatever the chat template has.",
-    ),
-    "max_new_tokens": ModelArgument(int, 4096, "Longest answer, in tokens, for tasks that set no max_new_tokens."),
-    "use_cache": ModelArgument(bool, True, "Keep keys and values between tokens; off is slow and saves memory."),
-    "strict_weights": ModelArgument(bool, True, "Refuse a checkpoint whose weights do not match the model one to one."),
-    "trust_remote_code": ModelArgument(bool, False, "Allow the checkpoint's own Python code to run."),
-}
-
 _HUGGINGFACE_LOADER = "lmms_eval_grpc.engine.models.huggingface.backend:load"
 
+_ASSISTANT = "You are a helpful assistant."
+_OMNI = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech."
+)
+_QWEN_PIXELS: Mapping[str, Any] = {"min_pixels": 200704, "max_pixels": 1605632}
+_VISUAL = ("image", "video")
+_LIBRARIES = ("torch", "transformers", "accelerate", "pillow")
 
-def _family(name: str, description: str, **more: Any) -> ModelEntry:
-    """A family of checkpoints that the Hugging Face backend runs."""
-    more.setdefault("requires", ("torch", "transformers", "accelerate", "pillow"))
-    return ModelEntry(name, description, _HUGGINGFACE_LOADER, HUGGINGFACE_ARGUMENTS, **more)
+
+def _family(
+    name: str,
+    description: str,
+    *model_types: str,
+    reads: tuple[str, ...] = _VISUAL,
+    own: Mapping[str, ModelArgument] | None = None,
+    aliases: tuple[str, ...] = (),
+    requires: tuple[str, ...] = (),
+    **defaults: Any,
+) -> ModelEntry:
+    """A family of checkpoints that the Hugging Face backend runs.
+
+    ``reads`` is what it reads beside text, ``own`` are arguments of its own, and ``defaults`` are lmms-eval's values of
+    arguments where they are not everybody's.
+    """
+    return ModelEntry(
+        name,
+        description,
+        _HUGGINGFACE_LOADER,
+        arguments(*reads, **defaults) | dict(own or {}),
+        aliases=aliases,
+        modalities=("text", *reads),
+        requires=(*_LIBRARIES, *requires),
+        model_types=model_types,
+    )
+
+
+def _splitting(default: bool) -> dict[str, ModelArgument]:
+    return {name: dataclasses.replace(argument, default=default) for name, argument in SPLITTING.items()}
 
 
 def _server(name: str, arguments: Mapping[str, ModelArgument], **more: Any) -> ModelEntry:
@@ -79,26 +89,59 @@ def _managed(name: str, description: str, arguments: Mapping[str, ModelArgument]
 ENTRIES: tuple[ModelEntry, ...] = (
     _family(
         "huggingface",
-        "Any vision-language checkpoint that AutoModelForImageTextToText loads and that brings a chat template.",
-        aliases=("hf", "hf_chat", "huggingface_chat", "hf_multimodal"),
+        "Any chat model that transformers loads as a multimodal or a causal language model, with a chat template.",
+        reads=("image", "video", "audio"), aliases=("hf", "hf_chat", "huggingface_chat", "hf_multimodal"),
     ),
-    _family("gemma3", "Gemma 3 with vision.", model_types=("gemma3",)),
-    _family("idefics3", "Idefics3.", model_types=("idefics3",)),
     _family(
-        "internvl_hf", "InternVL 3 and later in Hugging Face's own layout.", aliases=("internvl3_hf",),
-        model_types=("internvl",),
+        "huggingface_text", "Any language model that transformers loads, with a chat template.", reads=(),
+        aliases=("hf_text", "causal_lm"),
     ),
-    _family("llava_hf", "LLaVA 1.5 in Hugging Face's own layout.", aliases=("llava",), model_types=("llava",)),
     _family(
-        "llava_onevision", "LLaVA-OneVision in Hugging Face's own layout.", aliases=("llava_onevision_hf",),
-        model_types=("llava_onevision",),
+        "gemma3", "Gemma 3 with vision.", "gemma3", system_prompt=_ASSISTANT, max_new_tokens=128,
     ),
-    _family("qwen2_vl", "Qwen2-VL.", aliases=("qwen2_vl_chat",), model_types=("qwen2_vl",)),
-    _family("qwen2_5_vl", "Qwen2.5-VL.", aliases=("qwen2_5_vl_chat",), model_types=("qwen2_5_vl",)),
-    _family("qwen3_vl", "Qwen3-VL.", aliases=("qwen3_vl_chat",), model_types=("qwen3_vl",)),
     _family(
-        "smolvlm", "SmolVLM and SmolVLM2.", aliases=("smolvlm2",), model_types=("smolvlm",),
-        requires=("torch", "transformers", "accelerate", "pillow", "num2words"),
+        "idefics2", "Idefics2.", "idefics2", own=_splitting(False), most_frames="max_frames_num", max_num_frames=16,
+        max_new_tokens=1024,
+    ),
+    _family("idefics3", "Idefics3.", "idefics3", own=SPLITTING),
+    _family(
+        "internvl_hf", "InternVL 3 and later in Hugging Face's own layout.", "internvl", own=PATCHES,
+        aliases=("internvl3_hf", "internvl3_5_hf"), most_frames="num_frames", max_new_tokens=1024,
+    ),
+    _family(
+        "llama_vision", "Llama 3.2 Vision.", "mllama", aliases=("mllama",), most_frames="max_frames_num",
+        max_new_tokens=1024,
+    ),
+    _family(
+        "llava_hf", "LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision in Hugging Face's own layout.", "llava", "llava_next",
+        "llava_onevision", aliases=("llava",), most_frames="max_frames_num", max_new_tokens=1024,
+    ),
+    _family(
+        "llava_onevision", "LLaVA-OneVision in Hugging Face's own layout.", "llava_onevision",
+        aliases=("llava_onevision_hf",), most_frames="max_frames_num", max_new_tokens=1024,
+    ),
+    _family(
+        "qwen2_audio", "Qwen2-Audio.", "qwen2_audio", reads=("audio",), requires=("soundfile", "soxr"),
+        max_new_tokens=256,
+    ),
+    _family(
+        "qwen2_vl", "Qwen2-VL.", "qwen2_vl", own=FLASH_ATTENTION, aliases=("qwen2_vl_chat",), system_prompt=_ASSISTANT,
+        min_pixels=3136, max_pixels=602112, max_new_tokens=128,
+    ),
+    _family(
+        "qwen2_5_vl", "Qwen2.5-VL.", "qwen2_5_vl", aliases=("qwen2_5_vl_chat",),
+        max_new_tokens=128, **_QWEN_PIXELS,
+    ),
+    _family(
+        "qwen2_5_omni", "Qwen2.5-Omni, answering in text.", "qwen2_5_omni", "qwen2_5_omni_thinker",
+        reads=("image", "video", "audio"), aliases=("qwen2_5_omni_chat",), system_prompt=_OMNI, max_num_frames=768,
+    ),
+    _family(
+        "qwen3_vl", "Qwen3-VL.", "qwen3_vl", "qwen3_vl_moe", own={**TOTAL_PIXELS, **THINKING},
+        aliases=("qwen3_vl_chat",), system_prompt=_ASSISTANT, max_num_frames=32, max_new_tokens=128, **_QWEN_PIXELS,
+    ),
+    _family(
+        "smolvlm", "SmolVLM and SmolVLM2.", "smolvlm", own=SPLITTING, aliases=("smolvlm2",), requires=("num2words",),
     ),
     _server("openai", OPENAI_ARGUMENTS, aliases=("openai_compatible", "openai_compatible_chat")),
     _server(

@@ -58,11 +58,13 @@ _LIBRARIES = (
     "zoneinfo",
 )
 
-_OPTIONAL = ("accelerate", "av", "scipy.io", "soundfile")
+_OPTIONAL = ("accelerate", "av", "scipy.io", "soundfile", "soxr")
 """Imported by those, or by the engine, where they are installed."""
 
-_BACKBONES = ("clip", "got_ocr2", "llama", "qwen2", "siglip")
-"""Families that the vision-language families are built from."""
+_BACKBONES = ("clip", "got_ocr2", "llama", "mistral", "qwen2", "siglip", "whisper")
+"""Families that the others are built from."""
+
+_PARTS = ("configuration", "modeling", "processing", "image_processing_pil", "feature_extraction", "tokenization")
 
 
 def preload() -> None:
@@ -91,7 +93,7 @@ def _family_modules() -> Iterator[str]:
     named = {family for entry in registry.entries() for family in entry.model_types}
     for family in sorted({*_BACKBONES, *named}):
         package = f"transformers.models.{family}"
-        for part in ("configuration", "modeling", "processing", "image_processing_pil", "tokenization"):
+        for part in _PARTS:
             name = f"{package}.{part}_{family}"
             # Not every family has every part.
             if importlib.util.find_spec(package) and importlib.util.find_spec(name):

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Sampling = Literal["uniform", "fps", "first_last", "qwen_vl"]
+Sampling = Literal["uniform", "fps", "first_last", "qwen_vl", "segments"]
 
 _QWEN_MOST_FRAMES = 768
 _QWEN_FEWEST_FRAMES = 4
@@ -23,6 +23,8 @@ class FramePolicy:
         Every ``round(native fps / fps)``-th frame from the first; as ``uniform`` when that exceeds ``max_num_frames``.
     ``first_last``
         As ``fps`` where ``fps`` is given, else as ``uniform``; the last frame always among them.
+    ``segments``
+        As many frames as ``uniform``, each from the middle of an equal part of the video, as InternVL was trained.
     ``qwen_vl``
         As the readers that Qwen's models come with: an even number of frames, positions rounded to the nearest frame,
         and with ``fps`` at least 4 and, unless ``max_num_frames`` says otherwise, at most 768 frames.
@@ -55,6 +57,9 @@ def select_frames(total: int, native_fps: float, duration: float, policy: FrameP
         raise ValueError("a video without frames has none to choose")
     if policy.sampling == "qwen_vl":
         return _qwen_vl(total, duration, policy)
+    if policy.sampling == "segments":
+        count = _bounded_count(total, duration, policy)
+        return [int((place + 0.5) * total / count) for place in range(count)]
     with_last = policy.sampling == "first_last"
     if policy.sampling == "uniform" or policy.fps is None:
         return _evenly(total, _bounded_count(total, duration, policy), with_last)

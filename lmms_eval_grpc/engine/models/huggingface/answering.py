@@ -16,10 +16,13 @@ from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, request
 from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse
 
+_EXACT_INPUTS = ("second_per_grid_ts", "video_second_per_grid")
+"""Times, which half precision would shift."""
+
 
 def score_batch(model: Any, batch: Batch) -> list[Answer]:
     """Likelihoods of the requests' continuations."""
-    inputs = batch.inputs.to(model.device, model.dtype)
+    inputs = _place(batch.inputs, model)
     prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
     scores = score_continuations(model, inputs, [request.continuation for request in batch.requests])
     return [
@@ -34,9 +37,14 @@ def score_batch(model: Any, batch: Batch) -> list[Answer]:
 
 
 @torch.inference_mode()
-def generate_batch(model: Any, tokenizer: Any, batch: Batch, plan: GenerationPlan) -> list[Answer]:
-    """Texts, cut before the first stop string, and how many tokens the model made for each."""
-    inputs = batch.inputs.to(model.device, model.dtype)
+def generate_batch(
+    model: Any, tokenizer: Any, batch: Batch, plan: GenerationPlan, *, hide_thoughts: bool = False
+) -> list[Answer]:
+    """Texts, cut before the first stop string, and how many tokens the model made for each.
+
+    ``hide_thoughts`` keeps only what stands behind ``</think>``: nothing where a thought has no end.
+    """
+    inputs = _place(batch.inputs, model)
     prompt_length = inputs["input_ids"].shape[1]
     plan.config.pad_token_id = tokenizer.pad_token_id
     criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
@@ -56,10 +64,19 @@ def generate_batch(model: Any, tokenizer: Any, batch: Batch, plan: GenerationPla
     ends = frozenset(plan.config.eos_token_id)
     answers = []
     for request, text, tokens, asked in zip(batch.requests, texts, generated, prompt_tokens, strict=True):
-        cut = truncate(text, plan.stops)
-        count = _count_generated(tokens, ends, tokenizer.pad_token_id, stopped=cut != text)
+        said = text.partition("</think>")[2].strip() if hide_thoughts else text
+        cut = truncate(said, plan.stops)
+        count = _count_generated(tokens, ends, tokenizer.pad_token_id, stopped=cut != said)
         answers.append(Answer(request.index, GenerationResponse(cut, int(asked), count)))
     return answers
+
+
+def _place(inputs: Any, model: Any) -> Any:
+    """The tensors on the model's device, pixels and sound in its number format."""
+    for name, tensor in inputs.items():
+        exact = name in _EXACT_INPUTS or not tensor.is_floating_point()
+        inputs[name] = tensor.to(model.device, None if exact else model.dtype)
+    return inputs
 
 
 def _count_generated(tokens: Sequence[int], ends: frozenset[int], pad: int, *, stopped: bool) -> int:

@@ -1,4 +1,4 @@
-"""Any vision-language checkpoint that Hugging Face transformers loads, as a backend.
+"""Any chat model that Hugging Face transformers loads, as a backend.
 
 One implementation for every family: the checkpoint's own processor and chat template say what its prompts look like.
 """
@@ -6,7 +6,7 @@ One implementation for every family: the checkpoint's own processor and chat tem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,15 +16,21 @@ import transformers
 from safetensors import SafetensorError
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.identity import find_folder, identify
 from lmms_eval_grpc.engine.models.huggingface.likelihood import append_continuations, tokenize_continuation
-from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
+from lmms_eval_grpc.engine.models.huggingface.loading import (
+    check_checkpoint,
+    load_checkpoint,
+    load_processor_of,
+    resolve_device,
+)
+from lmms_eval_grpc.engine.models.huggingface.media import Media, MediaReader
 from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory, release_memory
+from lmms_eval_grpc.engine.models.huggingface.options import HuggingFaceOptions, plan_media
 from lmms_eval_grpc.engine.models.huggingface.planning import (
     Batch,
     Planner,
@@ -35,7 +41,7 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
     share_key,
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
-from lmms_eval_grpc.engine.models.huggingface.processor import encode, load_processor, set_pixel_bounds
+from lmms_eval_grpc.engine.models.huggingface.processor import encode
 from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
@@ -48,45 +54,13 @@ from lmms_eval_grpc.engine.models.protocol import (
 
 R = TypeVar("R", bound=Request)
 
-_PIXELS_PER_TOKEN = 28 * 28
-"""Pixels that become one token in a typical model; only sorts requests by length."""
 _BYTES_PER_TOKEN = 4
-"""The same of a prompt's text, in UTF-8; roughly so in every language."""
-
-
-@dataclass(frozen=True, slots=True)
-class HuggingFaceOptions:
-    """The arguments of the registry, checked, and where and how to run."""
-
-    pretrained: str
-    device: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device_map: str | Mapping[str, Any] | None = None
-    attn_implementation: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    system_prompt: str | None = None
-    max_new_tokens: int = 4096
-    use_cache: bool = True
-    strict_weights: bool = True
-    trust_remote_code: bool = False
-    batch_size: int | None = None
-    max_batch_size: int | None = None
-    model_types: tuple[str, ...] = ()
+"""Of a prompt's text in UTF-8, roughly so in every language; only sorts requests by length."""
 
 
 def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceBackend:
     """The registry's loader of every Hugging Face family."""
-    return HuggingFaceBackend.load(
-        HuggingFaceOptions(
-            **values,
-            device=settings.device,
-            batch_size=settings.batch_size,
-            max_batch_size=settings.max_batch_size,
-            model_types=entry.model_types,
-        )
-    )
+    return HuggingFaceBackend.load(HuggingFaceOptions.of(entry, values, settings))
 
 
 class HuggingFaceBackend:
@@ -106,15 +80,11 @@ class HuggingFaceBackend:
             "backend": "huggingface",
             "pretrained": options.pretrained,
             "revision": getattr(model.config, "_commit_hash", None) or options.revision,
-            "min_pixels": options.min_pixels,
-            "max_pixels": options.max_pixels,
-            "system_prompt": options.system_prompt,
-            "max_new_tokens": options.max_new_tokens,
-            "use_cache": options.use_cache,
+            **options.recorded,
         }
         self._blueprint = Blueprint.read(folder)
         self.processor = processor
-        self._bounds_are_native = set_pixel_bounds(processor, options.min_pixels, options.max_pixels)
+        self._media = plan_media(options, model.config.model_type, processor)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
         self._generation_defaults = defaults
         model.generation_config = transformers.GenerationConfig(
@@ -130,6 +100,7 @@ class HuggingFaceBackend:
         config = check_checkpoint(
             options.pretrained,
             options.model_types,
+            text_only=options.text_only,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
         )
@@ -140,6 +111,7 @@ class HuggingFaceBackend:
             dtype=options.dtype,
             device_map=options.device_map,
             attn_implementation=options.attn_implementation,
+            chat_template=options.chat_template,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
             strict_weights=options.strict_weights,
@@ -163,7 +135,13 @@ class HuggingFaceBackend:
         processor, defaults = self.processor, self._generation_defaults
         try:
             if wanted.processor != self._blueprint.processor:
-                processor = load_processor(pretrained, revision=revision, trust_remote_code=options.trust_remote_code)
+                processor = load_processor_of(
+                    pretrained,
+                    self.model.config,
+                    chat_template=options.chat_template,
+                    revision=revision,
+                    trust_remote_code=options.trust_remote_code,
+                )
             if wanted.generation != self._blueprint.generation:
                 defaults = transformers.GenerationConfig.from_pretrained(folder)
         except Exception as error:
@@ -177,7 +155,7 @@ class HuggingFaceBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(modalities=frozenset({"text", "image"}), loglikelihood=True)
+        return Capabilities(modalities=self._media.modalities, loglikelihood=True)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -205,8 +183,8 @@ class HuggingFaceBackend:
 
     def _prepare(self, index: int, request: GenerationRequest) -> PreparedRequest:
         options = self.options
-        prompt, images, cost = self._read(request.messages)
-        key = share_key(request.generation, bool(images))
+        prompt, media, cost = self._read(request.messages)
+        key = share_key(request.generation, media)
         if key not in self._plans:
             self._plans[key] = plan_generation(
                 request.generation,
@@ -215,30 +193,37 @@ class HuggingFaceBackend:
                 use_cache=options.use_cache,
                 special_tokens=self.processor.tokenizer.get_added_vocab(),
             )
-        return PreparedRequest(index, prompt, images, request.generation, key, cost)
+        return PreparedRequest(index, prompt, media, request.generation, key, cost)
 
     def _prepare_likelihood(self, index: int, request: LoglikelihoodRequest) -> PreparedRequest:
-        prompt, images, cost = self._read(request.messages)
+        prompt, media, cost = self._read(request.messages)
         tokens = tokenize_continuation(self.processor.tokenizer, request.continuation)
-        key = share_key(None, bool(images))
-        return PreparedRequest(index, prompt, images, {}, key, cost + len(tokens), tokens)
+        key = share_key(None, media)
+        return PreparedRequest(index, prompt, media, {}, key, cost + len(tokens), tokens)
 
-    def _read(self, messages: Sequence[Message]) -> tuple[str, tuple[Any, ...], float]:
-        """The conversation as prompt and decoded images, and roughly how many tokens these are."""
+    def _read(self, messages: Sequence[Message]) -> tuple[str, Media, float]:
+        """The conversation as prompt and decoded media, and roughly how many tokens these are."""
         options = self.options
-        conversation = to_conversation(messages, options.system_prompt)
-        images = tuple(load_image(source) for source in conversation.images)
-        if not self._bounds_are_native:
-            images = tuple(fit_pixels(image, options.min_pixels, options.max_pixels) for image in images)
-        prompt = self.processor.apply_chat_template(conversation.messages, add_generation_prompt=True, tokenize=False)
-        pixels = sum(image.width * image.height for image in images)
-        return prompt, images, len(prompt.encode()) / _BYTES_PER_TOKEN + pixels / _PIXELS_PER_TOKEN
+        reader = MediaReader(self._media, self.model.config.model_type, messages)
+        conversation = to_conversation(
+            messages,
+            reader.read,
+            system_prompt=options.system_prompt,
+            reasoning_prompt=options.reasoning_prompt,
+            interleave_visuals=options.interleave_visuals,
+        )
+        thinking = {} if options.enable_thinking is None else {"enable_thinking": options.enable_thinking}
+        prompt = self.processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=False, **thinking
+        )
+        media = reader.media
+        return prompt, media, len(prompt.encode()) / _BYTES_PER_TOKEN + media.tokens
 
     def _encode(self, chunk: Sequence[PreparedRequest]) -> Any:
-        prompts, images = [request.prompt for request in chunk], [request.images for request in chunk]
+        prompts, media = [request.prompt for request in chunk], [request.media for request in chunk]
         if not chunk[0].continuation:
-            return encode(self.processor, prompts, images)
-        inputs = encode(self.processor, prompts, images, side="right")
+            return encode(self.processor, prompts, media)
+        inputs = encode(self.processor, prompts, media, side="right")
         pad = self.processor.tokenizer.pad_token_id
         return append_continuations(inputs, [request.continuation for request in chunk], pad)
 
@@ -261,7 +246,7 @@ class HuggingFaceBackend:
         rows, tokens = inputs["input_ids"].shape
         if not request.continuation:
             tokens += self._plans[request.key].max_new_tokens
-        return RowSize(tokens, sum(tensor.nbytes for tensor in inputs.values()) // rows)
+        return RowSize(tokens, sum(map(_count_bytes, inputs.values())) // rows)
 
     # Generation: on the caller's thread.
 
@@ -301,9 +286,14 @@ class HuggingFaceBackend:
                 if batch.requests[0].continuation:
                     return score_batch(self.model, batch), None
                 plan = self._plans[batch.requests[0].key]
-                return generate_batch(self.model, self.processor.tokenizer, batch, plan), None
+                hide = bool(self.options.enable_thinking)
+                return generate_batch(self.model, self.processor.tokenizer, batch, plan, hide_thoughts=hide), None
         except Exception as error:
             return [], error.with_traceback(None)
+
+
+def _count_bytes(value: Any) -> int:
+    return int(value.nbytes) if isinstance(value, torch.Tensor) else 0
 
 
 def _device_is_lost(error: BaseException) -> bool:

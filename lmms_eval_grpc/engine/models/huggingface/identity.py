@@ -12,6 +12,8 @@ import torch
 import transformers
 from transformers.utils import cached_file
 
+from lmms_eval_grpc.engine.models.huggingface.processor import describe_processor
+
 WHOLE_FILE_LIMIT = 256 * 1024 * 1024
 """Files up to this size are hashed whole, in bytes."""
 
@@ -35,16 +37,13 @@ def find_folder(pretrained: str, revision: str | None) -> Path:
 
 def identify(folder: Path, model: Any, processor: Any) -> dict[str, Any]:
     """What answers depend on of a model and a processor that were loaded from ``folder``, and of the libraries."""
-    image_processor = type(processor.image_processor).__name__
     return {
         "weights_digest": digest_checkpoint(folder),
         "model_class": type(model).__name__,
         "model_type": model.config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": getattr(model.config, "_attn_implementation", None),
-        "processor_class": type(processor).__name__,
-        "image_processor_class": image_processor,
-        "image_backend": "pil" if image_processor.endswith("Pil") else "torchvision",
+        **describe_processor(processor),
         "chat_template_digest": digest_template(getattr(processor, "chat_template", None)),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

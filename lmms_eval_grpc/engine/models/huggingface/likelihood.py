@@ -35,16 +35,18 @@ def append_continuations(inputs: Any, continuations: Sequence[Sequence[int]], pa
     """``inputs`` (padded on the right, ``input_ids`` (rows, length)) with each row's continuation behind its prompt.
 
     All tensors of that shape grow alike: the mask by ones, ``input_ids`` by the tokens and then ``pad``, others (token
-    types) by zeros.
+    types) by zeros; and of Llama 3.2 Vision, which images each token sees, by what the prompt's last token sees.
     """
     mask = inputs["attention_mask"]
     lengths = mask.sum(dim=1).tolist()
     rows, length = mask.shape
     longest = max(prompt + len(tokens) for prompt, tokens in zip(lengths, continuations, strict=True))
     for name, tensor in list(inputs.items()):
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != mask.shape:
+        per_token = isinstance(tensor, torch.Tensor) and tensor.shape == mask.shape
+        if not per_token and name != "cross_attention_mask":
             continue
-        grown = tensor.new_full((rows, max(longest, length)), pad if name == "input_ids" else 0)
+        size = (rows, max(longest, length), *tensor.shape[2:])
+        grown = tensor.new_full(size, pad if name == "input_ids" else 0)
         grown[:, :length] = tensor
         for row, (prompt, tokens) in enumerate(zip(lengths, continuations, strict=True)):
             end = prompt + len(tokens)
@@ -53,6 +55,8 @@ def append_continuations(inputs: Any, continuations: Sequence[Sequence[int]], pa
                 grown[row, end:] = pad
             elif name == "attention_mask":
                 grown[row, prompt:end] = 1
+            elif not per_token:
+                grown[row, prompt:end] = tensor[row, prompt - 1]
         inputs[name] = grown[:, :longest]
     return inputs
 

@@ -1,4 +1,4 @@
-"""Loading a vision-language checkpoint, and saying in words why one cannot be loaded."""
+"""Loading a checkpoint, and saying in words why one cannot be loaded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.huggingface.memory import is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.processor import load_processor
 
 _NAMES_SHOWN = 5
+
+_SPEAKING_PARTS = {"qwen2_5_omni": "thinker_config", "qwen3_omni_moe": "thinker_config"}
+"""Of models that also make sound: the part of their configuration that belongs to the model that writes."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,9 +39,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_checkpoint(
-    pretrained: str, model_types: Sequence[str], *, revision: str | None, trust_remote_code: bool
+    pretrained: str, model_types: Sequence[str], *, text_only: bool, revision: str | None, trust_remote_code: bool
 ) -> Any:
-    """Reads the checkpoint's configuration and returns it, after checking that it is a vision-language model."""
+    """Reads the checkpoint's configuration and returns it, after checking that it is a model that can be run.
+
+    ``text_only``: it must be a language model.
+    """
     folder = Path(pretrained).expanduser()
     if folder.is_absolute() or pretrained.startswith((".", "~")):
         if not folder.is_dir():
@@ -48,17 +58,38 @@ def check_checkpoint(
             why = "it brings Python code of its own; if you trust it, allow it with trust_remote_code"
             raise _failed(pretrained, why) from error
         raise _failed(pretrained, _first_line(error)) from error
-    known = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    remote = trust_remote_code and "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
-    if not known and not remote:
-        raise _failed(pretrained, f"its type {config.model_type!r} is no vision-language model that transformers knows")
     if model_types and config.model_type not in model_types:
         raise _failed(
             pretrained,
             f"its type is {config.model_type!r}, this model name is for {', '.join(model_types)}; "
             "use the name of its own family, or 'huggingface' for any",
         )
+    if _auto_class(config, trust_remote_code) is None:
+        raise _failed(
+            pretrained, f"its type {config.model_type!r} is no multimodal or language model that transformers knows"
+        )
+    if text_only and not is_language_model(config, trust_remote_code):
+        why = f"its type {config.model_type!r} reads more than text; use the name of its family, or 'huggingface'"
+        raise _failed(pretrained, why)
     return config
+
+
+def is_language_model(config: Any, trust_remote_code: bool) -> bool:
+    """Whether it reads nothing but text."""
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return known and _auto_class(config, trust_remote_code) is AutoModelForCausalLM
+
+
+def _auto_class(config: Any, trust_remote_code: bool) -> Any | None:
+    """What loads models of this type; None: nothing does."""
+    own = (getattr(config, "auto_map", None) or {}) if trust_remote_code else {}
+    if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+        return AutoModelForMultimodalLM
+    for name in ("AutoModelForMultimodalLM", "AutoModelForImageTextToText"):
+        if name in own:
+            return getattr(transformers, name)
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in own
+    return AutoModelForCausalLM if known else None
 
 
 def load_checkpoint(
@@ -69,6 +100,7 @@ def load_checkpoint(
     dtype: str,
     device_map: str | Mapping[str, Any] | None,
     attn_implementation: str | None,
+    chat_template: str | None,
     revision: str | None,
     trust_remote_code: bool,
     strict_weights: bool,
@@ -85,8 +117,14 @@ def load_checkpoint(
     elif device.type != "cpu":
         options["device_map"] = {"": str(device)}  # straight to the device, without a copy in main memory
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            pretrained, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        loader: Any = _auto_class(config, trust_remote_code)
+        part = _SPEAKING_PARTS.get(config.model_type)
+        model, report = loader.from_pretrained(
+            pretrained,
+            config=getattr(config, part) if part else config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     except Exception as error:
         if is_out_of_memory(error):
@@ -94,10 +132,48 @@ def load_checkpoint(
         raise _failed(pretrained, _explain(error)) from error
     _check_report(pretrained, type(model).__name__, report, strict_weights)
     try:
-        processor = load_processor(pretrained, revision=revision, trust_remote_code=trust_remote_code)
+        processor = load_processor_of(
+            pretrained,
+            config,
+            chat_template=chat_template,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     except Exception as error:
         raise _failed(pretrained, f"its processor cannot be loaded: {_first_line(error)}") from error
     return model.eval(), processor
+
+
+def load_processor_of(
+    pretrained: str, config: Any, *, chat_template: str | None, revision: str | None, trust_remote_code: bool
+) -> Any:
+    """The processor of a checkpoint with this configuration, with the given chat template (text or a file) or its own.
+
+    Raises whatever transformers raises, and ValueError where there is no chat template.
+    """
+    processor = load_processor(
+        pretrained,
+        config,
+        text_only=is_language_model(config, trust_remote_code),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    if chat_template is not None:
+        processor.chat_template = read_text(chat_template)
+    if getattr(processor, "chat_template", None) is None:
+        raise ValueError(
+            "it has no chat template (chat_template.jinja); an instruction-tuned checkpoint brings one, "
+            "or give one as chat_template"
+        )
+    return processor
+
+
+def read_text(text: str) -> str:
+    """``text`` itself, or what stands in the file of that name."""
+    try:
+        return Path(text).read_text() if Path(text).is_file() else text
+    except (OSError, ValueError):  # too long for a name, or with characters that no name has
+        return text
 
 
 def _check_report(pretrained: str, class_name: str, report: Mapping[str, Iterable[Any]], strict: bool) -> None:

@@ -9,10 +9,9 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from PIL import Image
-
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key
+from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
 
@@ -24,7 +23,7 @@ many, memory and the wait for the first batch few."""
 FIRST_WINDOW = 64
 """Requests of the first window where it may not be cut early; each further one is twice as large."""
 WINDOW_PIXELS = 128 * 1024 * 1024
-"""Decoded pixels of a window's images, at most (three bytes each)."""
+"""Decoded pixels of a window's media, at most (three bytes each)."""
 PATIENCE = 0.25
 """Seconds after which an idle model gets what is prepared, though the window is not full."""
 FREE_PADDING = 2048
@@ -37,11 +36,11 @@ SMALL_PIXELS = 128 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request with its prompt rendered and its images decoded."""
+    """A request with its prompt rendered and its media decoded."""
 
     index: int
     prompt: str
-    images: tuple[Image.Image, ...]
+    media: Media
     generation: Mapping[str, Any]
     key: str
     cost: float
@@ -75,10 +74,10 @@ def broken(index: int, error: BaseException) -> Answer:
     return Answer(index, GenerationResponse(error=describe_failure(error)))
 
 
-def share_key(generation: Mapping[str, Any] | None, has_images: bool) -> str:
+def share_key(generation: Mapping[str, Any] | None, media: Media) -> str:
     """Requests with different keys never share a batch. ``generation`` is None where a likelihood is asked for."""
     what = "likelihood" if generation is None else generation_key(generation)
-    return f"{'images' if has_images else 'text'} {what}"
+    return f"{media.kinds} {what}"
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def even_size(group: Sequence[PreparedRequest], size: int) -> int:
 
 
 def sum_pixels(window: Sequence[PreparedRequest]) -> int:
-    return sum(image.width * image.height for request in window for image in request.images)
+    return sum(request.media.pixels for request in window)
 
 
 def encode_or_isolate(chunk: Sequence[PreparedRequest], encode: Callable[[Sequence[PreparedRequest]], Any]) -> Prepared:
