@@ -87,6 +87,7 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
         agentic_trace_mode=values["agentic_trace_mode"],
         baseline=values["baseline"],
         max_tokens=values["max_tokens"],
+        max_error_share=values["max_error_share"],
         process_with_media=values["process_with_media"],
         log_samples_suffix=values["log_samples_suffix"],
         timezone=values["timezone"],
