@@ -17,7 +17,7 @@ from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
 from lmms_eval_grpc.engine.record.redact import redact
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
-from lmms_eval_grpc.engine.record.usage import CachedUsage
+from lmms_eval_grpc.engine.record.usage import CachedUsage, TaskUsage
 from lmms_eval_grpc.engine.tasks.task import Task
 
 LMMS_EVAL_KEYS = (
@@ -82,13 +82,14 @@ def write_results(
     throughput: Mapping[str, Any] | None = None,
     groups: Sequence[GroupScore] = (),
     cached: CachedUsage | None = None,
+    usages: Mapping[str, TaskUsage] | None = None,
 ) -> WrittenResults:
     """Writes ``<output_dir>/<model>/<date>_results.json`` and, per task, ``<date>_samples_<task>.jsonl`` beside it.
 
     ``scores`` are those of ``tasks``, in their order. Samples files are written only where there are
     ``sample_records``; within a file they are sorted by document. The date is ``started`` in the configured
     time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response cache
-    spared; None: there was none.
+    spared; None: there was none. ``usages`` are what each task's responses cost; None: what the records say.
     """
     by_task: dict[str, list[SampleRecord]] = {task.name: [] for task in tasks}
     for record in sample_records:
@@ -96,7 +97,7 @@ def write_results(
     for records in by_task.values():
         records.sort(key=lambda record: record.doc_id)
     document = build_document(
-        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached
+        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
     date = _free_date(folder, _date(config, started))
@@ -125,9 +126,10 @@ def build_document(
     throughput: Mapping[str, Any] | None,
     groups: Sequence[GroupScore] = (),
     cached: CachedUsage | None = None,
+    usages: Mapping[str, TaskUsage] | None = None,
 ) -> dict[str, Any]:
     """The results document: lmms-eval's keys in its order (:data:`LMMS_EVAL_KEYS`), then those of our own."""
-    usages = _usages(tasks, records)
+    recorded = _usages(tasks, records)
     model_name = _model_name(config)
     rows = {group.group: _group_results(group) for group in groups}
     aggregated = {group.group: rows[group.group] for group in groups if group.metrics}
@@ -154,8 +156,8 @@ def build_document(
         "lmms_eval_version": f"lmms-eval-grpc {_version()}",
         "date": _date(config, started),
         "throughput": dict(throughput or {}),
-        "usage": _usage(config, usages, scores, cached),
-        "efficiency": _efficiency(usages),
+        "usage": _usage(config, recorded if usages is None else usages, scores, cached),
+        "efficiency": _efficiency(recorded),
         "task_hashes": {name: _task_hash(of_task) for name, of_task in records.items() if of_task},
         "model_source": config.model,
         "model_name": model_name,
@@ -305,10 +307,10 @@ def _config(config: EvaluationConfig, manifest: Mapping[str, Any], batch_sizes: 
     }
 
 
-def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]) -> dict[str, usage.TaskUsage]:
+def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]) -> dict[str, TaskUsage]:
     usages = {}
     for task in tasks:
-        of_task = usages[task.name] = usage.TaskUsage()
+        of_task = usages[task.name] = TaskUsage()
         for record in records.get(task.name, ()):
             of_task.add(record, task.config.score_key)
     return {name: of_task for name, of_task in usages.items() if of_task.documents}
@@ -316,7 +318,7 @@ def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]
 
 def _usage(
     config: EvaluationConfig,
-    usages: Mapping[str, usage.TaskUsage],
+    usages: Mapping[str, TaskUsage],
     scores: Sequence[TaskScore],
     cached: CachedUsage | None,
 ) -> dict[str, Any]:
@@ -332,7 +334,7 @@ def _usage(
     }
 
 
-def _efficiency(usages: Mapping[str, usage.TaskUsage]) -> dict[str, Any]:
+def _efficiency(usages: Mapping[str, TaskUsage]) -> dict[str, Any]:
     if not usages:
         return {}
     return {

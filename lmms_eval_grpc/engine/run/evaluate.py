@@ -140,6 +140,7 @@ def evaluate(
             throughput=progress.throughput(),
             groups=group_scores,
             cached=cached,
+            usages=progress.counters.usage,
         )
     return EvaluationOutcome(
         tasks=tuple(scores),

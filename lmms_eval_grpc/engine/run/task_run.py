@@ -211,7 +211,7 @@ class _TaskRun:
         samples = self.context.samples
         if samples is None:
             return
-        unwritten = [score for score in scores if not samples.has(self.task.name, doc_id, score.filter)]
+        unwritten = [score for score in scores if not samples.has(self.task.name, doc_id, score.filter, "ok")]
         if unwritten:
             common = self._describe(doc_id, answered)
             samples.append(
@@ -253,6 +253,7 @@ class _TaskRun:
         records = []
         for doc_id in left:
             responses = list(self._pending.get(doc_id, {}).values())
+            self.context.progress.counters.note_usage(responses)
             # A prompt that was not built is not worth the decoding of its media.
             common = self._describe(doc_id, _Answered(responses, self._prompts.get(doc_id, "")))
             records.append(SampleRecord(filter="", outcome="budget_exceeded", error=error, **common))
