@@ -67,10 +67,24 @@ def evaluate(
     Raises :class:`EvaluationCancelled` when the reporter asks for it, :class:`EvaluationError` when it cannot go on.
     Every answer that was given by then is in the run log, and is not asked for again.
     """
-    started = datetime.now(UTC)
     run_dir.mkdir(parents=True, exist_ok=True)
     # An attempt that takes up another scores its answers again; judges are not to be paid twice for that.
     use_cache(run_dir / JUDGE_CACHE)
+    try:
+        return _evaluate(config, run_dir, reporter, tasks, groups, backend)
+    finally:
+        use_cache(None)  # the folder may be gone next, and the process live on
+
+
+def _evaluate(
+    config: EvaluationConfig,
+    run_dir: Path,
+    reporter: Reporter,
+    tasks: Sequence[Task] | None,
+    groups: Sequence[Group],
+    backend: Backend | None,
+) -> EvaluationOutcome:
+    started = datetime.now(UTC)
     USAGE.reset()
     clock = StageClock()
     progress = Progress(reporter, clock)
