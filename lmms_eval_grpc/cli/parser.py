@@ -220,7 +220,7 @@ def _declare_score(parser: argparse.ArgumentParser) -> None:
         group, required=False, place="", model_default="as the results say", tasks_default="those of the samples"
     )
     flags_evaluation.add_include_path(group, place="")
-    flags_evaluation.add_reasoning_tags(group)
+    flags_evaluation.add_reasoning_tags(group, default="as in the run")
     flags_evaluation.add_trust(group)
     flags_eval.add_media(group)
     flags_eval.add_output(group)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
             return show_tasks(values, output)
         return _show([("", plan(values["effect_size"], _design(values), args.documents))], output)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(_by_flags(error)) from error
 
 
 def show_tasks(values: Mapping[str, Any], output: Output) -> ExitCode:
@@ -73,7 +73,15 @@ def show_tasks(values: Mapping[str, Any], output: Output) -> ExitCode:
         counts = [(task.name, len(task.doc_ids(config.limit, config.offset))) for task in tasks]
         return _show([(name, plan(values["effect_size"], design, count)) for name, count in counts], output)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(_by_flags(error)) from error
+
+
+def _by_flags(error: ValueError) -> str:
+    """The message about a parameter's value under the name that its flag has."""
+    name, _, text = str(error).partition(" ")
+    flags = {"effect": "effect_size", "deviation_first": "std_a", "deviation_second": "std_b"}
+    name = flags.get(name, name)
+    return f"--{name} {text}" if name in DESIGN_FLAGS else str(error)
 
 
 def _design(values: Mapping[str, Any]) -> Design:

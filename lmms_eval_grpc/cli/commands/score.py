@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lmms_eval_grpc.cli.console import show_results, start_log
 from lmms_eval_grpc.cli.exit_codes import ExitCode
@@ -36,9 +38,13 @@ def run(args: argparse.Namespace, output: Output) -> int:
 
 
 def _make_config(args: argparse.Namespace, runs: list[StoredRun]) -> EvaluationConfig:
-    """Tasks that are not named are those of the samples; the model is the one that answered, if that is known."""
+    """Tasks that are not named are those of the samples; the model is the one that answered, if that is known.
+
+    What the run gave its scorers, and cut from the answers before, is done again unless a flag says otherwise.
+    """
     document = next((one.results.document for one in runs if one.results is not None), {})
     tasks = args.tasks or list(dict.fromkeys(sample.task for one in runs for sample in one.samples()))
+    asked = _asked_for(document)
     model_args = args.model_args or str((document.get("config") or {}).get("model_args") or "")
     try:
         parsed = parse_arg_string(model_args) if isinstance(model_args, str) else model_args
@@ -49,9 +55,9 @@ def _make_config(args: argparse.Namespace, runs: list[StoredRun]) -> EvaluationC
         tasks=tuple(tasks),
         model_args=parsed,
         include_paths=tuple(map(Path, args.include_path or ())),
-        reasoning_tags=args.reasoning_tags,
+        reasoning_tags=asked.get("reasoning_tags") if args.reasoning_tags is None else args.reasoning_tags,
         trust_remote_code=bool(args.trust_remote_code),
-        process_with_media=bool(args.process_with_media),
+        process_with_media=bool(args.process_with_media or asked.get("process_with_media")),
         timezone=args.timezone or "UTC",
         output_dir=Path(args.output_path) if args.output_path else None,
     )
@@ -64,3 +70,9 @@ def _make_config(args: argparse.Namespace, runs: list[StoredRun]) -> EvaluationC
     if problems:
         raise UsageError("the samples cannot be scored so", problems)
     return config
+
+
+def _asked_for(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of the run with these results; empty where they do not say."""
+    asked = (document.get("config") or {}).get("resolved_cli_args")
+    return asked if isinstance(asked, Mapping) else {}
