@@ -1,4 +1,4 @@
-"""``score``, ``compare`` and ``power`` on small files written by hand: what they take from a run, and what they refuse."""
+"""``score``, ``compare`` and ``power`` on small files written by hand: what they take from them, and refuse."""
 
 from __future__ import annotations
 

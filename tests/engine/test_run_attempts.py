@@ -1,4 +1,4 @@
-"""What is left of several attempts of one evaluation when they come to different outcomes, and of one without samples."""
+"""What is left of attempts that come to different outcomes, and of an evaluation that keeps no samples."""
 
 from __future__ import annotations
 
