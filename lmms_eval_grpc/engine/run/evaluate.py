@@ -26,9 +26,9 @@ from lmms_eval_grpc.engine.run.policy import TokenBudget
 from lmms_eval_grpc.engine.run.progress import Progress, StageClock
 from lmms_eval_grpc.engine.run.response_cache import ResponseCache, cache_folder
 from lmms_eval_grpc.engine.run.sample_file import SampleFile
-from lmms_eval_grpc.engine.run.seeds import set_seeds
 from lmms_eval_grpc.engine.run.task_run import RunContext, run_task
 from lmms_eval_grpc.engine.scoring.groups import aggregate_groups
+from lmms_eval_grpc.engine.seeds import set_seeds
 from lmms_eval_grpc.engine.tasks.group import Group
 from lmms_eval_grpc.engine.tasks.load import LoadedTasks, load
 from lmms_eval_grpc.engine.tasks.task import Task
