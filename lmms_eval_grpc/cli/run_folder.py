@@ -20,8 +20,9 @@ UNFINISHED = ".unfinished"
 
 _CHANGES_NO_ANSWER = (
     "batch_size", "max_batch_size", "device", "output_dir", "resolved_cli_args", "timezone", "bootstrap_iters",
-    "log_samples_suffix",
+    "log_samples_suffix", "max_error_share", "max_tokens", "baseline", "use_cache",
 )  # fmt: skip
+"""What a user may change and go on: neither the machine, nor how much is borne and spent, changes an answer."""
 
 
 @contextlib.contextmanager

@@ -64,3 +64,28 @@ def test_a_metric_that_no_run_has_is_named_with_those_that_they_have(
 def test_a_wrong_number_is_told_by_its_flag(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["power", flag, value]) == ExitCode.USAGE
     assert f"error: {flag} must be" in capsys.readouterr().err
+
+
+def test_two_runs_are_not_scored_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_task(tmp_path / "tasks", KEYS)
+    first, second = write_run(tmp_path / "first", {}), write_run(tmp_path / "second", {})
+    where = ("--include_path", str(tmp_path / "tasks"))
+    assert main(["score", str(first), str(second), *where]) == ExitCode.USAGE
+    assert "both answered task toy, document 0; score each run by itself" in capsys.readouterr().err
+
+
+def test_a_folder_of_tasks_and_any_limit_can_be_analysed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_task(tmp_path / "tasks", KEYS)
+    words = ("--power_analysis", "--tasks", str(tmp_path / "tasks"), "--limit", "2.7", "--json")
+    assert main(words) == ExitCode.OK, capsys.readouterr().err
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert (plan["of"], plan["documents"]) == ("toy", 2)
+
+
+def test_a_flag_that_is_no_number_is_told_without_all_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tasks", "toy", "--limit", "abc"]) == ExitCode.USAGE
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "lmms-eval-grpc eval: error: argument --limit: 'abc' is not a number",
+        "see lmms-eval-grpc eval --help",
+    ]

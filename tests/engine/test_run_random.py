@@ -1,4 +1,4 @@
-"""Tasks whose functions draw from the process's random generators: what is drawn follows from the seeds and nothing else.
+"""Tasks that draw from the process's random generators: what they draw follows from the seeds and nothing else.
 
 Many of lmms-eval's tasks shuffle in ``process_docs`` or guess in ``process_results``.
 """

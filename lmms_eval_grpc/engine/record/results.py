@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import re
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,17 +102,17 @@ def write_results(
         config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
-    date = _free_date(folder, _date(config, started))
-    samples_paths = tuple(
-        write_text(
-            folder / f"{date}_samples_{safe_name(task)}.jsonl",
-            (dump_line(to_lmms_eval_sample(record)) + "\n" for record in records),
+    with _reserved_date(folder, _date(config, started)) as date:
+        samples_paths = tuple(
+            write_text(
+                folder / f"{date}_samples_{safe_name(task)}.jsonl",
+                (dump_line(to_lmms_eval_sample(record)) + "\n" for record in records),
+            )
+            for task, records in by_task.items()
+            if records
         )
-        for task, records in by_task.items()
-        if records
-    )
-    # Last, so that whoever finds the results finds everything that belongs to them.
-    results_path = write_text(folder / f"{date}_results.json", [dump_document(document)])
+        # Last, so that whoever finds the results finds everything that belongs to them.
+        results_path = write_text(folder / f"{date}_results.json", [dump_document(document)])
     return WrittenResults(document, results_path, samples_paths)
 
 
@@ -360,12 +362,23 @@ def _date(config: EvaluationConfig, started: datetime) -> str:
     return started.astimezone(zoneinfo.ZoneInfo(config.timezone)).strftime("%Y%m%d_%H%M%S")
 
 
-def _free_date(folder: Path, date: str) -> str:
-    number, free = 1, date
-    while (folder / f"{free}_results.json").exists():
-        number += 1
-        free = f"{date}-{number}"
-    return free
+@contextlib.contextmanager
+def _reserved_date(folder: Path, date: str) -> Iterator[str]:
+    """A date that no results in ``folder`` have, and that no other process takes while the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = date if number == 1 else f"{date}-{number}"
+        mark = folder / f".{free}.writing"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:  # also one that a killed process left; there are numbers enough
+            continue
+        try:
+            if not (folder / f"{free}_results.json").exists():
+                yield free
+                return
+        finally:
+            mark.unlink(missing_ok=True)
 
 
 def _version() -> str:
