@@ -18,8 +18,24 @@ BEGINS_ANEW = [{"limit": 9}, {"seed": (1, 1, 1, 1)}, {"gen_kwargs": {"do_sample"
 @pytest.mark.parametrize("changes", GOES_ON + BEGINS_ANEW)
 def test_an_interrupted_run_is_found_again(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = EvaluationConfig("idefics3", ("toy",), output_dir=tmp_path)
-    with pytest.raises(KeyboardInterrupt), run_folder(config) as interrupted:
-        raise KeyboardInterrupt
+    places = []
+
+    def interrupt() -> None:
+        with run_folder(config) as place:
+            (place / "run_log.jsonl").touch()
+            places.append(place)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    (interrupted,) = places
     with run_folder(replace(config, **changes)) as again:
         assert (again == interrupted) == (changes in GOES_ON)
     assert interrupted.exists() == (changes in BEGINS_ANEW)
+
+
+def test_a_run_that_failed_before_anything_was_answered_leaves_nothing(tmp_path: Path) -> None:
+    config = EvaluationConfig("idefics3", ("toy",), output_dir=tmp_path)
+    with pytest.raises(RuntimeError), run_folder(config):
+        raise RuntimeError("no such data")
+    assert list(tmp_path.iterdir()) == []
