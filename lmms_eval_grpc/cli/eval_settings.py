@@ -59,7 +59,7 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
     """What to run. Raises UsageError with every problem that can be seen without a model or data."""
     problems: Problems = list(_check_flags(values))
     includes = [Path(path) for path in values["include_path"] or ()]
-    tasks = tuple(_expand_folders(values["tasks"] or (), includes, problems))
+    tasks = tuple(expand_folders(values["tasks"] or (), includes, problems))
     config = EvaluationConfig(
         model=values["model"],
         tasks=tasks,
@@ -69,7 +69,7 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
         batch_size=_read_batch_size(values["batch_size"], problems),
         max_batch_size=values["max_batch_size"],
         device=values["device"] or "cpu",
-        limit=_read_limit(values["limit"], problems),
+        limit=read_limit(values["limit"], problems),
         offset=values["offset"],
         gen_kwargs=_read_mapping(values, "gen_kwargs", problems),
         log_samples=values["log_samples"] or values["predict_only"],
@@ -87,6 +87,7 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
         agentic_trace_mode=values["agentic_trace_mode"],
         baseline=values["baseline"],
         max_tokens=values["max_tokens"],
+        max_error_share=values["max_error_share"],
         process_with_media=values["process_with_media"],
         log_samples_suffix=values["log_samples_suffix"],
         timezone=values["timezone"],
@@ -124,7 +125,7 @@ def _check_flags(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "wandb_log_samples", "needs --log_samples, which keeps the samples"
 
 
-def _expand_folders(names: Sequence[str], includes: list[Path], problems: Problems) -> Iterator[str]:
+def expand_folders(names: Sequence[str], includes: list[Path], problems: Problems) -> Iterator[str]:
     """Names of tasks as they are; of a folder the task files directly in it. Its groups may name its other tasks."""
     reader = YamlReader()
     for name in names:
@@ -167,7 +168,7 @@ def _read_batch_size(text: str, problems: Problems) -> int | None:
     return int(text)
 
 
-def _read_limit(limit: float | None, problems: Problems) -> int | float | None:
+def read_limit(limit: float | None, problems: Problems) -> int | float | None:
     """lmms-eval's rule: below 1 a share, from 1 on a count, 1.0 and 2.7 included (1 and 2 documents); -1 is all."""
     if limit is None or limit == -1:
         return None

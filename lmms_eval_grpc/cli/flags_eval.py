@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "repeats": 1,
     "baseline": None,
     "max_tokens": None,
+    "max_error_share": 0.05,
     "power_analysis": False,
     "effect_size": 0.03,
     "alpha": 0.05,
@@ -62,7 +63,7 @@ DEFAULTS: dict[str, Any] = {
     "std_a": None,
     "std_b": None,
 }
-"""lmms-eval's, but for ``timezone``, which there is Asia/Singapore."""
+"""lmms-eval's, but for ``timezone``, which there is Asia/Singapore, and ``max_error_share``, which it has not."""
 
 VERBOSITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

@@ -114,12 +114,12 @@ def add_prompt(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_reasoning_tags(group: argparse._ArgumentGroup) -> None:
-    """What is no part of an answer."""
+def add_reasoning_tags(group: argparse._ArgumentGroup, *, default: str = "<think>, <analysis>") -> None:
+    """What is no part of an answer, with the default in words."""
     group.add_argument(
         *spell("reasoning_tags"),
         metavar="JSON",
-        help='spans cut from answers before scoring: [["<think>", "</think>"]], or none (default: <think>, <analysis>)',
+        help=f'spans cut from answers before scoring: [["<think>", "</think>"]], or none (default: {default})',
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from lmms_eval_grpc import __version__
 from lmms_eval_grpc.cli import arguments, flags_eval, flags_evaluation, flags_submit
-from lmms_eval_grpc.cli.exit_codes import describe_exit_codes
+from lmms_eval_grpc.cli.exit_codes import ExitCode, describe_exit_codes
 from lmms_eval_grpc.cli.flags_evaluation import spell
 
 ADDRESS_VARIABLE = "LMMS_EVAL_GRPC_ADDRESS"
@@ -46,6 +47,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong, and where to look; all the flags of ``eval`` would hide it."""
+        self.exit(ExitCode.USAGE, f"{self.prog}: error: {message}\nsee {self.prog} --help\n")
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -220,7 +225,7 @@ def _declare_score(parser: argparse.ArgumentParser) -> None:
         group, required=False, place="", model_default="as the results say", tasks_default="those of the samples"
     )
     flags_evaluation.add_include_path(group, place="")
-    flags_evaluation.add_reasoning_tags(group)
+    flags_evaluation.add_reasoning_tags(group, default="as in the run")
     flags_evaluation.add_trust(group)
     flags_eval.add_media(group)
     flags_eval.add_output(group)

@@ -17,16 +17,19 @@ from lmms_eval_grpc.engine.api import EvaluationConfig
 
 UNFINISHED = ".unfinished"
 """The folder of run folders, in the output folder."""
+_LOCK = "lock"
 
 _CHANGES_NO_ANSWER = (
     "batch_size", "max_batch_size", "device", "output_dir", "resolved_cli_args", "timezone", "bootstrap_iters",
-    "log_samples_suffix",
+    "log_samples_suffix", "max_error_share", "max_tokens", "baseline", "use_cache",
 )  # fmt: skip
+"""What a user may change and go on: neither the machine, nor how much is borne and spent, changes an answer."""
 
 
 @contextlib.contextmanager
 def run_folder(config: EvaluationConfig) -> Iterator[Path]:
-    """The evaluation's run folder, this process's alone; removed once the block has ended without an exception.
+    """The evaluation's run folder, this process's alone; removed once the block has ended without an exception,
+    or with nothing in it.
 
     It is below the output folder and named by the configuration, so that the same evaluation finds it again. Without an
     output folder it is a temporary one, which is removed in any case. Raises UsageError where another process has it.
@@ -39,7 +42,7 @@ def run_folder(config: EvaluationConfig) -> Iterator[Path]:
     run_dir = folder_of_all / digest(config)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / "lock").open("w")
+        lock = (run_dir / _LOCK).open("w")
     except OSError as error:
         raise UsageError(f"--output_path {config.output_dir}: cannot be written to: {error}") from error
     with lock:
@@ -50,10 +53,19 @@ def run_folder(config: EvaluationConfig) -> Iterator[Path]:
                 f"another process runs this evaluation into {config.output_dir}; wait for it, or name another "
                 "--output_path"
             ) from None
-        yield run_dir
-        shutil.rmtree(run_dir, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another evaluation is unfinished
-            folder_of_all.rmdir()
+        try:
+            yield run_dir
+        except BaseException:
+            if all(item.name == _LOCK for item in run_dir.iterdir()):  # nothing was answered
+                _remove(run_dir)
+            raise
+        _remove(run_dir)
+
+
+def _remove(run_dir: Path) -> None:
+    shutil.rmtree(run_dir, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another evaluation is unfinished
+        run_dir.parent.rmdir()
 
 
 def digest(config: EvaluationConfig) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.generation_arguments import RENAMED_KEYS
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, parse_baseline
 from lmms_eval_grpc.engine.run.response_cache import cache_folder
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
@@ -155,6 +156,12 @@ def _check_sampling(config: EvaluationConfig) -> Iterator[Problem]:
     until = config.gen_kwargs.get("until")
     if until is not None and not _is_text_or_texts(until):
         yield Problem("gen_kwargs.until", f"until must be a string or a list of strings, but is {until!r}")
+    temperature = config.gen_kwargs.get("temperature")
+    if temperature is not None and (isinstance(temperature, bool) or not isinstance(temperature, int | float)):
+        yield Problem("gen_kwargs.temperature", f"temperature must be a number, but is {temperature!r}")
+    for name in ("max_new_tokens", *(other for other, own in RENAMED_KEYS.items() if own == "max_new_tokens")):
+        if config.gen_kwargs.get(name) is not None:
+            yield from _check_whole(f"gen_kwargs.{name}", config.gen_kwargs[name], 1, None, name)
     if config.reasoning_tags is not None:
         try:
             parse_tags(config.reasoning_tags)

@@ -54,7 +54,9 @@ class KeyValueFile:
                 self._give_up("written", error)
 
     def close(self) -> None:
+        """For good: whoever comes later finds nothing, and keeps nothing."""
         with self._lock:
+            self._given_up = True
             if self._connection is not None:
                 self._connection.close()
             self._connection = None

@@ -310,6 +310,14 @@ def test_a_second_evaluation_in_the_same_second_overwrites_nothing(tmp_path: Pat
     }
 
 
+def test_a_name_that_another_process_is_writing_under_is_taken(tmp_path: Path) -> None:
+    first = write(tmp_path)
+    first.results_path.with_name(".20260304_050607-2.writing").touch()
+    second = write(tmp_path)
+    assert second.results_path.name == "20260304_050607-3_results.json"
+    assert [path.name for path in second.results_path.parent.glob(".*")] == [".20260304_050607-2.writing"]
+
+
 def test_the_task_hash_depends_on_the_documents_and_not_on_the_answers(tmp_path: Path) -> None:
     def task_hash(folder: str, **changes: Any) -> str:
         (tmp_path / folder).mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError
-from lmms_eval_grpc.engine.judge.cache import use_cache
+from lmms_eval_grpc.engine.judge.cache import current_cache, use_cache
 from lmms_eval_grpc.engine.run.evaluate import JUDGE_CACHE, SAMPLES, evaluate
 from lmms_eval_grpc.engine.scoring.pool import JUDGE_WORKERS, ScoringPool
 from tests.support import scripted_run
@@ -210,6 +211,22 @@ def test_after_kill_9_no_judgement_that_was_given_is_paid_for_again(
     times = Counter(number_of(asked) for asked in judge.asked)
     assert [times[number] for number in range(given)] == [1] * given
     assert set(times) == set(range(24))
+
+
+def test_the_cache_of_judgements_ends_with_its_evaluation(
+    judge: JudgeHandle, toy: EvaluationConfig, tmp_path: Path
+) -> None:
+    judge.answer = lambda asked: Reply("1")
+    for _ in range(2):  # ``eval`` removes the folder of a run that is done, and may run the same again
+        evaluate(toy, tmp_path / "run", Recorder(), backend=ScriptedBackend(echo))
+        with sqlite3.connect(tmp_path / "run" / JUDGE_CACHE) as connection:
+            assert connection.execute("SELECT count(*) FROM entries").fetchone() == (24,)
+        connection.close()
+        assert current_cache() is None
+        opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        assert not [path for path in opened if path.startswith(str(tmp_path))]
+        shutil.rmtree(tmp_path / "run")
+    assert len(judge.asked) == 48
 
 
 def test_a_scorer_that_ends_the_process_is_heard_of(judge: JudgeHandle, toy: EvaluationConfig, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_task_listed_twice_with_different_settings_is_kept_twice(folder: Path)
 def test_one_task_of_two_groups_with_different_settings_is_an_error_that_names_both(folder: Path) -> None:
     write_yaml(folder, "g.yaml", "group: g\nrepeats: 2\ntask: [a]\n")
     write_yaml(folder, "h.yaml", "group: h\nrepeats: 3\ntask: [a]\n")
-    with pytest.raises(EvaluationError, match="'g' and 'h'"):
+    with pytest.raises(EvaluationError, match="group 'g' and in group 'h'"):
         resolve(folder, "g", "h")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmms_eval_grpc.cli.eval_settings import resolve_values
+from lmms_eval_grpc.cli.eval_settings import Problems, expand_folders, read_limit, resolve_values
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output, Table
 from lmms_eval_grpc.cli.stored_runs import find_run
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
             return show_tasks(values, output)
         return _show([("", plan(values["effect_size"], _design(values), args.documents))], output)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(_by_flags(error)) from error
 
 
 def show_tasks(values: Mapping[str, Any], output: Output) -> ExitCode:
@@ -54,17 +54,19 @@ def show_tasks(values: Mapping[str, Any], output: Output) -> ExitCode:
         design = _design(values)
         if not values["tasks"]:
             return _show([("", plan(values["effect_size"], design))], output)
+        problems: Problems = []
+        includes = [Path(path) for path in values["include_path"] or ()]
         config = EvaluationConfig(
             model=values["model"],
-            tasks=tuple(values["tasks"]),
-            include_paths=tuple(map(Path, values["include_path"] or ())),
-            limit=values["limit"],
+            tasks=tuple(expand_folders(values["tasks"], includes, problems)),
+            include_paths=tuple(includes),
+            limit=read_limit(values["limit"], problems),
             offset=values["offset"],
             trust_remote_code=values["trust_remote_code"],
         )
         index = TaskIndex.open(config.include_paths)
-        problems = [(problem.field, problem.description) for problem in check_config(config, index)]
-        if problems := [problem for problem in problems if not problem[0].startswith("model")]:
+        found = [(problem.field, problem.description) for problem in check_config(config, index)]
+        if problems := problems + [problem for problem in found if not problem[0].startswith("model")]:
             raise UsageError("the tasks cannot be analysed", problems)
         # Late: opening data takes seconds of imports.
         from lmms_eval_grpc.engine.tasks.load import load
@@ -73,7 +75,15 @@ def show_tasks(values: Mapping[str, Any], output: Output) -> ExitCode:
         counts = [(task.name, len(task.doc_ids(config.limit, config.offset))) for task in tasks]
         return _show([(name, plan(values["effect_size"], design, count)) for name, count in counts], output)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(_by_flags(error)) from error
+
+
+def _by_flags(error: ValueError) -> str:
+    """The message about a parameter's value under the name that its flag has."""
+    name, _, text = str(error).partition(" ")
+    flags = {"effect": "effect_size", "deviation_first": "std_a", "deviation_second": "std_b"}
+    name = flags.get(name, name)
+    return f"--{name} {text}" if name in DESIGN_FLAGS else str(error)
 
 
 def _design(values: Mapping[str, Any]) -> Design:

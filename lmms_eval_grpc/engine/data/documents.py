@@ -22,6 +22,7 @@ class Documents:
 
         Raises EvaluationError TASK_LOAD_FAILED when ``process_docs`` raises or returns something else.
         """
+        self._made = process_docs is not None
         self._dataset = _processed(task, without_decoding(dataset), process_docs)
         media = {name: kind for name, feature in self._dataset.features.items() if (kind := _media_kind(feature))}
         self._recordings = [name for name, kind in media.items() if kind in ("audio", "video")]
@@ -55,6 +56,21 @@ class Documents:
         return digest_value(self._raw[doc_id].to_pylist()[0])
 
     @functools.cached_property
+    def order_digest(self) -> str:
+        """SHA-256 over which documents there are, and in which order; empty where no ``process_docs`` made them.
+
+        Media do not count, unless there is nothing else: what ``process_docs`` does to documents shows without.
+        """
+        if not self._made:
+            return ""
+        digest = hashlib.sha256()
+        rows = self._raw if self._plain is None else self._plain.with_format("arrow")
+        for start in range(0, len(rows), _ROWS):
+            for document in rows[start : start + _ROWS].to_pylist():
+                digest.update(digest_value(document).encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
     def _raw(self) -> Any:
         return self._dataset.with_format("arrow")
 
@@ -75,6 +91,8 @@ def dataset_fingerprint(dataset: Any, path: Path | None, data_files: Any) -> str
 
 
 _MAX_HASHED_BYTES = 1 << 30
+_ROWS = 1000
+"""Documents that are looked at together."""
 
 
 def _file_digest(file: Path) -> str:

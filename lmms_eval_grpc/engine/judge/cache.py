@@ -44,6 +44,9 @@ class JudgeCache:
     def put(self, key: str, answer: CachedAnswer) -> None:
         self._file.put({key: json.dumps({"content": answer.content, "model": answer.model})})
 
+    def close(self) -> None:
+        self._file.close()
+
 
 def cache_key(url: str, payload: Mapping[str, Any]) -> str:
     """SHA-256 of everything that an answer depends on: the judge's address, its model, the messages, the parameters."""
@@ -51,22 +54,26 @@ def cache_key(url: str, payload: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-_caches: dict[Path, JudgeCache] = {}
+_named: dict[Path, JudgeCache] = {}
+"""Those that the environment named; they last as long as the process."""
 _lock = threading.Lock()
-_default: Path | None = None
+_default: JudgeCache | None = None
 
 
 def use_cache(path: Path | None) -> None:
-    """Sets the file that judges of this process keep their answers in, where the environment names none; None: none."""
+    """Sets the file that judges of this process keep their answers in, where the environment names none; None: none.
+
+    The file that was set before is closed: a judge that answers later keeps nothing in it.
+    """
     global _default
-    _default = path
+    with _lock:
+        before, _default = _default, None if path is None else JudgeCache(path)
+    if before is not None:
+        before.close()
 
 
 def current_cache() -> JudgeCache | None:
     """The cache that judges use now."""
     given = os.environ.get(CACHE_PATH)
-    path = Path(given) if given else _default
-    if path is None:
-        return None
     with _lock:
-        return _caches.setdefault(path, JudgeCache(path))
+        return _named.setdefault(Path(given), JudgeCache(Path(given))) if given else _default

@@ -156,4 +156,4 @@ class ModelEntry:
         names = [name for own, argument in self.arguments.items() for name in (own, *argument.other_names)]
         near = difflib.get_close_matches(key, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"model {self.name!r} has no argument {key!r}{hint} Its arguments are: {', '.join(self.arguments)}"
+        return f"model {self.name!r} has no argument {key!r}{hint}; its arguments are: {', '.join(self.arguments)}"

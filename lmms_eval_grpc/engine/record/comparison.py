@@ -116,6 +116,12 @@ def pair_samples(
     check_documents(first, second)
     ours, theirs = _by_metric(first, metrics, score_key), _by_metric(second, metrics, score_key)
     shared = sorted(ours.keys() & theirs.keys())
+    if not shared and metrics is not None:
+        raise EvaluationError(
+            "NOTHING_TO_COMPARE",
+            f"the runs have no score of {' or '.join(metrics)} in common; they have "
+            f"{_names(_by_metric(first, None, score_key))} and {_names(_by_metric(second, None, score_key))}",
+        )
     if not shared:
         raise EvaluationError(
             "NOTHING_TO_COMPARE",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import re
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
 from lmms_eval_grpc.engine.record.redact import redact
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
-from lmms_eval_grpc.engine.record.usage import CachedUsage
+from lmms_eval_grpc.engine.record.usage import CachedUsage, TaskUsage
 from lmms_eval_grpc.engine.tasks.task import Task
 
 LMMS_EVAL_KEYS = (
@@ -82,13 +84,14 @@ def write_results(
     throughput: Mapping[str, Any] | None = None,
     groups: Sequence[GroupScore] = (),
     cached: CachedUsage | None = None,
+    usages: Mapping[str, TaskUsage] | None = None,
 ) -> WrittenResults:
     """Writes ``<output_dir>/<model>/<date>_results.json`` and, per task, ``<date>_samples_<task>.jsonl`` beside it.
 
     ``scores`` are those of ``tasks``, in their order. Samples files are written only where there are
     ``sample_records``; within a file they are sorted by document. The date is ``started`` in the configured
     time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response cache
-    spared; None: there was none.
+    spared; None: there was none. ``usages`` are what each task's responses cost; None: what the records say.
     """
     by_task: dict[str, list[SampleRecord]] = {task.name: [] for task in tasks}
     for record in sample_records:
@@ -96,20 +99,20 @@ def write_results(
     for records in by_task.values():
         records.sort(key=lambda record: record.doc_id)
     document = build_document(
-        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached
+        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
-    date = _free_date(folder, _date(config, started))
-    samples_paths = tuple(
-        write_text(
-            folder / f"{date}_samples_{safe_name(task)}.jsonl",
-            (dump_line(to_lmms_eval_sample(record)) + "\n" for record in records),
+    with _reserved_date(folder, _date(config, started)) as date:
+        samples_paths = tuple(
+            write_text(
+                folder / f"{date}_samples_{safe_name(task)}.jsonl",
+                (dump_line(to_lmms_eval_sample(record)) + "\n" for record in records),
+            )
+            for task, records in by_task.items()
+            if records
         )
-        for task, records in by_task.items()
-        if records
-    )
-    # Last, so that whoever finds the results finds everything that belongs to them.
-    results_path = write_text(folder / f"{date}_results.json", [dump_document(document)])
+        # Last, so that whoever finds the results finds everything that belongs to them.
+        results_path = write_text(folder / f"{date}_results.json", [dump_document(document)])
     return WrittenResults(document, results_path, samples_paths)
 
 
@@ -125,9 +128,10 @@ def build_document(
     throughput: Mapping[str, Any] | None,
     groups: Sequence[GroupScore] = (),
     cached: CachedUsage | None = None,
+    usages: Mapping[str, TaskUsage] | None = None,
 ) -> dict[str, Any]:
     """The results document: lmms-eval's keys in its order (:data:`LMMS_EVAL_KEYS`), then those of our own."""
-    usages = _usages(tasks, records)
+    recorded = _usages(tasks, records)
     model_name = _model_name(config)
     rows = {group.group: _group_results(group) for group in groups}
     aggregated = {group.group: rows[group.group] for group in groups if group.metrics}
@@ -154,8 +158,8 @@ def build_document(
         "lmms_eval_version": f"lmms-eval-grpc {_version()}",
         "date": _date(config, started),
         "throughput": dict(throughput or {}),
-        "usage": _usage(config, usages, scores, cached),
-        "efficiency": _efficiency(usages),
+        "usage": _usage(config, recorded if usages is None else usages, scores, cached),
+        "efficiency": _efficiency(recorded),
         "task_hashes": {name: _task_hash(of_task) for name, of_task in records.items() if of_task},
         "model_source": config.model,
         "model_name": model_name,
@@ -305,10 +309,10 @@ def _config(config: EvaluationConfig, manifest: Mapping[str, Any], batch_sizes: 
     }
 
 
-def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]) -> dict[str, usage.TaskUsage]:
+def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]) -> dict[str, TaskUsage]:
     usages = {}
     for task in tasks:
-        of_task = usages[task.name] = usage.TaskUsage()
+        of_task = usages[task.name] = TaskUsage()
         for record in records.get(task.name, ()):
             of_task.add(record, task.config.score_key)
     return {name: of_task for name, of_task in usages.items() if of_task.documents}
@@ -316,7 +320,7 @@ def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]
 
 def _usage(
     config: EvaluationConfig,
-    usages: Mapping[str, usage.TaskUsage],
+    usages: Mapping[str, TaskUsage],
     scores: Sequence[TaskScore],
     cached: CachedUsage | None,
 ) -> dict[str, Any]:
@@ -332,7 +336,7 @@ def _usage(
     }
 
 
-def _efficiency(usages: Mapping[str, usage.TaskUsage]) -> dict[str, Any]:
+def _efficiency(usages: Mapping[str, TaskUsage]) -> dict[str, Any]:
     if not usages:
         return {}
     return {
@@ -358,12 +362,23 @@ def _date(config: EvaluationConfig, started: datetime) -> str:
     return started.astimezone(zoneinfo.ZoneInfo(config.timezone)).strftime("%Y%m%d_%H%M%S")
 
 
-def _free_date(folder: Path, date: str) -> str:
-    number, free = 1, date
-    while (folder / f"{free}_results.json").exists():
-        number += 1
-        free = f"{date}-{number}"
-    return free
+@contextlib.contextmanager
+def _reserved_date(folder: Path, date: str) -> Iterator[str]:
+    """A date that no results in ``folder`` have, and that no other process takes while the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = date if number == 1 else f"{date}-{number}"
+        mark = folder / f".{free}.writing"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:  # also one that a killed process left; there are numbers enough
+            continue
+        try:
+            if not (folder / f"{free}_results.json").exists():
+                yield free
+                return
+        finally:
+            mark.unlink(missing_ok=True)
 
 
 def _version() -> str:

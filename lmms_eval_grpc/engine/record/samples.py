@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from lmms_eval_grpc.engine.record.plain_json import dump_line
 
@@ -70,6 +70,38 @@ class SampleRecord:
 
 
 _FIELDS = tuple(item.name for item in fields(SampleRecord))
+
+
+class _Sample(Protocol):
+    """What tells records apart."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def doc_id(self) -> int: ...
+    @property
+    def filter(self) -> str: ...
+    @property
+    def outcome(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Sample)
+
+
+def valid_records(records: Iterable[S]) -> Iterator[S]:
+    """``records`` without those that a later one made void, sample by sample.
+
+    An evaluation that is taken up again may come to another outcome for a sample: it has tokens again, or its judge
+    answers now. Then what was written about that sample before no longer holds.
+    """
+    by_sample: dict[tuple[str, int], dict[str, S]] = {}
+    for record in records:
+        of_sample = by_sample.setdefault((record.task, record.doc_id), {})
+        if any(known.outcome != record.outcome for known in of_sample.values()):
+            of_sample.clear()
+        of_sample[record.filter] = record
+    for of_sample in by_sample.values():
+        yield from of_sample.values()
 
 
 def to_lmms_eval_sample(record: SampleRecord) -> dict[str, Any]:

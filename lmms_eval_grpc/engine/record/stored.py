@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.engine.record.samples import SampleRecord, valid_records
 
 SAMPLES_NAME = re.compile(r"^(?P<date>.+?)_samples_(?P<task>.+)\.jsonl$")
 """The name of a samples file in lmms-eval's layout."""
@@ -93,7 +93,8 @@ def read_samples(path: Path, task: str | None = None) -> list[StoredSample]:
     """The samples in ``path``: this package's ``samples.jsonl``, or a samples file in lmms-eval's layout.
 
     That layout does not name the task: it is taken from the file's name unless ``task`` says it. lmms-eval does not
-    name filters either; of several lines for one document the second is called ``none#2``, and so on.
+    name filters either; of several lines for one document the second is called ``none#2``, and so on. Of a sample about
+    which attempts of one evaluation decided differently there is what the last one said.
 
     Raises EvaluationError RECORD_UNREADABLE, naming the line.
     """
@@ -113,7 +114,7 @@ def read_samples(path: Path, task: str | None = None) -> list[StoredSample]:
                     raise _unreadable(f"{path.name}, line {number}: not a sample: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(f"{path} cannot be read: {error}") from error
-    return samples
+    return list(valid_records(samples))
 
 
 def read_results(path: Path) -> StoredResults:

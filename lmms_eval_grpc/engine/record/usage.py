@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lmms_eval_grpc.engine.judge.usage import USAGE
+from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 from lmms_eval_grpc.engine.record.samples import SampleRecord
 
 _SCORE_NAMES = ("score", "acc", "accuracy", "exact_match")
@@ -39,6 +40,15 @@ class TaskUsage:
         self.reasoning_tokens += record.reasoning_tokens
         self.responses += len(record.responses)
         self.correct += _positive_score(record.scores, score_key)
+
+    def add_responses(self, responses: Sequence[GenerationResponse]) -> None:
+        """Counts a document by what the model said, whatever becomes of its score."""
+        self.documents += 1
+        for response in responses:
+            self.input_tokens += response.input_tokens
+            self.output_tokens += response.output_tokens
+            self.reasoning_tokens += response.reasoning_tokens or 0
+            self.responses += response.error is None
 
     def tokens(self) -> dict[str, int]:
         return _tokens(self.input_tokens, self.output_tokens, self.responses, self.reasoning_tokens)

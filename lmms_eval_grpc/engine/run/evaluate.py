@@ -26,9 +26,9 @@ from lmms_eval_grpc.engine.run.policy import TokenBudget
 from lmms_eval_grpc.engine.run.progress import Progress, StageClock
 from lmms_eval_grpc.engine.run.response_cache import ResponseCache, cache_folder
 from lmms_eval_grpc.engine.run.sample_file import SampleFile
-from lmms_eval_grpc.engine.run.seeds import set_seeds
 from lmms_eval_grpc.engine.run.task_run import RunContext, run_task
 from lmms_eval_grpc.engine.scoring.groups import aggregate_groups
+from lmms_eval_grpc.engine.seeds import set_seeds
 from lmms_eval_grpc.engine.tasks.group import Group
 from lmms_eval_grpc.engine.tasks.load import LoadedTasks, load
 from lmms_eval_grpc.engine.tasks.task import Task
@@ -74,10 +74,24 @@ def evaluate(
     Raises :class:`EvaluationCancelled` when the reporter asks for it, :class:`EvaluationError` when it cannot go on.
     Every answer that was given by then is in the run log, and is not asked for again.
     """
-    started = datetime.now(UTC)
     run_dir.mkdir(parents=True, exist_ok=True)
     # An attempt that takes up another scores its answers again; judges are not to be paid twice for that.
     use_cache(run_dir / JUDGE_CACHE)
+    try:
+        return _evaluate(config, run_dir, reporter, tasks, groups, backend)
+    finally:
+        use_cache(None)  # the folder may be gone next, and the process live on
+
+
+def _evaluate(
+    config: EvaluationConfig,
+    run_dir: Path,
+    reporter: Reporter,
+    tasks: Sequence[Task] | None,
+    groups: Sequence[Group],
+    backend: Backend | None,
+) -> EvaluationOutcome:
+    started = datetime.now(UTC)
     USAGE.reset()
     clock = StageClock()
     progress = Progress(reporter, clock)
@@ -147,6 +161,7 @@ def evaluate(
             throughput=progress.throughput(),
             groups=group_scores,
             cached=cached,
+            usages=progress.counters.usage,
         )
     return EvaluationOutcome(
         tasks=tuple(scores),

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, ProgressReport, Reporter, Stage
 from lmms_eval_grpc.engine.models.protocol import GenerationResponse
+from lmms_eval_grpc.engine.record.usage import TaskUsage
 
 
 class StageClock:
@@ -62,6 +63,8 @@ class Counters:
     task_total: int = 0
     batch_size: int = 0
     batch_sizes: set[int] = field(default_factory=set)
+    usage: dict[str, TaskUsage] = field(default_factory=dict)
+    """Tokens by task, of every response used."""
 
     def begin_task(self, task: str, total: int) -> None:
         self.task, self.task_done, self.task_total = task, 0, total
@@ -71,6 +74,7 @@ class Counters:
         self.samples_done += 1
         self.task_done += 1
         self.samples_cached += all(response.cached for response in responses)
+        self.note_usage(responses)
         for response in responses:
             self.input_tokens += response.input_tokens
             self.output_tokens += response.output_tokens
@@ -78,6 +82,10 @@ class Counters:
                 self.cached_responses += 1
                 self.cached_input_tokens += response.input_tokens
                 self.cached_output_tokens += response.output_tokens
+
+    def note_usage(self, responses: Sequence[GenerationResponse]) -> None:
+        """Counts the tokens of a sample of the present task."""
+        self.usage.setdefault(self.task, TaskUsage()).add_responses(responses)
 
     def note_batch(self, size: int, output_tokens: int) -> None:
         self.batch_size = size

@@ -24,6 +24,8 @@ from lmms_eval_grpc.engine.scoring.pool import ScoringPool
 from lmms_eval_grpc.engine.scoring.process import FilteredScore, ScoringError
 from lmms_eval_grpc.engine.tasks.task import Task
 
+_TOLD_TOGETHER = 100
+"""Samples of an earlier attempt that are scored before the reporter is asked again whether to stop."""
 _POLL_SECONDS = 0.2
 """How long a judge is waited for before the reporter is asked again whether to stop."""
 
@@ -138,6 +140,9 @@ class _TaskRun:
                     context.progress.counters.samples_resumed += 1
                     self._settle(doc_id, answered, prompt=None)
                     self._take_scores()
+                    if len(self._settled) % _TOLD_TOGETHER == 0:  # scorers may be slow, and samples many
+                        context.progress.report(Stage.SCORING)
+                        context.progress.stop_if_cancelled()
                 elif answered:
                     self._pending[doc_id] = answered
         return open_keys
@@ -211,7 +216,7 @@ class _TaskRun:
         samples = self.context.samples
         if samples is None:
             return
-        unwritten = [score for score in scores if not samples.has(self.task.name, doc_id, score.filter)]
+        unwritten = [score for score in scores if not samples.has(self.task.name, doc_id, score.filter, "ok")]
         if unwritten:
             common = self._describe(doc_id, answered)
             samples.append(
@@ -253,6 +258,7 @@ class _TaskRun:
         records = []
         for doc_id in left:
             responses = list(self._pending.get(doc_id, {}).values())
+            self.context.progress.counters.note_usage(responses)
             # A prompt that was not built is not worth the decoding of its media.
             common = self._describe(doc_id, _Answered(responses, self._prompts.get(doc_id, "")))
             records.append(SampleRecord(filter="", outcome="budget_exceeded", error=error, **common))

@@ -14,6 +14,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.judge.failures import questions_asked
 from lmms_eval_grpc.engine.scoring.process import FilteredScore, ScoringError, score_sample
+from lmms_eval_grpc.engine.seeds import seed_for_document
 from lmms_eval_grpc.engine.tasks.task import Task
 
 JUDGE_WORKERS = 10
@@ -58,6 +59,7 @@ class ScoringPool:
             return
         before = questions_asked()
         with self._lock:
+            seed_for_document(self._task.evaluation, doc_id)
             future.set_result(_score(self._task, doc_id, responses))
         self._asks_judges = self._asks_judges or questions_asked() != before
 

@@ -12,6 +12,7 @@ from lmms_eval_grpc.engine.data.source import DatasetSource, pick_split
 from lmms_eval_grpc.engine.scoring.filters import Pipeline, build_pipelines
 from lmms_eval_grpc.engine.scoring.metrics import Metric, build_metrics
 from lmms_eval_grpc.engine.scoring.reasoning import TagPairs, effective_tags
+from lmms_eval_grpc.engine.seeds import seed_for_task
 from lmms_eval_grpc.engine.tasks.config import TaskConfig, parse_task_config, resolve_for_model
 from lmms_eval_grpc.engine.tasks.fewshot import FewShot, check_fewshot, draw_stream
 from lmms_eval_grpc.engine.tasks.functions import Sources, resolve_functions
@@ -72,8 +73,12 @@ def load(config: EvaluationConfig, index: TaskIndex | None = None) -> LoadedTask
         groups = tuple(build_group(group) for group in resolution.groups)
     except TaskFileError as error:
         raise EvaluationError("TASK_LOAD_FAILED", str(error)) from error
-    tasks = tuple(_open_task(plan_task(task, config), config) for task in resolution.tasks)
-    return LoadedTasks(tasks, groups)
+    return LoadedTasks(tuple(_load_task(task, config) for task in resolution.tasks), groups)
+
+
+def _load_task(resolved: ResolvedTask, evaluation: EvaluationConfig) -> Task:
+    seed_for_task(evaluation)  # each task anew: its documents must not depend on which tasks come before it
+    return _open_task(plan_task(resolved, evaluation), evaluation)
 
 
 def plan_task(resolved: ResolvedTask, evaluation: EvaluationConfig) -> TaskPlan:

@@ -177,7 +177,9 @@ def suggest(names: Sequence[str]) -> str:
 
 def _renamed(task: ResolvedTask, known: ResolvedTask, kept: Mapping[str, ResolvedTask]) -> ResolvedTask:
     if task.group != known.group or not task.group:
-        places = " and ".join(repr(item.group) if item.group else "by its name" for item in (known, task))
+        places = " and ".join(
+            f"in group {item.group!r}" if item.group else f"by itself ({item.source})" for item in (known, task)
+        )
         message = (
             f"task {task.name} is asked for twice with different settings ({places}); submit them as two evaluations"
         )

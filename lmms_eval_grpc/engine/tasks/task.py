@@ -145,6 +145,9 @@ class Task:
             parts["agentic_trace_mode"] = self.evaluation.agentic_trace_mode
         if self.evaluation.process_with_media:
             parts["process_with_media"] = True
+        if self.documents.order_digest:
+            # A function that makes documents may draw, or follow the order of a set.
+            parts["documents"] = self.documents.order_digest
         if self.fewshot is not None:
             parts["fewshot"] = [
                 self.fewshot.fingerprint,

@@ -54,6 +54,8 @@ def plan_generation(
     wanted = {RENAMED_KEYS.get(key, key): value for key, value in generation.items() if key not in IGNORED_KEYS}
     stops = read_stops(wanted.pop("until", None))
     temperature = wanted.get("temperature")
+    if temperature is not None and not isinstance(temperature, int | float):
+        raise EvaluationError("INVALID_GENERATION_ARGS", f"temperature must be a number, not {temperature!r}")
     do_sample = bool(wanted.pop("do_sample", False)) if temperature is None else temperature > 0
     wanted.pop("do_sample", None)
     config = copy.deepcopy(defaults)
