@@ -5,7 +5,9 @@
 LMMS_EVAL_FOLDER is the package's folder, which holds ``tasks``. A configuration counts as loaded when its YAML file is
 read with all includes, its functions are imported, and its metrics, filters, few-shot settings and model-specific
 settings are built; only its documents are missing. Run it in an environment that has lmms-eval's own dependencies: many
-tasks import them. Code that wants the key of a judge when it is imported gets a placeholder, and nothing is downloaded.
+tasks import them, and where lmms-eval is installed too it is asked whether it loads what this engine does not
+(.venv-lmms-eval, which scripts/score_parity makes, is such an environment). Code that wants the key of a judge when it
+is imported gets a placeholder, and nothing is downloaded.
 Exits with 1 when fewer than the wanted share load.
 """
 
@@ -13,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
+import platform
+import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -49,8 +54,19 @@ def main() -> int:
         for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             print(f"  {len(names):3d}  {reason}\n       {shown}")
+    reference = failures_of_lmms_eval(list(failures)) if importlib.util.find_spec("lmms_eval") else None
+    if reference is not None:
+        ours_alone = sorted(failures.keys() - reference.keys())
+        print(f"\nof these {len(failures)} lmms-eval itself loads {len(ours_alone)}: {', '.join(ours_alone)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"total": total, "loaded": loaded, "failures": failures}, indent=1))
+        document = {
+            "total": total,
+            "loaded": loaded,
+            "platform": platform.platform(),
+            "failures": failures,
+            "failures_of_lmms_eval": reference,
+        }
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0 if loaded >= arguments.least * total else 1
 
 
@@ -82,6 +98,38 @@ def check(tasks: Path) -> tuple[dict[str, str], int]:
             except EvaluationError as error:
                 failures[name] = error.message.replace(str(tasks.parent), "…")
     return failures, len(names)
+
+
+_ASK_LMMS_EVAL = """
+import json, sys
+from lmms_eval import utils
+from lmms_eval.tasks import TaskManager
+files = {name: entry["yaml_path"] for name, entry in TaskManager("ERROR").task_index.items()}
+failures = {}
+for name in json.load(sys.stdin):
+    try:
+        utils.load_yaml_config(files[name], mode="full")
+    except Exception as error:
+        failures[name] = f"{type(error).__name__}: {error}"
+print("\\n" + json.dumps(failures))
+"""
+
+
+def failures_of_lmms_eval(names: list[str]) -> dict[str, str]:
+    """Those of the names whose file lmms-eval itself cannot read with its functions, and why.
+
+    It is asked for no more than that: what it makes of a file that it can read may still fail later.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK_LMMS_EVAL],
+        input=json.dumps(names),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def grouped(failures: dict[str, str]) -> dict[str, dict[str, list[str]]]:

@@ -23,6 +23,40 @@ environment() {
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
+# lmms-eval's own files in .reference, for the tests that compare with them. Only files: nothing of it is installed.
+# Where they cannot be had those tests are skipped, and say so.
+reference_files() {
+  local release=lmms-eval==0.7.3
+  [ "$(cat .reference/release 2>/dev/null)" = "$release" ] && return
+  echo "getting the files of $release into .reference"
+  rm -rf .reference .reference.part
+  if python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target .reference.part "$release"; then
+    echo "$release" > .reference.part/release
+    mv .reference.part .reference
+  else
+    echo "$release could not be downloaded: tests that compare with it are skipped" >&2
+  fi
+}
+
+# .venv-lmms-eval: lmms-eval itself with what it and its tasks need, for scripts/score_parity and the checks of its tasks.
+# A machine with CPUs alone wants a CPU build of torch: point pip at one (PIP_FIND_LINKS, PIP_INDEX_URL) before.
+lmms_eval_environment() {
+  local folder=.venv-lmms-eval wanted
+  wanted=$(sha256sum < scripts/lmms_eval_requirements.txt)
+  [ "$(cat $folder/installed 2>/dev/null)" = "$wanted" ] && return
+  echo "making $folder; this takes some minutes"
+  local python
+  python=$(first_python "(3, 11) <= sys.version_info < (3, 13)" "${PYTHON:-python3}" python3.11 python3.12)
+  [ -x $folder/bin/python ] || "$python" -m venv $folder
+  local pip="$folder/bin/python -m pip install --quiet --disable-pip-version-check"
+  $pip -r scripts/lmms_eval_requirements.txt
+  $pip --no-deps lmms-eval==0.7.3 torchvision==0.28.0
+  # torchvision beside a CPU torch: its operators are missing, and it describes two of them all the same.
+  sed -i 's/^@torch.library.register_fake(\(.*\))$/@(torch.library.register_fake(\1) if torchvision.extension._has_ops() else lambda function: function)/' \
+    $folder/lib/python3*/site-packages/torchvision/_meta_registrations.py
+  echo "$wanted" > $folder/installed
+}
+
 # The first of the named interpreters that runs and for which the condition holds.
 first_python() {
   local condition=$1 candidate

@@ -104,7 +104,7 @@ class TaskIndex:
         cls, include_paths: Sequence[Path], include_defaults: bool, override: bool, cache_folder: Path | None
     ) -> TaskIndex:
         scan = _Scan(cache_folder)
-        given = [(Path(path).expanduser(), False) for path in include_paths]
+        given = [(Path(path).expanduser().absolute(), False) for path in include_paths]
         folders = [*(scan.default_folders() if include_defaults else ()), *given]
         for folder, quiet in reversed(folders) if override else folders:
             scan.add_folder(folder, quiet)

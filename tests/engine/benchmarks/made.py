@@ -204,7 +204,7 @@ def load_benchmark(
     split = YamlReader().read(shipped)["test_split"]
     features = FEATURES[family or name]
     folder.mkdir(parents=True, exist_ok=True)
-    _dataset(documents, features).to_parquet(folder / "documents.parquet")
+    make_dataset(documents, features).to_parquet(folder / "documents.parquet")
     write_yaml(
         folder,
         "made.yaml",
@@ -220,7 +220,7 @@ def load_benchmark(
     return load(folder, f"made_{name}", **settings)
 
 
-def _dataset(documents: Sequence[Document], features: datasets.Features) -> datasets.Dataset:
+def make_dataset(documents: Sequence[Document], features: datasets.Features) -> datasets.Dataset:
     # Encoding audio wants torchcodec, even of bytes that are encoded already; a cast does not.
     recording = {"bytes": datasets.Value("binary"), "path": TEXT}
     plain = {name: recording if isinstance(kind, datasets.Audio) else kind for name, kind in features.items()}

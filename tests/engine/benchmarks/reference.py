@@ -1,20 +1,21 @@
-"""lmms-eval's own task functions, to compare ours with; its folder is named by LMMS_EVAL_REFERENCE."""
+"""lmms-eval's own task functions, to compare ours with."""
 
 from __future__ import annotations
 
 import importlib
-import os
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from lmms_eval_grpc.engine.tasks import shims
 from lmms_eval_grpc.engine.tasks.yaml_loader import YamlReader
 from tests.engine.benchmarks.made import SHIPPED
-
-FOLDER = os.environ.get("LMMS_EVAL_REFERENCE", "")
+from tests.support.lmms_eval_files import ROOT
 
 COUNT = 2000
 """Random answers per comparison."""
@@ -24,17 +25,13 @@ OPTIONS = ["a red apple", "the banana", "two dogs", "A", "42"]
 Reference = Callable[[str], ModuleType]
 
 
-def require_reference() -> None:
-    """Skips the calling module where there is nothing to compare with."""
-    if not FOLDER:
-        pytest.skip("LMMS_EVAL_REFERENCE is not set", allow_module_level=True)
-
-
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """``reference("mme.utils")``: that module of lmms-eval's tasks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
+        patch.syspath_prepend(ROOT)
+        if importlib.util.find_spec("loguru") is None:
+            patch.setitem(sys.modules, "loguru", _our_loguru())
         patch.setenv("OPENAI_API_KEY", "none")  # some modules make a client while they are imported
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.chdir(tmp_path_factory.mktemp("reference"))  # they write submission files
@@ -42,14 +39,21 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
             patch.delenv(name, raising=False)
 
         def get(name: str) -> ModuleType:
-            try:
-                return importlib.import_module(f"lmms_eval.tasks.{name}")
-            except ImportError as error:
-                pytest.skip(f"lmms-eval's {name} cannot be imported: {error}")
+            return importlib.import_module(f"lmms_eval.tasks.{name}")
 
         yield get
         for name in [name for name in sys.modules if name == "lmms_eval" or name.startswith("lmms_eval.")]:
             del sys.modules[name]
+
+
+def _our_loguru() -> ModuleType:
+    """The stand-in that task code gets. The real one is not installed for tests, so that they use ours."""
+    spec = importlib.util.spec_from_file_location("loguru", Path(shims.__file__).with_name("loguru.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def kwargs_of(task: str) -> list[dict[str, Any]]:

@@ -26,11 +26,12 @@ from lmms_eval_grpc.benchmarks.realworldqa import utils as realworldqa
 from lmms_eval_grpc.benchmarks.scienceqa import utils as scienceqa
 from lmms_eval_grpc.benchmarks.seedbench import utils as seedbench
 from tests.engine.benchmarks.random_answers import random_answers
-from tests.engine.benchmarks.reference import COUNT, OPTIONS, Reference, kwargs_of, reference, require_reference
+from tests.engine.benchmarks.reference import COUNT, OPTIONS, Reference, kwargs_of, reference
+from tests.support.lmms_eval_files import require_lmms_eval
 
 __all__ = ["reference"]
 
-require_reference()
+require_lmms_eval()
 
 
 def test_mme(reference: Reference) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from lmms_eval_grpc.engine.tasks.yaml_loader import FunctionReference, YamlReader
 from tests.engine.benchmarks.made import SHIPPED
-from tests.engine.benchmarks.reference import FOLDER, reference, require_reference
+from tests.engine.benchmarks.reference import reference
+from tests.support.lmms_eval_files import PACKAGE, require_lmms_eval
 
 __all__ = ["reference"]
 
-require_reference()
+require_lmms_eval()
 
 
 _COMPARED = (
@@ -41,7 +40,7 @@ _SHIPPED_TASKS = sorted(
 @pytest.mark.parametrize("name", _SHIPPED_TASKS)
 def test_data_prompts_generation_and_metric_names_are_those_of_lmms_eval(name: str) -> None:
     (ours_path,) = SHIPPED.rglob(f"{name}.yaml")
-    theirs_path = Path(FOLDER) / "lmms_eval" / "tasks" / ours_path.parent.name / ours_path.name
+    theirs_path = PACKAGE / "tasks" / ours_path.parent.name / ours_path.name
     ours, theirs = YamlReader().read(ours_path), YamlReader().read(theirs_path)
     for key in _COMPARED:
         mine, other = ours.get(key), theirs.get(key)
@@ -59,7 +58,7 @@ def test_data_prompts_generation_and_metric_names_are_those_of_lmms_eval(name: s
 @pytest.mark.parametrize("name", ["mathvista_testmini", "mvbench", "librispeech", "pope_full", "scienceqa_full"])
 def test_groups_have_lmms_evals_members(name: str) -> None:
     (ours_path,) = SHIPPED.rglob(f"{name}.yaml")
-    theirs_path = Path(FOLDER) / "lmms_eval" / "tasks" / ours_path.parent.name / ours_path.name
+    theirs_path = PACKAGE / "tasks" / ours_path.parent.name / ours_path.name
     ours, theirs = YamlReader().read(ours_path), YamlReader().read(theirs_path)
     assert (ours["group"], ours["task"]) == (theirs["group"], theirs["task"])
 

@@ -11,11 +11,12 @@ from lmms_eval_grpc.benchmarks.librispeech import utils as librispeech
 from lmms_eval_grpc.benchmarks.mvbench import utils as mvbench
 from lmms_eval_grpc.benchmarks.videomme import utils as videomme
 from tests.engine.benchmarks.random_answers import random_answers
-from tests.engine.benchmarks.reference import COUNT, OPTIONS, Reference, kwargs_of, reference, require_reference
+from tests.engine.benchmarks.reference import COUNT, OPTIONS, Reference, kwargs_of, reference
+from tests.support.lmms_eval_files import require_lmms_eval
 
 __all__ = ["reference"]
 
-require_reference()
+require_lmms_eval()
 
 
 def test_videomme(reference: Reference) -> None:

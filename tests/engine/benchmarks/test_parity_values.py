@@ -21,12 +21,13 @@ from lmms_eval_grpc.benchmarks.mmmu import utils as mmmu
 from lmms_eval_grpc.benchmarks.ocrbench import utils as ocrbench
 from lmms_eval_grpc.benchmarks.textvqa import utils as textvqa
 from tests.engine.benchmarks.random_answers import random_answers
-from tests.engine.benchmarks.reference import COUNT, OPTIONS, Reference, kwargs_of, reference, require_reference
+from tests.engine.benchmarks.reference import COUNT, OPTIONS, Reference, kwargs_of, reference
+from tests.support.lmms_eval_files import require_lmms_eval
 from tests.support.task_files import image
 
 __all__ = ["reference"]
 
-require_reference()
+require_lmms_eval()
 
 
 @pytest.mark.parametrize("letters", ["ABCD", "ABCDE", "AB"])

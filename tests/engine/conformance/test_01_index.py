@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
-from lmms_eval_grpc.engine.tasks.sources import LMMS_EVAL_VARIABLE
+from tests.support.lmms_eval_files import PACKAGE, needs_lmms_eval
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_index.json").read_text())
 
@@ -52,9 +51,9 @@ def test_the_first_folder_that_defines_a_name_wins(index: TaskIndex, tmp_path: P
             assert Path(str(entry.source)).relative_to(tmp_path).as_posix() == expected["source"]
 
 
-@pytest.mark.skipif(LMMS_EVAL_VARIABLE not in os.environ, reason=f"{LMMS_EVAL_VARIABLE} names no lmms-eval 0.7.3")
+@needs_lmms_eval
 def test_the_tree_of_lmms_eval_073_has_its_1985_names() -> None:
-    index = TaskIndex.scan([Path(os.environ[LMMS_EVAL_VARIABLE]) / "tasks"], include_defaults=False)
+    index = TaskIndex.scan([PACKAGE / "tasks"], include_defaults=False)
     kinds = Counter(entry.kind for entry in index.entries())
     assert kinds == {"task": 1711, "python_task": 2, "group": 201, "tag": 71}
     lines = "\n".join(f"{entry.name} {entry.kind}" for entry in index.entries())
