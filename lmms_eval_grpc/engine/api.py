@@ -31,6 +31,9 @@ class EvaluationConfig:
     """Ceiling of the automatic batch size; None: the backend's own."""
     device: str = "cpu"
     """A torch device string as this process sees it (``cpu``, ``cuda``, ``cuda:0``)."""
+    num_gpus: int = 1
+    """Devices of that kind to use: a replica of the model for each, or one model spread over them, as the backend has
+    it."""
     limit: int | float | None = None
     """None: every document; int: that many documents per task; float in (0, 1): that share of each task, rounded up."""
     offset: int = 0

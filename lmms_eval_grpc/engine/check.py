@@ -42,6 +42,7 @@ def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
         *_check_tasks(config, index),
         *_check_sampling(config),
         *_check_batches(config),
+        *_check_devices(config),
         *_check_seeds(config),
         *_check_baseline(config),
         *_check_timezone(config),
@@ -166,6 +167,17 @@ def _check_batches(config: EvaluationConfig) -> Iterator[Problem]:
         yield from _check_whole("batch_size", config.batch_size, 1, MAX_BATCH_SIZE)
     if config.max_batch_size is not None:
         yield from _check_whole("max_batch_size", config.max_batch_size, 1, MAX_BATCH_SIZE)
+
+
+def _check_devices(config: EvaluationConfig) -> Iterator[Problem]:
+    yield from _check_whole("num_gpus", config.num_gpus, 1, None)
+    entry = registry.resolve(config.model)
+    if entry is not None and entry.several_devices == "refused" and config.num_gpus != 1:
+        yield Problem(
+            "num_gpus",
+            f"model {config.model!r} runs elsewhere and uses no device here, so num_gpus must be 1, not"
+            f" {config.num_gpus}",
+        )
 
 
 def _check_seeds(config: EvaluationConfig) -> Iterator[Problem]:

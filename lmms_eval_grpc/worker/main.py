@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationError
+from lmms_eval_grpc.engine.models.replicas.nursery import stand_by
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
@@ -29,6 +30,8 @@ def run(sock: socket.socket) -> None:
     connection.send(WorkerEvent(started=WorkerStarted(pid=os.getpid())))
     job = connection.receive_job()
     _start_log()
+    if _wants_replicas(job):
+        stand_by(sock)  # before there are threads
     logger.info("job %s, attempt %d, process %d", job.job_id, job.attempt, os.getpid())
     reporter = JobReporter(connection.send, lambda: connection.cancelled)
     connection.listen(reporter.flush_due)
@@ -79,6 +82,14 @@ def _evaluate(spec: EvaluationSpec, job: RunJob, job_dir: Path, reporter: JobRep
     result = translate.to_result(outcome)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))
+
+
+def _wants_replicas(job: RunJob) -> bool:
+    try:
+        spec: EvaluationSpec | MergeSpec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
+    except Exception:  # whoever runs the job will say so
+        return False
+    return isinstance(spec, EvaluationSpec) and spec.num_gpus > 1
 
 
 def _identify(job_dir: Path) -> None:

@@ -8,7 +8,6 @@ its :data:`MARKER` in their environment for ever.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -29,9 +28,6 @@ IDENTITY_FILE = "worker.json"
 """File in a job's folder that names the worker that runs it."""
 
 _PROC = Path("/proc")
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NAME = 15
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,21 +166,6 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when the thread that forked it ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def adopt_orphans() -> None:
-    """Makes this process the parent of descendants whose own parent ends, so that it can reap them."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def set_process_name(name: str) -> None:
-    """What ``top`` and ``ps -o comm`` show; at most 15 bytes."""
-    _prctl(_PR_SET_NAME, name.encode()[:15])
-
-
 def _repeat(kill_all: Callable[[], list[T]], timeout: float) -> list[T]:
     deadline = time.monotonic() + timeout
     pause = 0.001
@@ -224,11 +205,3 @@ def _is_alive(pid: int) -> bool:
 @cache
 def _boot_id() -> str:
     return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def _prctl(option: int, argument: int | bytes) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    value = argument if isinstance(argument, bytes) else ctypes.c_ulong(argument)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lmms_eval_grpc.engine import prctl
 from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT, preload
 from lmms_eval_grpc.worker import main as worker_main
 from lmms_eval_grpc.worker import processes
@@ -123,7 +124,7 @@ class Template:
         status = _EXIT_BROKEN
         try:
             os.setsid()
-            processes.die_with_parent()
+            prctl.die_with_parent()
             if os.getppid() != template_pid:
                 os._exit(_EXIT_BROKEN)
             signal.set_wakeup_fd(-1)
@@ -155,7 +156,7 @@ def prepare_worker() -> None:
     """Undoes, in a forked worker, what only the template needs, and gives it its own name and random numbers."""
     gc.enable()
     faulthandler.enable()
-    processes.set_process_name("eval-worker")
+    prctl.set_process_name("eval-worker")
     if numpy := sys.modules.get("numpy"):
         # Python reseeds its own generator after a fork, numpy does not: all workers would draw the same numbers.
         numpy.random.seed()
@@ -171,8 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Its end is announced by the socket, not by a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    processes.set_process_name("eval-template")
-    processes.adopt_orphans()
+    prctl.set_process_name("eval-template")
+    prctl.adopt_orphans()
     os.environ.update(ENVIRONMENT)
     sock = socket.socket(fileno=options.socket_fd)
     if not options.no_preload:

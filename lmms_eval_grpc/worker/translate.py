@@ -80,6 +80,7 @@ def to_config(
         batch_size=spec.batch_size,
         max_batch_size=spec.max_batch_size,
         device=device,
+        num_gpus=spec.num_gpus,
         limit=spec.limit_fraction if spec.limit_count is None else spec.limit_count,
         offset=spec.offset,
         gen_kwargs=spec.gen_kwargs,

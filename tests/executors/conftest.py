@@ -67,7 +67,7 @@ class Jobs:
         self.count += 1
         job_dir = job_dir or self.folder / f"job-{self.count}"
         job = Job(f"{self.folder.name}-{self.count}", spec, JobState.RUNNING, time.time(), self.count, attempt=attempt)
-        return await self.executor.execute(job, self.executor.devices[:1], job_dir), job_dir
+        return await self.executor.execute(job, self.executor.devices[: job.slots_needed], job_dir), job_dir
 
     async def run(self, spec: JobSpec, **more: int) -> tuple[list[WorkerReport], Path]:
         execution, job_dir = await self.start(spec, **more)

@@ -1,6 +1,7 @@
 """Evaluates like a worker, and stands still once enough samples are done, so that a test can kill it there.
 
-Arguments: checkpoint, run directory, number of samples after which to stand still. Prints that number when it does.
+Arguments: checkpoint, run directory, number of samples after which to stand still, devices (default: 1). Prints that
+number when it does.
 """
 
 from __future__ import annotations
@@ -45,5 +46,5 @@ def digits_config(checkpoint: Path, **changes: object) -> EvaluationConfig:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    config = digits_config(Path(sys.argv[1]), **MANY)
+    config = digits_config(Path(sys.argv[1]), **MANY, num_gpus=int(sys.argv[4]) if len(sys.argv) > 4 else 1)
     evaluate(config, Path(sys.argv[2]), StandStill(int(sys.argv[3])))

@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lmms_eval_grpc.engine.api import Problem
 from lmms_eval_grpc.engine.models.protocol import Backend
@@ -94,6 +94,9 @@ class ModelEntry:
     """``model_type`` values of the checkpoints that this name stands for; empty: any."""
     visual_cot: bool = False
     """Whether the model can draw while it thinks, as its backend's capabilities will say once it is loaded."""
+    several_devices: Literal["replicas", "own", "refused"] = "replicas"
+    """What becomes of several devices: a replica of the backend for each, one backend that sees them all, or nothing,
+    because it uses none."""
 
     def check_args(self, model_args: Mapping[str, Any]) -> list[Problem]:
         """Everything wrong with ``model_args``, all at once; empty when nothing is."""
@@ -131,6 +134,11 @@ class ModelEntry:
         """
         values = {key: argument.default for key, argument in self.arguments.items() if not argument.required}
         return values | {self._own_name(key): value for key, value in model_args.items()}
+
+    def replicas(self, model_args: Mapping[str, Any], num_gpus: int) -> int:
+        """How many replicas of the model run on so many devices; 1: one model that sees them all."""
+        spread = model_args.get("device_map") is not None
+        return num_gpus if self.several_devices == "replicas" and not spread else 1
 
     def missing_packages(self) -> tuple[str, ...]:
         """Which of the pip packages that the backend needs are not installed here. Imports none of them."""

@@ -107,8 +107,8 @@ class Backend(Protocol):
         A batch may be empty: a backend that waits for others yields one now and then, so that its caller can stop.
 
         ``requests`` may build a request only when it is asked for by index: a backend fetches each once, holds a
-        bounded number at a time, and makes an exception raised by a fetch that request's ``error``. It may fetch on a
-        thread of its own.
+        bounded number at a time, and makes an exception raised by a fetch that request's ``error``. It may fetch on
+        threads of its own, and again what was lost with a process that died.
 
         The caller may stop iterating and close the iterator at any time (cancellation); nothing is left running then.
         Raises :class:`~lmms_eval_grpc.engine.api.EvaluationError` for what is wrong with all requests alike.

@@ -14,6 +14,7 @@ from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Backend
+from lmms_eval_grpc.engine.models.replicas.backend import count_replicas, load_replicas
 from lmms_eval_grpc.engine.record.baseline import load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
@@ -39,7 +40,14 @@ JUDGE_CACHE = "judge_cache.sqlite3"
 
 
 def load_backend(config: EvaluationConfig) -> Backend:
-    """The model that the configuration names, loaded. Raises :class:`EvaluationError` as the registry does."""
+    """The model that the configuration names, loaded, on as many devices as it says.
+
+    Raises :class:`EvaluationError` as the registry does, and for replicas ``REPLICAS_DIED``.
+    """
+    entry = registry.resolve(config.model)
+    replicas = 1 if entry is None else entry.replicas(config.model_args, config.num_gpus)
+    if replicas > 1:
+        return load_replicas(config, replicas)
     return registry.create(
         config.model,
         config.model_args,
@@ -98,7 +106,7 @@ def evaluate(
             config,
             tasks,
             identity,
-            device=describe_device(config.device),
+            device=describe_device(config.device) | {"count": config.num_gpus, "replicas": count_replicas(backend)},
             processor_backend=str(identity.get("image_backend", "")),
             doc_ids=doc_ids,
             baseline=baseline.describe() if baseline else None,
