@@ -51,7 +51,7 @@ _HUGGINGFACE_LOADER = "lmms_eval_grpc.engine.models.huggingface.backend:load"
 
 def _family(name: str, description: str, **more: Any) -> ModelEntry:
     """A family of checkpoints that the Hugging Face backend runs."""
-    more.setdefault("requires", ("torch", "transformers", "accelerate", "pillow"))
+    more.setdefault("requires", ("torch", "transformers>=5", "accelerate", "pillow"))
     return ModelEntry(name, description, _HUGGINGFACE_LOADER, HUGGINGFACE_ARGUMENTS, **more)
 
 
@@ -96,7 +96,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
     _family("qwen3_vl", "Qwen3-VL.", aliases=("qwen3_vl_chat",), model_types=("qwen3_vl",)),
     _family(
         "smolvlm", "SmolVLM and SmolVLM2.", aliases=("smolvlm2",), model_types=("smolvlm",),
-        requires=("torch", "transformers", "accelerate", "pillow", "num2words"),
+        requires=("torch", "transformers>=5", "accelerate", "pillow", "num2words"),
     ),
     _server("openai", OPENAI_ARGUMENTS, aliases=("openai_compatible", "openai_compatible_chat")),
     _server(
@@ -112,6 +112,6 @@ ENTRIES: tuple[ModelEntry, ...] = (
     ),
     _managed(
         "transformers_serve", "transformers serve, started for the job.", TRANSFORMERS_SERVE_ARGUMENTS,
-        requires=("torch", "transformers", "accelerate", "pillow", "fastapi", "uvicorn", "openai"),
+        requires=("torch", "transformers>=5", "accelerate", "pillow", "fastapi", "uvicorn", "openai"),
     ),
 )  # fmt: skip

@@ -19,6 +19,8 @@ from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT
 from lmms_eval_grpc.engine.models.replicas import nursery_process
 
 _standing: Nursery | None = None
+_SEARCH_PATH = tuple(sys.path)
+"""Where modules are found before the code of tasks, which puts folders of its own there, has run."""
 
 
 def stand_by(*inherited: socket.socket) -> None:
@@ -63,7 +65,7 @@ class Nursery:
     def execute(cls) -> Nursery:
         """As a program of its own, which takes as long as the imports."""
         ours, theirs = _packet_pair()
-        environment = os.environ | PRELOAD_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = os.environ | PRELOAD_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, _SEARCH_PATH))}
         command = [sys.executable, "-m", nursery_process.__name__, "--socket-fd", str(theirs.fileno())]
         with theirs:
             process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
