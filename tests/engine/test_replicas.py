@@ -68,7 +68,9 @@ class Backends:
     def load(
         self, model: str = "idefics3", batch_size: int | None = 4, replicas: int = 2, **model_args: Any
     ) -> ReplicatedBackend:
-        order = Load(model, {"pretrained": str(self.checkpoint), **model_args}, "cpu", batch_size, None, False, False, 1)
+        order = Load(
+            model, {"pretrained": str(self.checkpoint), **model_args}, "cpu", batch_size, None, False, False, 1
+        )
         self.made.append(ReplicatedBackend.load(order, replicas, seed=1234, nursery=self.nursery))
         return self.made[-1]
 

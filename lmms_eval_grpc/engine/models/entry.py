@@ -91,14 +91,10 @@ class ModelEntry:
     """``module:function`` of a :data:`Loader`; imported only when a model is to be loaded."""
     arguments: Mapping[str, ModelArgument]
     """The keys of ``model_args``."""
-    any_arguments: bool = False
-    """Whether other keys may be right too: what the backend takes is known only once it is imported."""
     aliases: tuple[str, ...] = ()
     kind: str = "chat"
     """``chat`` (takes messages) or ``simple`` (takes a prompt string and visuals)."""
     modalities: tuple[str, ...] = ("text", "image")
-    also_simple: bool = False
-    """Whether ``force_simple`` may be asked for: there is an implementation that takes a prompt and visuals."""
     requires: tuple[str, ...] = ("torch", "transformers>=5", "accelerate", "pillow")
     """The pip packages without which the backend cannot be made, with the version that it needs at least, if any."""
     model_types: tuple[str, ...] = ()
@@ -108,6 +104,10 @@ class ModelEntry:
     several_devices: Literal["replicas", "own", "refused"] = "replicas"
     """What becomes of several devices: a replica of the backend for each, one backend that sees them all, or nothing,
     because it uses none."""
+    any_arguments: bool = False
+    """Whether other keys of ``model_args`` may be right too: what the backend takes is known only once it is imported."""
+    also_simple: bool = False
+    """Whether ``force_simple`` may be asked for: there is an implementation that takes a prompt and visuals."""
     own_process: bool = False
     """Whether it must run where no task's code does, because of what it imports."""
     source: str = ""

@@ -1,4 +1,4 @@
-"""Every model backend by the names users type: those that ship with the package, then those of plug-ins, then lmms-eval's.
+"""Every model backend by the names users type: what ships with the package, then plug-ins', then lmms-eval's own.
 
 Light: imports no model library. Only :func:`create` imports a backend itself.
 """
@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.metadata
 import logging
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -68,9 +69,9 @@ def create(
         raise EvaluationError("INVALID_MODEL_ARGS", "; ".join(problem.description for problem in problems))
     missing = entry.missing_packages()
     if missing:
-        wanted = " ".join(f"'{package}'" if ">" in package else package for package in missing)
         raise EvaluationError(
-            "MISSING_PACKAGES", f"model {name!r} needs packages that are not installed, or newer ones: pip install {wanted}"
+            "MISSING_PACKAGES",
+            f"model {name!r} needs packages that are not installed, or newer ones: pip install {shlex.join(missing)}",
         )
     values = entry.fill_in(model_args)
     if trust_remote_code and "trust_remote_code" in entry.arguments:

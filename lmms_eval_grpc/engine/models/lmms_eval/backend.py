@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import inspect
+import io
+import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
@@ -38,7 +41,7 @@ _NO_DIFFERENCE = frozenset({"batch_size", "max_batch_size", "device", "device_ma
 
 
 def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> LmmsEvalBackend:
-    """Imports lmms-eval's class and makes a model of it, in this process: see :mod:`.loading` for what may be raised."""
+    """Imports lmms-eval's class and makes a model of it, in this process; :mod:`.loading` says what may be raised."""
     name = entry.name.removeprefix(LMMS_EVAL_PREFIX)
     model_class = load_class(name, force_simple=settings.force_simple)
     model = make_model(model_class, values, settings)
@@ -124,12 +127,12 @@ class LmmsEvalBackend:
         method = self._method(documents[0].request)
         kind = "loglikelihood" if method == "loglikelihood" else "generate_until"
         self.model.task_dict = {contract.TASK: {contract.SPLIT: {document.number: document for document in documents}}}
-        answers = getattr(self.model, method)(
-            [
-                Instance(kind, contract.arguments(document, simple=self._simple), 0, contract.metadata(document))
-                for document in documents
-            ]
-        )
+        instances = [
+            Instance(kind, contract.arguments(document, simple=self._simple), 0, contract.metadata(document))
+            for document in documents
+        ]
+        with contextlib.redirect_stderr(_WithoutBars(sys.stderr)):
+            answers = getattr(self.model, method)(instances)
         if not isinstance(answers, list | tuple) or len(answers) != len(documents):
             found = f"{len(answers)} answers" if isinstance(answers, list | tuple) else f"{answers!r:.100}"
             raise ValueError(f"{self._name} returned {found} to {len(documents)} requests")
@@ -151,6 +154,21 @@ class LmmsEvalBackend:
     @property
     def _name(self) -> str:
         return f"lmms-eval's {type(self.model).__name__}"
+
+
+class _WithoutBars(io.TextIOBase):
+    """A stream without progress bars: each call would begin one of its own, and a log has no use for them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not text.startswith("\r"):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _identify(model_class: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,25 +67,26 @@ def make_model(model_class: type, model_args: Mapping[str, Any], settings: LoadS
             reason = "OUT_OF_MEMORY"
         elif isinstance(error, ModuleNotFoundError):
             reason = "MISSING_PACKAGES"
-        raise EvaluationError(reason, f"lmms-eval's {model_class.__name__} cannot be made: {_last_line(error)}") from error
+        raise EvaluationError(
+            reason, f"lmms-eval's {model_class.__name__} cannot be made: {_last_line(error)}"
+        ) from error
 
 
 def constructor_arguments(model_class: type) -> tuple[dict[str, Any], bool]:
     """The arguments that the class's constructor names, with their defaults, and whether it takes others too.
 
-    Where it hands others on, those of the class above count as its own.
+    As long as a constructor takes others, it may hand them to the one of the class above, whose names count too.
     """
     named: dict[str, Any] = {}
-    for base in model_class.__mro__:
-        if "__init__" not in vars(base) or base is object:
-            continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                named.setdefault(parameter.name, parameter.default)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return named, False
-    return named, True
+    takes_others: list[bool] = []
+    for base in model_class.__mro__[:-1]:
+        if "__init__" in vars(base) and all(takes_others):
+            parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+            for parameter in parameters:
+                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                    named.setdefault(parameter.name, parameter.default)
+            takes_others.append(any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters))
+    return named, not takes_others or takes_others[0]
 
 
 def _offered(named: Mapping[str, Any], model_args: Mapping[str, Any], settings: LoadSettings) -> dict[str, Any]:

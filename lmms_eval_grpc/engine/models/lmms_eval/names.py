@@ -49,7 +49,8 @@ class KnownModel:
 def entries(taken: Iterable[str]) -> Iterator[ModelEntry]:
     """An entry for every backend of the lmms-eval on this machine; none where there is no lmms-eval.
 
-    Each has its name behind :data:`LMMS_EVAL_PREFIX`. Without it too, and so its aliases, as far as they are not ``taken``.
+    Each has its name behind :data:`LMMS_EVAL_PREFIX`, and also without, as have its aliases, where that is not
+    ``taken``.
     """
     folder = lmms_eval_folder()
     if folder is None:
@@ -69,7 +70,7 @@ def entries(taken: Iterable[str]) -> Iterator[ModelEntry]:
             kind="chat" if model.chat else "simple",
             also_simple=model.simple,
             modalities=("text", "image", "video", "audio"),
-            requires=("torch", "transformers", "accelerate", "loguru"),
+            requires=("torch", "transformers", "accelerate"),
             visual_cot=any(map(_draws, model.files)),
             own_process=True,
             source=source,
