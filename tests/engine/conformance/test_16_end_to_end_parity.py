@@ -7,6 +7,7 @@ recorded responses: its own benchmarks, and where lmms-eval's files are at hand 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_real_task_definitions_score_as_in_lmms_eval(data: Path, tmp_path: Path)
     backend = AnsweringBackend(Replay(GOLDEN).answer)
     ours = run(data, tmp_path, list(BY_NAME), backend=backend, definitions=PACKAGE / "tasks")
     assert [str(difference) for difference in compare(GOLDEN, ours) if reason(difference) is None] == []
+
+
+@pytest.mark.parametrize("part", ["rendered", "responses", "filtered", "scores", "results"])
+def test_a_change_in_any_part_is_noticed(part: str) -> None:
+    changed = copy.deepcopy(GOLDEN)
+    if part == "results":
+        changed["chartqa"]["results"]["relaxed_overall,none"] += 1e-8
+    elif part == "scores":
+        changed["docvqa_val"]["samples"][3]["scores"]["anls"] += 1e-8
+    else:
+        changed["pope"]["samples"][0][part][0] = "other"
+    (difference,) = compare(GOLDEN, changed)
+    assert reason(difference) is None
 
 
 def test_every_difference_that_is_meant_is_listed_for_users() -> None:

@@ -17,7 +17,9 @@ def write_golden(recorded: Recorded) -> None:
     for file in FOLDER.glob("*.json"):
         file.unlink()
     for name, result in sorted(recorded.items()):
-        (FOLDER / f"{name}.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(sample, ensure_ascii=False) for sample in result["samples"])
+        text = f'{{"results": {json.dumps(result["results"], ensure_ascii=False)},\n"samples": [\n{lines}\n]}}\n'
+        (FOLDER / f"{name}.json").write_text(text)
 
 
 def read_golden() -> Recorded:
