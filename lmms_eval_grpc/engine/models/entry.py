@@ -105,7 +105,7 @@ class ModelEntry:
     """What becomes of several devices: a replica of the backend for each, one backend that sees them all, or nothing,
     because it uses none."""
     any_arguments: bool = False
-    """Whether other keys of ``model_args`` may be right too: what the backend takes is known only once it is imported."""
+    """Whether other keys of ``model_args`` may be right too: what it takes is known only once it is imported."""
     also_simple: bool = False
     """Whether ``force_simple`` may be asked for: there is an implementation that takes a prompt and visuals."""
     own_process: bool = False
