@@ -86,7 +86,9 @@ def compare_both(work: Path, python: Path, *, record: bool) -> int:
     defects += report(theirs, ours)
 
     print("\n== tiny Qwen2.5-VL, this engine in lmms-eval's environment with lmms-eval's own backend, beside ours")
-    borrowed = in_reference(python, work / "borrowed", data, "borrow", "lmms_eval:qwen2_5_vl", json.dumps(settings), *PICTURES)
+    borrowed = in_reference(
+        python, work / "borrowed", data, "borrow", "lmms_eval:qwen2_5_vl", json.dumps(settings), *PICTURES
+    )
     defects += report_equal(ours, borrowed)
     print(f"\n{defects} differences that docs/compatibility.md does not list")
     return 1 if defects else 0

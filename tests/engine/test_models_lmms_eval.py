@@ -280,14 +280,23 @@ class TestLoading:
         assert load("talker", force_simple=True).identity["model_class"] == "lmms_eval.models.simple.talker.Talker"
 
 
-def test_a_job_whose_task_imports_lmms_eval_too(package: Path, tmp_path: Path) -> None:
-    """The task's code gets this package's modules in this process, the model gets lmms-eval's in its own."""
+def test_a_job_whose_task_imports_lmms_eval_too(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task's code gets this package's modules in this process, the model gets lmms-eval's in its own.
+
+    Nor does the model find what the task puts in its own way, as some tasks do.
+    """
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "tqdm.py").write_text("raise RuntimeError('this is the task's own')")
     utils = """
+        import sys
+        from pathlib import Path
+
+        sys.path.insert(0, str(Path(__file__).parent))
         import lmms_eval.api.instance
         from lmms_eval.filters import Filter
 
         def process_results(doc, results):
-            from pathlib import Path
             return {"right": float(doc["question"] in results[0]), "shims": float("shims" in lmms_eval.__file__)}
     """
     metrics = "".join(

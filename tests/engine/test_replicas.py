@@ -49,10 +49,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """One for all tests, because it imports for many seconds; with a plug-in installed."""
     folder = tmp_path_factory.mktemp("plugin")
     install_plugin(folder, "fragile = tests.support.fragile_model:ENTRY\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        patch.syspath_prepend(str(ROOT))
-        made = Nursery.execute()
+    made = Nursery.execute([str(ROOT), str(folder), *sys.path])
     yield made
     made.close()
 

@@ -30,6 +30,7 @@ from lmms_eval_grpc.engine.models.protocol import (
     Request,
 )
 from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX, lmms_eval_folder
+from lmms_eval_grpc.engine.record.redact import redact
 
 BATCHES_PER_CALL = 4
 LEAST_PER_CALL = 16
@@ -181,7 +182,7 @@ def _identify(model_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
         "pretrained": pretrained,
         "weights_digest": weights,
         "model_class": f"{model_class.__module__}.{model_class.__qualname__}",
-        "arguments": {key: value for key, value in sorted(values.items()) if key not in _NO_DIFFERENCE},
+        "arguments": redact({key: value for key, value in sorted(values.items()) if key not in _NO_DIFFERENCE}),
         "lmms_eval": "" if folder is None else version_of(folder),
         "torch": _version("torch"),
         "transformers": _version("transformers"),
