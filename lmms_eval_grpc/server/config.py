@@ -111,7 +111,7 @@ class ServerArgs:
     devices: tuple[str, ...] = field(
         default=("auto",),
         metadata={
-            "help": "Device to run jobs on, such as cuda:0; may be repeated. auto: every GPU, or the CPU.",
+            "help": "Device to run jobs on, such as cuda:0; may be repeated, cpu too. auto: every GPU, or the CPU.",
             "minimum_length": 1,
         },
     )

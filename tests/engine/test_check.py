@@ -89,6 +89,7 @@ def test_a_broken_number_of_documents(checkpoint: Path) -> None:
         ({"batch_size": 65537}, "batch_size"),
         ({"max_batch_size": 0}, "max_batch_size"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"num_gpus": 0}, "num_gpus"),
         ({"seed": (1, 2)}, "seed"),
         ({"gen_kwargs": {"until": 3}}, "gen_kwargs.until"),
         ({"num_fewshot": 0, "fewshot_as_multiturn": True}, "fewshot_as_multiturn"),
@@ -119,6 +120,15 @@ def test_a_cache_may_be_a_folder_or_a_file_in_one_and_need_not_exist(checkpoint:
     for path in (tmp_path, tmp_path / "new" / "deep", tmp_path / "old.db", tmp_path / "new" / "cache.db"):
         assert check(checkpoint, use_cache=path) == {}
     assert not (tmp_path / "new").exists(), "checking makes nothing"
+
+
+def test_several_devices_for_a_model_that_runs_elsewhere(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry.resolve("huggingface")
+    assert entry is not None
+    assert check(checkpoint, num_gpus=2) == {}
+    monkeypatch.setattr(registry, "resolve", lambda name: dataclasses.replace(entry, several_devices="refused"))
+    assert check(checkpoint, num_gpus=1) == {}
+    assert "so num_gpus must be 1, not 2" in check(checkpoint, num_gpus=2)["num_gpus"]
 
 
 def test_a_folder_that_holds_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_outcome_and_the_files_tell_the_same(tmp_path: Path, write_task: Any
     assert speed["avg_speed"] == pytest.approx(speed["total_gen_tokens"] / speed["total_elapsed_time"])
     assert speed["avg_latency"] == pytest.approx(speed["total_elapsed_time"] / 11)
     assert outcome.results_document["usage"]["total"]["n_api_calls"] == 11
-    assert outcome.manifest["device"].keys() == {"type", "name", "processor", "threads"}
+    assert outcome.manifest["device"].keys() == {"type", "name", "processor", "threads", "count", "replicas"}
     assert (outcome.manifest["judges"], outcome.manifest["judge_parsing"]) == ({}, "strict")
 
 

@@ -14,14 +14,13 @@ from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Backend
-from lmms_eval_grpc.engine.models.replicas.backend import count_replicas, load_replicas
+from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.baseline import load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
 from lmms_eval_grpc.engine.run.answers import require_capabilities
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
-from lmms_eval_grpc.engine.run.device import describe_device
 from lmms_eval_grpc.engine.run.log import RunLog
 from lmms_eval_grpc.engine.run.policy import TokenBudget
 from lmms_eval_grpc.engine.run.progress import Progress, StageClock
@@ -107,7 +106,7 @@ def evaluate(
             config,
             tasks,
             identity,
-            device=describe_device(config.device) | {"count": config.num_gpus, "replicas": count_replicas(backend)},
+            device=describe_devices(backend, config.device, config.num_gpus),
             processor_backend=str(identity.get("image_backend", "")),
             doc_ids=doc_ids,
             baseline=baseline.describe() if baseline else None,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError
+from lmms_eval_grpc.engine.device import describe_device
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Backend,
@@ -79,6 +80,11 @@ class ReplicatedBackend:
         """That of one replica: answers do not depend on how many there are."""
         return self._loaded.identity
 
+    @property
+    def device(self) -> Mapping[str, Any]:
+        """What one replica runs on."""
+        return self._loaded.device
+
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
         return self._ask("generate", requests)
 
@@ -120,11 +126,14 @@ def load_replicas(config: EvaluationConfig, replicas: int) -> ReplicatedBackend:
     return ReplicatedBackend.load(order, replicas, seed=config.seed[2])
 
 
-def count_replicas(backend: Backend) -> int:
-    """How many processes a loaded backend answers with; those that were left out do not count."""
+def describe_devices(backend: Backend, device: str, num_gpus: int) -> dict[str, Any]:
+    """What a loaded backend runs on, for the manifest: one of its devices, how many there are, and how many replicas.
+
+    Replicas that were left out do not count.
+    """
     if not isinstance(backend, ReplicatedBackend):
-        return 1
-    return sum(not one.given_up for one in backend.replicas)
+        return describe_device(device) | {"count": num_gpus, "replicas": 1}
+    return {**backend.device, "count": num_gpus, "replicas": sum(not one.given_up for one in backend.replicas)}
 
 
 def _load_all(replicas: Sequence[Replica]) -> Loaded:

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.device import describe_device
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Answer, Backend, Request
 from lmms_eval_grpc.engine.models.replicas.messages import Answers, Close, Done, Go, Item, Load, Loaded, Refused
@@ -33,7 +34,7 @@ def run(connection: Connection) -> None:
     except EvaluationError as error:
         connection.send(Refused(error.reason, error.message))
         return
-    connection.send(Loaded(backend.capabilities, dict(backend.identity)))
+    connection.send(Loaded(backend.capabilities, dict(backend.identity), describe_device(order.device)))
     # While the model works, the next window arrives; the parent sends no third.
     windows: SimpleQueue[_Window | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, windows), name="replica-listener", daemon=True).start()

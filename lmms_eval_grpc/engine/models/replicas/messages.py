@@ -32,6 +32,8 @@ class Loaded:
 
     capabilities: Capabilities
     identity: Mapping[str, Any]
+    device: Mapping[str, Any]
+    """What it runs on, for the manifest: the parent does not touch a device, not even to ask."""
 
 
 @dataclass(frozen=True, slots=True)

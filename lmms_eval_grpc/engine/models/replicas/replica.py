@@ -27,7 +27,7 @@ CLOSE_GRACE = 10.0
 TAIL_LINES = 40
 TAIL_LINE_LENGTH = 200
 """Lines of a dead replica's output that its error quotes, and the characters of each; a crash shows all its threads."""
-MAX_FRUITLESS_DEATHS = 4
+MAX_FRUITLESS_DEATHS = 5
 """After so many deaths in a row without an answer in between, a replica is not started again."""
 
 

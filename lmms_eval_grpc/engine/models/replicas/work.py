@@ -12,9 +12,11 @@ LARGEST_WINDOW = 512
 SMALLEST_WINDOW = 16
 """Towards the end windows get smaller, so that no replica has much left when the others have nothing; down to this, or
 the batch size."""
-MAX_DEATHS = 3
+MAX_DEATHS = 4
 """Replicas that one request may have been on when they died. Then it is taken to be the cause and fails: after the
-first death it is tried again among few, after the second alone."""
+first death it is tried again among few, after the second alone, and once more, because once may be chance."""
+DEATHS_AMONG_OTHERS = 2
+"""After so many deaths a request is tried alone."""
 
 
 class WorkQueue:
@@ -79,9 +81,10 @@ class WorkQueue:
         with self._changed:
             self._deaths.update(current)
             blamed = [index for index in current if self._deaths[index] >= MAX_DEATHS]
-            few = [index for index in current if self._deaths[index] < MAX_DEATHS - 1]
+            few = [index for index in current if self._deaths[index] < DEATHS_AMONG_OTHERS]
             self._suspect.extend(few[start : start + SMALLEST_WINDOW] for start in range(0, len(few), SMALLEST_WINDOW))
-            self._suspect.extend([index] for index in current if self._deaths[index] == MAX_DEATHS - 1)
+            alone = [index for index in current if DEATHS_AMONG_OTHERS <= self._deaths[index] < MAX_DEATHS]
+            self._suspect.extend([index] for index in alone)
             self._changed.notify_all()
         return blamed
 
