@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import importlib.metadata
 import inspect
 import io
@@ -113,6 +114,7 @@ class LmmsEvalBackend:
                 raise EvaluationError("DEVICE_FAILED", f"the device failed: {_describe(error)}") from error
             if len(documents) == 1:
                 return [GenerationResponse(error=_describe(error))]
+        _release_memory()
         alone = [self._ask([document])[0] for document in documents]
         failures = {response.error for response in alone}
         if not self._has_answered and len(failures) == 1:
@@ -221,6 +223,14 @@ def _is_constant(node: ast.expr) -> bool:
 
 def _is_false(statement: ast.Assert) -> bool:
     return isinstance(statement.test, ast.Constant) and not statement.test.value
+
+
+def _release_memory() -> None:
+    """Gives back what the failed call left behind; it may have failed for want of memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _device_is_lost(error: BaseException) -> bool:
