@@ -9,7 +9,8 @@ reader
     the pictures, films and recordings and words them in the ways of models. All tasks.
 tiny Qwen2.5-VL
     A real model, trained for a minute to say what the reader said; lmms-eval runs it by its own backend
-    ``qwen2_5_vl``, this engine by its own. The tasks with pictures.
+    ``qwen2_5_vl``, this engine by its own. The tasks with pictures. Then this engine once more, inside lmms-eval's
+    environment and with lmms-eval's backend: equal answers, without exception.
 """
 
 from __future__ import annotations
@@ -83,6 +84,12 @@ def compare_both(work: Path, python: Path, *, record: bool) -> int:
         model_args={**settings, "dtype": "bfloat16"},
     )
     defects += report(theirs, ours)
+
+    print("\n== tiny Qwen2.5-VL, this engine in lmms-eval's environment with lmms-eval's own backend, beside ours")
+    borrowed = in_reference(
+        python, work / "borrowed", data, "borrow", "lmms_eval:qwen2_5_vl", json.dumps(settings), *PICTURES
+    )
+    defects += report_equal(ours, borrowed)
     print(f"\n{defects} differences that docs/compatibility.md does not list")
     return 1 if defects else 0
 
@@ -122,6 +129,20 @@ def in_reference(python: Path, work: Path, data: Path, *arguments: str) -> Any:
     if done.returncode != 0:
         raise SystemExit(f"lmms-eval's side failed ({arguments[0]}):\n{log.read_text()[-4000:]}")
     return json.loads(output.read_text())
+
+
+def report_equal(ours: Recorded, borrowed: Recorded) -> int:
+    """Prints whether two models behind one engine did the same; here no difference is meant."""
+    differences = list(compare(ours, borrowed))
+    for difference in differences[:40]:
+        print(f"  DIFFERENT  {difference}")
+    answers = [
+        (mine["responses"], other["responses"])
+        for name in ours
+        for mine, other in zip(ours[name]["samples"], borrowed[name]["samples"], strict=True)
+    ]
+    print(f"  {sum(mine == other for mine, other in answers)} of {len(answers)} answers equal, word for word")
+    return len(differences)
 
 
 def report(theirs: Recorded, ours: Recorded) -> int:

@@ -2,11 +2,12 @@
 
     python scripts/score_parity_reference.py DATA OUTPUT evaluate MODEL MODEL_ARGS TASK…
     python scripts/score_parity_reference.py DATA OUTPUT train CHECKPOINT ANSWERS
+    python scripts/score_parity_reference.py DATA OUTPUT borrow MODEL MODEL_ARGS TASK…    (MODEL_ARGS as JSON)
 
 ``evaluate`` runs lmms-eval itself (``simple_evaluate``, nothing of it changed) over the made data sets below DATA and
 writes what it did and computed to OUTPUT. MODEL is ``parity_reader``, which is registered as any plug-in would be, or
 one of its own. ``train`` makes a tiny model that gives the answers (a JSON file, by task and document) to what
-lmms-eval shows to a model ``qwen2_5_vl``.
+lmms-eval shows to a model ``qwen2_5_vl``. ``borrow`` runs this engine, with a backend of lmms-eval.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> None:
     data, output, action, *arguments = sys.argv[1:]
+    if action == "borrow":
+        model, model_args, *tasks = arguments
+        outcome = borrow(Path(data), Path(output).parent / "ours", model, json.loads(model_args), tasks)
+        Path(output).write_text(json.dumps(outcome))
+        return
     import datasets
 
     from tests.support.parity.store import loader
@@ -37,6 +43,16 @@ def main() -> None:
         model, model_args, *tasks = arguments
         outcome = recorded(*evaluate(model, model_args, tasks))
     Path(output).write_text(json.dumps(outcome))
+
+
+def borrow(data: Path, run_dir: Path, model: str, model_args: dict[str, Any], tasks: list[str]) -> Any:
+    """This engine's results. Here it sees lmms-eval's package; its tasks get this engine's modules all the same."""
+    from lmms_eval_grpc.engine.packages import lmms_eval_folder
+    from tests.support.parity.ours import run
+
+    folder = lmms_eval_folder()
+    assert folder is not None
+    return run(data, run_dir, tasks, backend=None, definitions=folder / "tasks", model=model, model_args=model_args)
 
 
 def train_on(answers: dict[str, dict[str, str]], checkpoint: Path) -> dict[str, Any]:

@@ -12,13 +12,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
     """One evaluation: a model, tasks, and how to run them. Names follow lmms-eval's command line."""
 
     model: str
-    """Backend name or alias as the user typed it, e.g. ``qwen2_5_vl``; model-specific task settings go by it."""
+    """Backend name or alias as the user typed it, e.g. ``qwen2_5_vl``; model-specific task settings go by it, without
+    the prefix ``lmms_eval:``."""
     tasks: tuple[str, ...]
     """Task names, or paths of task YAML files."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +82,11 @@ class EvaluationConfig:
     """Whether a name in an include path wins over the same name in the package, and in a later path over an earlier."""
     compat: frozenset[str] = frozenset()
     """Behaviours of lmms-eval to keep where this engine corrects them, of :data:`COMPAT`."""
+
+    @property
+    def model_name(self) -> str:
+        """What tasks know the model by: ``model`` without the prefix that asks for lmms-eval's own backend."""
+        return self.model.removeprefix(LMMS_EVAL_PREFIX)
 
 
 COMPAT = {"fewshot_stream": "Few-shot examples are drawn from one random stream, so they depend on limit and offset."}

@@ -15,6 +15,7 @@ from typing import Any
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.generation_arguments import RENAMED_KEYS
+from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, parse_baseline
 from lmms_eval_grpc.engine.run.response_cache import cache_folder
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
@@ -63,6 +64,12 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
         yield Problem("model", f"unknown model {config.model!r}; {hint}")
         return
     yield from entry.check_args(config.model_args)
+    if config.force_simple and not entry.also_simple:
+        yield Problem(
+            "force_simple",
+            f"model {config.model!r} takes messages and has no simple implementation; unset force_simple, or name a "
+            f"backend of an installed lmms-eval that has one, as {LMMS_EVAL_PREFIX}qwen2_vl",
+        )
     # Where the checkpoint is an argument of another name, it is on another machine.
     checkpoint = entry.arguments.get("pretrained")
     for name in ("pretrained", *checkpoint.other_names) if checkpoint else ():
@@ -248,8 +255,6 @@ def _check_unsupported(config: EvaluationConfig) -> Iterator[Problem]:
         )
     for name in sorted(config.compat - COMPAT.keys()):
         yield Problem("compat", f"there is no behaviour {name!r} to keep; there are {', '.join(sorted(COMPAT))}")
-    if config.force_simple:
-        yield Problem("force_simple", "there are chat backends only, so force_simple is not supported yet; unset it")
     if config.agentic_trace_mode not in ("basic", "full"):
         yield Problem(
             "agentic_trace_mode", f"agentic_trace_mode must be basic or full, not {config.agentic_trace_mode!r}"

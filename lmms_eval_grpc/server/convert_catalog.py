@@ -129,6 +129,8 @@ def write_model(entry: ModelEntry, missing_packages: Sequence[str]) -> catalog_p
         available=not missing_packages,
         missing_packages=missing_packages,
         arguments=[_write_argument(name, argument) for name, argument in entry.arguments.items()],
+        source=entry.source,
+        any_arguments=entry.any_arguments,
     )
 
 

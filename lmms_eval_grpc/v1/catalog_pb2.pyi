@@ -131,12 +131,20 @@ class ModelInfo(google.protobuf.message.Message):
     AVAILABLE_FIELD_NUMBER: builtins.int
     MISSING_PACKAGES_FIELD_NUMBER: builtins.int
     ARGUMENTS_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    ANY_ARGUMENTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The backend's name."""
     kind: global___ModelKind.ValueType
     """How it takes its prompts."""
     available: builtins.bool
     """Whether all that it needs is installed on the server."""
+    source: builtins.str
+    """Whose backend it is where it is not the server's own, such as "lmms-eval 0.7.3". Empty for the server's own."""
+    any_arguments: builtins.bool
+    """Whether other keys of `EvaluationSpec.model_args` may be valid too: what they are is known only once a job loads the
+    model, and one that is not fails the job.
+    """
     @property
     def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Other names that it answers to."""
@@ -163,8 +171,10 @@ class ModelInfo(google.protobuf.message.Message):
         available: builtins.bool = ...,
         missing_packages: collections.abc.Iterable[builtins.str] | None = ...,
         arguments: collections.abc.Iterable[global___ModelArgument] | None = ...,
+        source: builtins.str = ...,
+        any_arguments: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "arguments", b"arguments", "available", b"available", "kind", b"kind", "missing_packages", b"missing_packages", "modalities", b"modalities", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "any_arguments", b"any_arguments", "arguments", b"arguments", "available", b"available", "kind", b"kind", "missing_packages", b"missing_packages", "modalities", b"modalities", "name", b"name", "source", b"source"]) -> None: ...
 
 global___ModelInfo = ModelInfo
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationError
+from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.replicas.nursery import stand_by
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
@@ -30,7 +31,7 @@ def run(sock: socket.socket) -> None:
     connection.send(WorkerEvent(started=WorkerStarted(pid=os.getpid())))
     job = connection.receive_job()
     _start_log()
-    if _wants_replicas(job):
+    if _wants_processes(job):
         stand_by(sock)  # before there are threads
     logger.info("job %s, attempt %d, process %d", job.job_id, job.attempt, os.getpid())
     reporter = JobReporter(connection.send, lambda: connection.cancelled)
@@ -84,12 +85,16 @@ def _evaluate(spec: EvaluationSpec, job: RunJob, job_dir: Path, reporter: JobRep
     return WorkerEvent(completed_json=translate.to_json(result))
 
 
-def _wants_replicas(job: RunJob) -> bool:
+def _wants_processes(job: RunJob) -> bool:
+    """Whether the model will run in processes of its own."""
     try:
         spec: EvaluationSpec | MergeSpec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
     except Exception:  # whoever runs the job will say so
         return False
-    return isinstance(spec, EvaluationSpec) and spec.num_gpus > 1
+    if not isinstance(spec, EvaluationSpec):
+        return False
+    entry = registry.resolve(spec.model)
+    return spec.num_gpus > 1 or (entry is not None and entry.own_process)
 
 
 def _identify(job_dir: Path) -> None:

@@ -76,6 +76,11 @@ def test_missing_packages_are_named_without_importing_them() -> None:
     assert entry.missing_packages() == ("surely-not-installed",)
 
 
+def test_packages_that_are_too_old_count_as_missing() -> None:
+    entry = ModelEntry("x", "", "nowhere:load", {}, requires=("transformers>=5", "transformers>=99.1", "pillow>=9"))
+    assert entry.missing_packages() == ("transformers>=99.1",)
+
+
 def install_plugin(folder: Path, entry_points: str, **modules: str) -> dict[str, str]:
     """An environment in which a package with these entry points and modules is installed."""
     info = folder / "plugin-1.0.dist-info"

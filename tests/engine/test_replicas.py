@@ -49,10 +49,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """One for all tests, because it imports for many seconds; with a plug-in installed."""
     folder = tmp_path_factory.mktemp("plugin")
     install_plugin(folder, "fragile = tests.support.fragile_model:ENTRY\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        patch.syspath_prepend(str(ROOT))
-        made = Nursery.execute()
+    made = Nursery.execute([str(ROOT), str(folder), *sys.path])
     yield made
     made.close()
 
@@ -68,7 +65,9 @@ class Backends:
     def load(
         self, model: str = "idefics3", batch_size: int | None = 4, replicas: int = 2, **model_args: Any
     ) -> ReplicatedBackend:
-        order = Load(model, {"pretrained": str(self.checkpoint), **model_args}, "cpu", batch_size, None, False, 1)
+        order = Load(
+            model, {"pretrained": str(self.checkpoint), **model_args}, "cpu", batch_size, None, False, False, 1
+        )
         self.made.append(ReplicatedBackend.load(order, replicas, seed=1234, nursery=self.nursery))
         return self.made[-1]
 

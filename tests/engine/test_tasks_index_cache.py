@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lmms_eval_grpc.engine.packages import LMMS_EVAL_VARIABLE
 from lmms_eval_grpc.engine.tasks import index as index_module
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
 from lmms_eval_grpc.engine.tasks.index_cache import default_cache_folder
-from lmms_eval_grpc.engine.tasks.sources import LMMS_EVAL_VARIABLE
 from tests.support.task_files import write_yaml
 
 

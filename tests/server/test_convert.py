@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.entry import ModelEntry
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import JobEvent, StateChange
 from lmms_eval_grpc.jobs.results import (
@@ -22,6 +24,7 @@ from lmms_eval_grpc.jobs.results import (
 )
 from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeSpec, Seeds
 from lmms_eval_grpc.jobs.state import JobState
+from lmms_eval_grpc.server.convert_catalog import write_model
 from lmms_eval_grpc.server.convert_job import write_event, write_job, write_progress, write_task_result
 from lmms_eval_grpc.server.convert_spec import read_evaluation_spec, write_evaluation_spec
 from lmms_eval_grpc.server.convert_values import write_duration
@@ -113,6 +116,16 @@ def test_a_comparison_with_a_baseline_is_told_and_what_is_undefined_is_unset() -
     assert metric.baseline.verdict == job_pb2.BaselineComparison.VERDICT_NOT_ENOUGH_EVIDENCE
     for field in ("confidence_interval", "p_value", "adjusted_p_value", "minimum_detectable_effect"):
         assert not metric.baseline.HasField(field)  # type: ignore[arg-type]
+
+
+def test_a_model_says_whose_it_is_and_whether_other_arguments_may_be_right() -> None:
+    entry = ModelEntry("theirs:x", "", "nowhere:load", {}, any_arguments=True, source="lmms-eval 0.7.3")
+    message = write_model(entry, ("lmms-eval",))
+    assert (message.source, message.any_arguments, message.available) == ("lmms-eval 0.7.3", True, False)
+    ours = registry.resolve("huggingface")
+    assert ours is not None
+    message = write_model(ours, ())
+    assert (message.source, message.any_arguments, message.available) == ("", False, True)
 
 
 def test_numbers_that_are_undefined_stay_so() -> None:

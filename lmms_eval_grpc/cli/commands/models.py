@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from lmms_eval_grpc.cli.connection import connect
 from lmms_eval_grpc.cli.exit_codes import ExitCode
@@ -44,5 +45,5 @@ def _make_row(model: catalog_pb2.ModelInfo) -> tuple[str, ...]:
         kind.removeprefix("MODEL_KIND_").lower(),
         ", ".join(model.modalities),
         ", ".join(model.aliases),
-        "yes" if model.available else f"no: pip install {' '.join(model.missing_packages)}",
+        "yes" if model.available else f"no: pip install {shlex.join(model.missing_packages)}",
     )

@@ -31,7 +31,7 @@ _OMNI = (
 )
 _QWEN_PIXELS: Mapping[str, Any] = {"min_pixels": 200704, "max_pixels": 1605632}
 _VISUAL = ("image", "video")
-_LIBRARIES = ("torch", "transformers", "accelerate", "pillow")
+_LIBRARIES = ("torch", "transformers>=5", "accelerate", "pillow")
 
 
 def _family(
@@ -157,6 +157,6 @@ ENTRIES: tuple[ModelEntry, ...] = (
     ),
     _managed(
         "transformers_serve", "transformers serve, started for the job.", TRANSFORMERS_SERVE_ARGUMENTS,
-        requires=("torch", "transformers", "accelerate", "pillow", "fastapi", "uvicorn", "openai"),
+        requires=("torch", "transformers>=5", "accelerate", "pillow", "fastapi", "uvicorn", "openai"),
     ),
 )  # fmt: skip

@@ -6,7 +6,10 @@ Light: imports no model library, so that a server can list backends and refuse a
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,6 +65,10 @@ class LoadSettings:
     """Samples per forward pass; None: found automatically."""
     max_batch_size: int | None = None
     """Ceiling of the automatic batch size; None: the backend's own."""
+    trust_remote_code: bool = False
+    """Whether a checkpoint's own Python code may run; also in the values of a backend with such an argument."""
+    force_simple: bool = False
+    """Whether to prefer an implementation that takes a prompt and visuals to one that takes messages."""
 
 
 Loader = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Backend]
@@ -88,8 +95,8 @@ class ModelEntry:
     kind: str = "chat"
     """``chat`` (takes messages) or ``simple`` (takes a prompt string and visuals)."""
     modalities: tuple[str, ...] = ("text", "image")
-    requires: tuple[str, ...] = ("torch", "transformers", "accelerate", "pillow")
-    """Names of pip packages without which the backend cannot be made."""
+    requires: tuple[str, ...] = ("torch", "transformers>=5", "accelerate", "pillow")
+    """The pip packages without which the backend cannot be made, with the version that it needs at least, if any."""
     model_types: tuple[str, ...] = ()
     """``model_type`` values of the checkpoints that this name stands for; empty: any."""
     visual_cot: bool = False
@@ -97,6 +104,14 @@ class ModelEntry:
     several_devices: Literal["replicas", "own", "refused"] = "replicas"
     """What becomes of several devices: a replica of the backend for each, one backend that sees them all, or nothing,
     because it uses none."""
+    any_arguments: bool = False
+    """Whether other keys of ``model_args`` may be right too: what it takes is known only once it is imported."""
+    also_simple: bool = False
+    """Whether ``force_simple`` may be asked for: there is an implementation that takes a prompt and visuals."""
+    own_process: bool = False
+    """Whether it must run where no task's code does, because of what it imports."""
+    source: str = ""
+    """Whose it is, where it is neither this package's nor a plug-in's."""
 
     def check_args(self, model_args: Mapping[str, Any]) -> list[Problem]:
         """Everything wrong with ``model_args``, all at once; empty when nothing is."""
@@ -115,6 +130,8 @@ class ModelEntry:
                 )
         for key, value in model_args.items():
             known = self.arguments.get(self._own_name(key))
+            if known is None and self.any_arguments:
+                continue
             if known is None:
                 problems.append(Problem(f"model_args.{key}", self._describe_unknown(key)))
             elif not known.accepts(value):
@@ -141,12 +158,8 @@ class ModelEntry:
         return num_gpus if self.several_devices == "replicas" and not spread else 1
 
     def missing_packages(self) -> tuple[str, ...]:
-        """Which of the pip packages that the backend needs are not installed here. Imports none of them."""
-        return tuple(
-            package
-            for package in self.requires
-            if importlib.util.find_spec(_MODULE_OF_PACKAGE.get(package, package)) is None
-        )
+        """Which of the pip packages that the backend needs are not installed here, or too old. Imports none of them."""
+        return tuple(requirement for requirement in self.requires if not _is_met(requirement))
 
     def _own_name(self, key: str) -> str:
         """The argument's name where ``key`` is one of its other names."""
@@ -157,3 +170,20 @@ class ModelEntry:
         near = difflib.get_close_matches(key, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"model {self.name!r} has no argument {key!r}{hint}; its arguments are: {', '.join(self.arguments)}"
+
+
+def _is_met(requirement: str) -> bool:
+    package, _, wanted = requirement.partition(">=")
+    if importlib.util.find_spec(_MODULE_OF_PACKAGE.get(package, package)) is None:
+        return False
+    return not wanted or _numbers(_version(package)) >= _numbers(wanted)
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers that a version begins with: ``4.57.6.dev0`` is 4, 57, 6."""
+    return list(map(int, re.findall(r"\d+", version.partition("+")[0])))[:3]

@@ -1,4 +1,4 @@
-"""Every model backend by the names users type: those that ship with the package, then those of plug-ins.
+"""Every model backend by the names users type: what ships with the package, then plug-ins', then lmms-eval's own.
 
 Light: imports no model library. Only :func:`create` imports a backend itself.
 """
@@ -10,12 +10,14 @@ import functools
 import importlib
 import importlib.metadata
 import logging
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models import catalog
 from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.lmms_eval import names as lmms_eval_names
 from lmms_eval_grpc.engine.models.protocol import Backend
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def create(
     batch_size: int | None = None,
     max_batch_size: int | None = None,
     trust_remote_code: bool = False,
+    force_simple: bool = False,
 ) -> Backend:
     """Loads the model: heavy imports, weights to ``device``.
 
@@ -67,12 +70,14 @@ def create(
     missing = entry.missing_packages()
     if missing:
         raise EvaluationError(
-            "MISSING_PACKAGES", f"model {name!r} needs packages that are not installed: pip install {' '.join(missing)}"
+            "MISSING_PACKAGES",
+            f"model {name!r} needs packages that are not installed, or newer ones: pip install {shlex.join(missing)}",
         )
     values = entry.fill_in(model_args)
     if trust_remote_code and "trust_remote_code" in entry.arguments:
         values["trust_remote_code"] = True
-    return _loader(entry)(entry, values, LoadSettings(device, batch_size, max_batch_size))
+    settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
+    return _loader(entry)(entry, values, settings)
 
 
 def _loader(entry: ModelEntry) -> Loader:
@@ -83,7 +88,9 @@ def _loader(entry: ModelEntry) -> Loader:
 
 @functools.cache
 def _entries() -> tuple[ModelEntry, ...]:
-    return (*catalog.ENTRIES, *_plugin_entries())
+    others = (*catalog.ENTRIES, *_plugin_entries())
+    taken = {name for entry in others for name in (entry.name, *entry.aliases)}
+    return (*others, *lmms_eval_names.entries(taken))
 
 
 @functools.cache

@@ -39,13 +39,13 @@ JUDGE_CACHE = "judge_cache.sqlite3"
 
 
 def load_backend(config: EvaluationConfig) -> Backend:
-    """The model that the configuration names, loaded, on as many devices as it says.
+    """The model that the configuration names, loaded, on as many devices as it says, here or in processes of its own.
 
     Raises :class:`EvaluationError` as the registry does, and for replicas ``REPLICAS_DIED``.
     """
     entry = registry.resolve(config.model)
     replicas = 1 if entry is None else entry.replicas(config.model_args, config.num_gpus)
-    if replicas > 1:
+    if replicas > 1 or (entry is not None and entry.own_process):
         return load_replicas(config, replicas)
     return registry.create(
         config.model,
@@ -54,6 +54,7 @@ def load_backend(config: EvaluationConfig) -> Backend:
         batch_size=config.batch_size,
         max_batch_size=config.max_batch_size,
         trust_remote_code=config.trust_remote_code,
+        force_simple=config.force_simple,
     )
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lmms_eval_grpc.engine.packages import lmms_eval_folder
 from lmms_eval_grpc.engine.tasks.index_cache import FolderCache, default_cache_folder, stamp_of
 from lmms_eval_grpc.engine.tasks.index_files import TaskFile, read_task_file
-from lmms_eval_grpc.engine.tasks.sources import OWN_FOLDER, lmms_eval_folder, plugin_folders
+from lmms_eval_grpc.engine.tasks.sources import OWN_FOLDER, plugin_folders
 from lmms_eval_grpc.engine.tasks.yaml_loader import TaskFileError, YamlReader
 
 Kind = Literal["task", "group", "tag", "python_task"]

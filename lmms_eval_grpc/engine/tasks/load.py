@@ -89,7 +89,7 @@ def plan_task(resolved: ResolvedTask, evaluation: EvaluationConfig) -> TaskPlan:
         values = resolve_functions(resolved.values, sources)
         python_class = values.pop("class", None)
         config = parse_task_config(values, resolved.source)
-        config = resolve_for_model(config, evaluation.model, evaluation.gen_kwargs)
+        config = resolve_for_model(config, evaluation.model_name, evaluation.gen_kwargs)
         if python_class is not None:
             config = adopt_methods(config, python_class)
     except TaskFileError as error:

@@ -314,7 +314,7 @@ class Task:
         config = self.evaluation
         output_path = None if config.output_dir is None else str(config.output_dir)
         return SimpleNamespace(
-            model=config.model,
+            model=config.model_name,
             model_args=",".join(f"{key}={value}" for key, value in config.model_args.items()),
             tasks=",".join(config.tasks),
             output_path=output_path,

@@ -120,6 +120,7 @@ def load_replicas(config: EvaluationConfig, replicas: int) -> ReplicatedBackend:
         config.batch_size,
         config.max_batch_size,
         config.trust_remote_code,
+        config.force_simple,
         torch.get_num_threads(),
     )
     return ReplicatedBackend.load(order, replicas, seed=config.seed[2])

@@ -60,6 +60,7 @@ def _load(order: Load) -> Backend:
         batch_size=order.batch_size,
         max_batch_size=order.max_batch_size,
         trust_remote_code=order.trust_remote_code,
+        force_simple=order.force_simple,
     )
 
 

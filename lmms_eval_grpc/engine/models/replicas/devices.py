@@ -21,7 +21,7 @@ class ReplicaDevice:
 
 
 def share_out(device: str, replicas: int, environment: Mapping[str, str]) -> list[ReplicaDevice]:
-    """A device for each replica: a GPU that it sees alone, or the CPU, which they share.
+    """A device for each replica: a GPU that it sees alone, or the CPU, which they share. A lone one has what there is.
 
     Args:
         device: the evaluation's torch device string, such as ``cuda`` or ``cpu``.
@@ -30,6 +30,8 @@ def share_out(device: str, replicas: int, environment: Mapping[str, str]) -> lis
     Raises:
         EvaluationError: ``DEVICE_UNAVAILABLE``, when there are too few to be seen or ``device`` names a single one.
     """
+    if replicas == 1:
+        return [ReplicaDevice(device)]
     kind, _, index = device.partition(":")
     if kind == "cpu":
         return [ReplicaDevice("cpu")] * replicas

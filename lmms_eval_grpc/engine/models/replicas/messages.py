@@ -21,6 +21,7 @@ class Load:
     batch_size: int | None
     max_batch_size: int | None
     trust_remote_code: bool
+    force_simple: bool
     threads: int
     """Threads that torch may use."""
 

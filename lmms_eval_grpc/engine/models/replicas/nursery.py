@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from lmms_eval_grpc.engine import prctl
@@ -19,6 +19,8 @@ from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT
 from lmms_eval_grpc.engine.models.replicas import nursery_process
 
 _standing: Nursery | None = None
+SEARCH_PATH = tuple(sys.path)
+"""Where modules are found before the code of tasks, which puts folders of its own there, has run."""
 
 
 def stand_by(*inherited: socket.socket) -> None:
@@ -60,10 +62,10 @@ class Nursery:
         return cls(ours)
 
     @classmethod
-    def execute(cls) -> Nursery:
-        """As a program of its own, which takes as long as the imports."""
+    def execute(cls, search_path: Sequence[str] = SEARCH_PATH) -> Nursery:
+        """As a program of its own, which takes as long as the imports; it finds modules in ``search_path``."""
         ours, theirs = _packet_pair()
-        environment = os.environ | PRELOAD_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = os.environ | PRELOAD_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, search_path))}
         command = [sys.executable, "-m", nursery_process.__name__, "--socket-fd", str(theirs.fileno())]
         with theirs:
             process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])

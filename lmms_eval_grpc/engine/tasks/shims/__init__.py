@@ -21,11 +21,11 @@ from types import ModuleType
 from typing import Any
 
 from lmms_eval_grpc.engine.data.folders import hugging_face_home
+from lmms_eval_grpc.engine.packages import LMMS_EVAL, StandIn, lmms_eval_folder
 from lmms_eval_grpc.engine.tasks.imports import SourceLoader
-from lmms_eval_grpc.engine.tasks.sources import lmms_eval_folder
 
 _HERE = Path(__file__).resolve().parent
-_PACKAGE = "lmms_eval"
+_PACKAGE = LMMS_EVAL
 _TASKS = "lmms_eval.tasks"
 
 
@@ -84,7 +84,7 @@ def real_attribute(module: str, name: str) -> Any:
 _real_modules: dict[str, ModuleType] = {}
 
 
-class _LmmsEvalFinder(MetaPathFinder):
+class _LmmsEvalFinder(StandIn):
     """Finds ``lmms_eval`` and what is below it."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class _LmmsEvalFinder(MetaPathFinder):
     def _all_trees(self) -> list[Path]:
         if not self._looked_for_installed:
             self._looked_for_installed = True
-            installed = lmms_eval_folder_unless_ours()
+            installed = lmms_eval_folder()
             if installed is not None and installed not in self._trees:
                 self._trees.append(installed)
         return self._trees
@@ -144,26 +144,6 @@ class _MissingFinder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         return _file_spec(fullname, _HERE / "loguru.py", None) if fullname == "loguru" else None
-
-
-def lmms_eval_folder_unless_ours() -> Path | None:
-    """The folder of an lmms-eval package on this machine; None where ``lmms_eval`` is only what this module offers."""
-    if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
-        try:
-            return _located()
-        finally:
-            sys.meta_path.insert(0, _finder)
-    return _located()
-
-
-def _located() -> Path | None:
-    loaded = sys.modules.pop(_PACKAGE, None)  # else its own spec is found
-    try:
-        return lmms_eval_folder()
-    finally:
-        if loaded is not None:
-            sys.modules[_PACKAGE] = loaded
 
 
 def tree_of(task_file: Path) -> Path | None:
