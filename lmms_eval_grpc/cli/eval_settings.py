@@ -69,6 +69,7 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
         batch_size=_read_batch_size(values["batch_size"], problems),
         max_batch_size=values["max_batch_size"],
         device=values["device"] or "cpu",
+        num_gpus=values["num_gpus"],
         limit=read_limit(values["limit"], problems),
         offset=values["offset"],
         gen_kwargs=_read_mapping(values, "gen_kwargs", problems),

@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": "1",
     "max_batch_size": None,
     "device": None,
+    "num_gpus": 1,
     "output_path": None,
     "limit": None,
     "offset": 0,
@@ -63,7 +64,8 @@ DEFAULTS: dict[str, Any] = {
     "std_a": None,
     "std_b": None,
 }
-"""lmms-eval's, but for ``timezone``, which there is Asia/Singapore, and ``max_error_share``, which it has not."""
+"""lmms-eval's, but for ``timezone``, which there is Asia/Singapore, and the two that it has not: ``num_gpus`` and
+``max_error_share``."""
 
 VERBOSITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

@@ -128,6 +128,7 @@ def add_running(group: argparse._ArgumentGroup, *, batch_size: str, place: str) 
     group.add_argument(*spell("batch_size"), metavar="N|auto", help=f"samples per forward pass (default: {batch_size})")
     group.add_argument(*spell("max_batch_size"), type=int, metavar="N", help="ceiling of the automatic batch size")
     group.add_argument(*spell("use_cache"), metavar="DIR", help=f"folder{place} of a response cache")
+    group.add_argument(*spell("num_gpus"), type=int, metavar="N", help="devices to run on together (default: 1)")
     add_include_path(group, place=place)
     group.add_argument(
         *spell("force_simple"), action="store_true", default=None, help="prefer the simple (not chat) implementation"

@@ -24,7 +24,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", metavar="DEVICE", help="cuda:1 for that one, cuda or cpu for any (default: any)")
-    group.add_argument(*spell("num_gpus"), type=int, metavar="N", help="devices that the job takes (default: 1)")
     group.add_argument(
         *spell("output_path", "output_dir"),
         dest="output_dir",

@@ -78,6 +78,18 @@ def test_lmms_evals_command_line_without_a_command(
     assert not list((tmp_path / "out").glob(".*")), "nothing is left of the run's own files"
 
 
+def test_several_devices(manners: dict[str, str], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    words = (*model(tiny_checkpoint), "--tasks", TASK, "--limit", "6", "--output_path", str(tmp_path / "out"))
+    done = run(manners, "eval", *words, "--num_gpus", "2", "--device", "cpu")
+    assert done.returncode == ExitCode.OK, done.stderr
+    document = read_results(tmp_path / "out")
+    assert document["manifest"]["device"]["replicas"] == 2
+    assert document["n-samples"][TASK]["effective"] == 6
+    wrong = run(manners, "eval", *words, "--num_gpus", "0")
+    assert wrong.returncode == ExitCode.USAGE
+    assert "num_gpus: num_gpus must be a whole number, at least 1, but is 0" in wrong.stderr
+
+
 def test_ctrl_c_keeps_what_was_answered(manners: dict[str, str], tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # Random weights never stop by themselves, so each answer takes all of its tokens.
