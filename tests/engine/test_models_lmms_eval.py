@@ -175,7 +175,7 @@ class TestAsking:
         backend = load("talker", pretrained="x")
         assert not backend.capabilities.loglikelihood
         found = ask(backend, [request(f"q{number % 7} number {number}", max_new_tokens=5) for number in range(40)])
-        assert [response.text.partition(" cpu 5 of ")[0] for response in found] == [
+        assert [response.text.partition(" cpu/cpu 5 of ")[0] for response in found] == [
             f"q{number % 7} number {number}" for number in range(40)
         ]
         assert max(int(response.text.rpartition(" ")[2]) for response in found) == 16  # as it streams
@@ -264,6 +264,10 @@ class TestLoading:
         message = self.refuse(load, "talker", "MODEL_LOAD_FAILED", volume=2)
         assert "Unexpected kwargs: {'volume': 2}" in message
         assert "polite" in message
+
+    def test_a_device_map_that_is_given_stands(self, load: Any) -> None:
+        (response,) = ask(load("talker", device_map="elsewhere"), [request("q")])
+        assert response.text.startswith("q cpu/elsewhere")
 
     def test_a_package_that_it_needs_is_named(self, load: Any) -> None:
         assert "a_package_that_is_not_there" in self.refuse(load, "gone", "MISSING_PACKAGES")

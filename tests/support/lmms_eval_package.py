@@ -81,10 +81,12 @@ FILES = {
         from lmms_eval.api.model import lmms
 
         class Talker(lmms):
-            def __init__(self, pretrained="none", device="cuda", batch_size=1, polite: bool = False, **kwargs):
+            def __init__(
+                self, pretrained="none", device="cuda", device_map="auto", batch_size=1, polite: bool = False, **kwargs
+            ):
                 super().__init__()
                 assert kwargs == {}, f"Unexpected kwargs: {kwargs}"
-                self.pretrained, self.device, self.batch_size, self.polite = pretrained, device, batch_size, polite
+                self.places, self.batch_size, self.polite = f"{device}/{device_map}", batch_size, polite
 
             def loglikelihood(self, requests):
                 raise NotImplementedError("no likelihoods")
@@ -118,7 +120,7 @@ FILES = {
                         for message in messages for item in message["content"]
                     ]
                     messages[0]["content"].clear()  # as those do that put a system prompt there
-                    text = f"{' '.join(said)} {self.device} {gen_kwargs.pop('max_new_tokens', None)} of {len(requests)}"
+                    text = f"{' '.join(said)} {self.places} {gen_kwargs.pop('max_new_tokens', None)} of {len(requests)}"
                     answers[position] = GenerationResult(text, TokenCounts(7, len(said)))
                 return [answers[position] for position in range(len(requests))]
     """,

@@ -96,8 +96,10 @@ def _offered(named: Mapping[str, Any], model_args: Mapping[str, Any], settings: 
         "max_batch_size": settings.max_batch_size,
         "trust_remote_code": settings.trust_remote_code or None,
     }
-    if settings.device == "cpu" and named.get("device_map") == "auto":
-        offers["device_map"] = "cpu"  # such classes then send their inputs to a GPU
+    usual_map = named.get("device_map")
+    # With "auto" such classes send their inputs to a GPU; nothing is a map that transformers refuses.
+    if usual_map == "" or (usual_map == "auto" and settings.device == "cpu"):
+        offers["device_map"] = settings.device
     return {
         key: value
         for key, value in offers.items()
