@@ -29,7 +29,13 @@ from lmms_eval_grpc.engine.models.huggingface.loading import (
     resolve_device,
 )
 from lmms_eval_grpc.engine.models.huggingface.media import Media, MediaReader
-from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory, release_memory
+from lmms_eval_grpc.engine.models.huggingface.memory import (
+    BatchSizer,
+    RowSize,
+    is_device_lost,
+    is_out_of_memory,
+    release_memory,
+)
 from lmms_eval_grpc.engine.models.huggingface.options import HuggingFaceOptions, plan_media
 from lmms_eval_grpc.engine.models.huggingface.planning import (
     Batch,
@@ -264,7 +270,7 @@ class HuggingFaceBackend:
             if failure is None:
                 yield answers
                 return
-            if _device_is_lost(failure):
+            if is_device_lost(failure):
                 raise EvaluationError("DEVICE_FAILED", f"the device failed during generation: {failure}") from failure
             if is_out_of_memory(failure):
                 release_memory(self.model.device)
@@ -294,9 +300,3 @@ class HuggingFaceBackend:
 
 def _count_bytes(value: Any) -> int:
     return int(value.nbytes) if isinstance(value, torch.Tensor) else 0
-
-
-def _device_is_lost(error: BaseException) -> bool:
-    """Errors after which a CUDA context answers nothing but errors."""
-    accelerator_error = getattr(torch, "AcceleratorError", ())
-    return isinstance(error, accelerator_error) or "CUDA error" in str(error)

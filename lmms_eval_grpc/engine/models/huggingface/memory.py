@@ -40,6 +40,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(part in str(error) for part in _CPU_ALLOCATOR_MESSAGES)
 
 
+def is_device_lost(error: BaseException) -> bool:
+    """Whether a CUDA context answers nothing but errors after this one."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
+
+
 def release_memory(device: torch.device) -> None:
     """Gives what a failed or finished batch left behind back to the device."""
     gc.collect()

@@ -110,7 +110,9 @@ class LmmsEvalBackend:
                 raise
             if isinstance(error, NotImplementedError):
                 raise EvaluationError("UNSUPPORTED_TASK", f"{self._name} cannot do this: {_describe(error)}") from error
-            if _device_is_lost(error):
+            from lmms_eval_grpc.engine.models.huggingface.memory import is_device_lost  # late: it imports torch
+
+            if is_device_lost(error):
                 raise EvaluationError("DEVICE_FAILED", f"the device failed: {_describe(error)}") from error
             if len(documents) == 1:
                 return [GenerationResponse(error=_describe(error))]
@@ -231,13 +233,6 @@ def _release_memory() -> None:
 
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def _device_is_lost(error: BaseException) -> bool:
-    """Errors after which a CUDA context answers nothing but errors."""
-    import torch
-
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
 
 
 def _describe(error: BaseException) -> str:
