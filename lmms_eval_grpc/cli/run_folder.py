@@ -20,8 +20,8 @@ UNFINISHED = ".unfinished"
 _LOCK = "lock"
 
 _CHANGES_NO_ANSWER = (
-    "batch_size", "max_batch_size", "device", "num_gpus", "output_dir", "resolved_cli_args", "timezone", "bootstrap_iters",
-    "log_samples_suffix", "max_error_share", "max_tokens", "baseline", "use_cache",
+    "batch_size", "max_batch_size", "device", "num_gpus", "output_dir", "resolved_cli_args", "timezone",
+    "bootstrap_iters", "log_samples_suffix", "max_error_share", "max_tokens", "baseline", "use_cache",
 )  # fmt: skip
 """What a user may change and go on: neither the machine, nor how much is borne and spent, changes an answer."""
 
