@@ -179,7 +179,7 @@ def test_every_mistake_is_named_at_once(manners: dict[str, str], tmp_path: Path)
         *("--model", "idefiks3", "--tasks", f"nope,{TASK}", "--limit", "-3", "--offset", "-1", "--seed", "1,x"),
         *("--fewshot_as_multiturn", "--log_samples", "--batch_size", "many", "--gen_kwargs", "temperature"),
         *("--timezone", "Mars", "--tui", "--launcher_args", "name=sglang", "--swanlab_args", "project=x"),
-        *("--hf_hub_log_args", "push_samples_to_hub=true", "--wandb_log_samples", "--force_simple"),
+        *("--hf_hub_log_args", "push_samples_to_hub=true", "--wandb_log_samples"),
     )
     assert done.returncode == ExitCode.USAGE
     assert done.stdout == ""
@@ -187,7 +187,6 @@ def test_every_mistake_is_named_at_once(manners: dict[str, str], tmp_path: Path)
     assert named >= {
         *("model", "tasks[0]", "limit", "offset", "seed", "fewshot_as_multiturn", "log_samples", "batch_size"),
         *("gen_kwargs", "timezone", "tui", "launcher_args", "swanlab_args", "hf_hub_log_args", "wandb_log_samples"),
-        "force_simple",
     }
     assert "'idefics3'" in done.stderr, "the nearest name is told"
 

@@ -31,6 +31,15 @@ BEHAVIOURS = [
 ]
 
 
+_of_other_modules: set[psutil.Process] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_of_other_modules() -> None:
+    """Notes what runs below this process before a module's tests begin; they do not answer for it."""
+    _of_other_modules.update(psutil.Process().children(recursive=True))
+
+
 @pytest.fixture(scope="session")
 def tasks_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One task per function of :mod:`tests.executors.misbehaviour`, named after it, on the real digits."""
@@ -110,9 +119,11 @@ def is_alive(pid: int) -> bool:
 def descendants() -> list[psutil.Process]:
     """What lives below this process: templates, workers, and orphans of theirs, which a template adopts.
 
-    Without the helpers of Python's multiprocessing, which stay for the whole session once another test has used it.
+    Without what other modules' tests have left, and without the helpers of Python's multiprocessing, which stay for
+    the whole session once anything has used it.
     """
-    return [process for process in psutil.Process().children(recursive=True) if _counts(process)]
+    running = psutil.Process().children(recursive=True)
+    return [process for process in running if process not in _of_other_modules and _counts(process)]
 
 
 def _counts(process: psutil.Process) -> bool:
