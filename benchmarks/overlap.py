@@ -29,14 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generation import QUESTION, read_documents, widen
 
+from lmms_eval_grpc.engine.data.media.cache import MediaCache
 from lmms_eval_grpc.engine.models import registry
-from lmms_eval_grpc.engine.models.huggingface import backend as backend_module
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.models.huggingface.prefetch import count_threads
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest
 from tests.support.checkpoints import build_checkpoint
-
-load_image = backend_module.load_image
 
 
 def main() -> None:
@@ -119,15 +117,17 @@ def run(backend: HuggingFaceBackend, requests: Sequence[GenerationRequest]) -> f
 
 
 def run_slow_decoding(backend: HuggingFaceBackend, requests: Sequence[GenerationRequest], cost: float) -> float:
-    def slow(source: Any) -> Any:
-        time.sleep(cost)
-        return load_image(source)
+    decode = MediaCache.image
 
-    backend_module.load_image = slow
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(cost)
+        return decode(*arguments, **options)
+
+    MediaCache.image = slow  # type: ignore[method-assign]
     try:
         return run(backend, requests)
     finally:
-        backend_module.load_image = load_image
+        MediaCache.image = decode  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ FIRST_WINDOW = 64
 """Requests of the first window where it may not be cut early; each further one is twice as large."""
 WINDOW_PIXELS = 128 * 1024 * 1024
 """Decoded pixels of a window's media, at most (three bytes each)."""
-PATIENCE = 0.25
+PATIENCE = 0.1
 """Seconds after which an idle model gets what is prepared, though the window is not full."""
 FREE_PADDING = 2048
 """Tokens of padding in a batch that are cheaper than another batch."""
