@@ -278,6 +278,17 @@ def test_digests_tell_sources_apart(tmp_path: Path) -> None:
         assert media_digest("video", one) != media_digest("image", one)
 
 
+def test_pictures_that_look_different_have_different_digests() -> None:
+    red, blue = (Image.new("P", (4, 4)) for _ in range(2))
+    red.putpalette([255, 0, 0] * 256)
+    blue.putpalette([0, 0, 255] * 256)
+    upright, turned = (Image.new("RGB", (4, 4)) for _ in range(2))
+    turned.getexif()[0x0112] = 6
+    for one, other in ((red, blue), (upright, turned)):
+        assert one.tobytes() == other.tobytes()
+        assert media_digest("video", [one]) != media_digest("video", [other])
+
+
 def test_a_large_file_counts_by_its_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmms_eval_grpc.engine.data.media.digest._MOST_READ", 4)
     file = tmp_path / "large.mp4"

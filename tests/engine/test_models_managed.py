@@ -197,6 +197,28 @@ def test_the_identity_is_the_same_at_every_start(tmp_path: Path) -> None:
     assert KEY not in found[0]
 
 
+def test_the_identity_has_no_secrets_and_what_the_chat_template_says(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    found = []
+    for text in ("one", "two"):
+        template.write_text(text)
+        given = values("sglang", chat_template=str(template), server_args={"hf_token": "hush", "log_level": "info"})
+        built = commands.sglang(given, "cpu", KEY)
+        assert "hush" in built.arguments
+        command = ServerCommand(
+            "transformers",
+            (sys.executable, str(PROGRAM), "--state", str(tmp_path), "--hf-token", "hush"),
+            key_option="--api-key",
+        )
+        backend = managed.start(command, KEY, given)
+        found.append(json.dumps(backend.identity))
+        backend.close()
+        assert json.loads((tmp_path / "argv").read_text()).count("hush") == 1
+    assert found[0] != found[1]
+    assert "--hf-token" in found[0]
+    assert "hush" not in found[0]
+
+
 def test_vllm_is_started_with_what_users_of_lmms_eval_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
     command = commands.vllm(

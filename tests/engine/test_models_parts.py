@@ -23,7 +23,12 @@ from lmms_eval_grpc.engine.models.generation_arguments import truncate
 from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.media import Media
-from lmms_eval_grpc.engine.models.huggingface.memory import BatchSizer, RowSize, is_out_of_memory
+from lmms_eval_grpc.engine.models.huggingface.memory import (
+    BatchSizer,
+    RowSize,
+    is_device_lost,
+    is_out_of_memory,
+)
 from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
 from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, make_warpers
@@ -105,6 +110,19 @@ def test_memory_errors_are_told_from_others() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+)
+def test_want_of_memory_is_no_lost_device(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_device_lost(error)
+    assert is_device_lost(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_a_real_failed_allocation_is_recognised() -> None:

@@ -93,6 +93,14 @@ def test_frames_get_the_sizes_that_qwens_readers_give_them(
     assert found.dtype == np.uint8
 
 
+def test_frames_of_a_long_video_are_fitted_as_those_of_a_short_one() -> None:
+    frames = smooth_frames(40)
+    whole = fit_frames(frames, 28, 784, 1568)
+    singly = np.concatenate([fit_frames(frames[place : place + 1], 28, 784, 1568) for place in range(40)])
+    assert whole.shape[1:3] != frames.shape[1:3]
+    assert np.array_equal(whole, singly)
+
+
 def test_an_unknown_video_processor_is_not_made_up() -> None:
     with pytest.raises(KeyError):
         make_video_processor("OtherVideoProcessor")

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationOutcome
+from lmms_eval_grpc.engine.models.protocol import Answer, GenerationRequest, GenerationResponse
+from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
 from lmms_eval_grpc.engine.run.evaluate import SAMPLES, evaluate, load_backend
 from lmms_eval_grpc.engine.run.log import read_sound_lines
-from lmms_eval_grpc.engine.run.response_cache import FILE
+from lmms_eval_grpc.engine.run.response_cache import FILE, ResponseCache
 from tests.support import scripted_run
 from tests.support.backends import LikelihoodBackend, ScriptedBackend
 from tests.support.reporters import Recorder
@@ -102,6 +104,42 @@ def test_another_model_is_asked_anew(toy: EvaluationConfig, tmp_path: Path) -> N
     backend = ScriptedBackend(lambda text: "other", identity="other weights")
     assert evaluated(toy, tmp_path / "second", backend).tasks[0].metrics[0].value == 0.0
     assert len(backend.asked) == 10
+
+
+def test_another_decoder_of_videos_is_asked_anew(
+    toy: EvaluationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated(toy, tmp_path / "run", ScriptedBackend(echo))
+    monkeypatch.setenv("LMMS_VIDEO_DECODE_BACKEND", "torchcodec")
+    backend = ScriptedBackend(echo)
+    evaluated(toy, tmp_path / "run", backend)  # neither taken up nor from the cache
+    assert len(backend.asked) == 10
+
+
+class _TwiceFetching(ScriptedBackend):
+    """As replicas: fetches the first request again, because its process died. Meanwhile another job asks the same."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__(echo)
+        self.meanwhile = meanwhile
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[list[Answer]]:
+        assert requests[0]
+        for index in (1, 0):
+            with pytest.raises(Exception) as withheld:
+                requests[index]
+            yield [Answer(index, GenerationResponse(error=repr(withheld.value)))]
+            self.meanwhile()
+
+
+def test_who_waits_for_a_request_that_is_fetched_again_is_answered(tmp_path: Path) -> None:
+    request = GenerationRequest([{"role": "user", "content": [{"type": "text", "text": "q"}]}], {})
+    other = CachedBackend(ScriptedBackend(echo), ResponseCache(tmp_path), {})
+    backend = CachedBackend(_TwiceFetching(lambda: list(other.generate([request]))), ResponseCache(tmp_path), {})
+    answers = [answer for batch in backend.generate([request, request]) for answer in batch]
+    assert sorted((answer.index, answer.response.text) for answer in answers) == [(0, "Q"), (1, "Q")]
+    backend.close()
+    other.close()
 
 
 def test_tasks_that_ask_the_same_share_the_response(tmp_path: Path) -> None:

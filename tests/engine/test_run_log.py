@@ -85,3 +85,10 @@ def test_finished_tasks_are_remembered(path: Path) -> None:
     with RunLog(path, HEADER) as log:
         assert log.is_finished("identity")
         assert not log.is_finished("another")
+
+
+def test_the_header_is_written_without_secrets_but_tells_them_apart(tmp_path: Path) -> None:
+    for number, key in enumerate(("sk-one", "sk-two", "sk-two")):
+        with RunLog(tmp_path / "log.jsonl", {"model": {"extra_body": {"api_key": key}}}) as log:
+            assert log.taken_up == (number == 2)
+    assert all("sk-" not in path.read_text() for path in tmp_path.iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 REDACTED = "[redacted]"
@@ -25,6 +25,15 @@ def redact(value: Any) -> Any:
     if isinstance(value, str):
         return _HUB_TOKEN.sub(REDACTED, _ASSIGNMENT.sub(rf"\g<1>{REDACTED}", value))
     return value
+
+
+def redact_command(arguments: Sequence[str]) -> list[str]:
+    """A command line with the values of options that name a secret replaced, as ``--hf-token VALUE``."""
+    shown: list[str] = []
+    for argument, option in zip(arguments, ("", *arguments), strict=False):
+        names_secret = option.startswith("--") and _is_secret(option[2:].replace("-", "_"))
+        shown.append(REDACTED if names_secret and not argument.startswith("--") else redact(argument))
+    return shown
 
 
 def _is_secret(key: Any) -> bool:

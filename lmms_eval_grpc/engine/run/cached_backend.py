@@ -32,11 +32,11 @@ class CachedBackend:
     Of equal requests in one call the model is asked one, and the others share its response.
     """
 
-    def __init__(self, backend: Backend, cache: ResponseCache, device: str) -> None:
-        """``device`` is the kind of device, such as ``cuda``: on another one answers may differ."""
+    def __init__(self, backend: Backend, cache: ResponseCache, circumstances: Mapping[str, Any]) -> None:
+        """``circumstances`` are what answers depend on beside the backend's identity, such as the kind of device."""
         self._backend = backend
         self._cache = cache
-        self._key_identity = {"backend": dict(backend.identity), "device": device}
+        self._key_identity = {"backend": dict(backend.identity), **circumstances}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -149,7 +149,10 @@ class _Fetched(Sequence[R], Generic[R]):
                     shared = self._known[key] = replace(answer.response, cached=answer.response.error is None)
                     settled += [Answer(index, shared) for index in self._waiting.pop(key, ())]
                 elif key in self._known:
-                    settled.append(Answer(answer.index, self._known[key]))
+                    # With those that waited: one that was being asked when its process died may be in the cache when it
+                    # is fetched again, and will not be answered by the model then.
+                    asked = [answer.index, *self._waiting.pop(key, ())]
+                    settled += [Answer(index, self._known[key]) for index in asked]
                 else:
                     self._waiting.setdefault(key, []).append(answer.index)
         return settled

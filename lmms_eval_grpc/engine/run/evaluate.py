@@ -125,15 +125,16 @@ def _evaluate(
             doc_ids=doc_ids,
             baseline=baseline.describe() if baseline else None,
         )
+        decoder = manifest["decode_backend"]
         with ExitStack() as files:
-            log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity)))
+            log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity, decoder)))
             samples = None
             if config.log_samples or config.predict_only:
                 samples = files.enter_context(SampleFile(run_dir / SAMPLES, keep=log.taken_up))
             asked = backend
             if config.use_cache is not None:
                 cache = files.enter_context(closing(ResponseCache(cache_folder(config.use_cache))))
-                asked = CachedBackend(backend, cache, _device_type(config))
+                asked = CachedBackend(backend, cache, {"device": _device_type(config), "decode_backend": decoder})
             budget = TokenBudget(config.max_tokens, log.generated_tokens)
             context = RunContext(config, asked, log, samples, progress, clock, reporter, budget, baseline)
             scores = [run_task(context, task, doc_ids[task.name]) for task in tasks]
@@ -179,7 +180,9 @@ def _evaluate(
     )
 
 
-def _header(config: EvaluationConfig, tasks: Sequence[Task], identity: Mapping[str, Any]) -> dict[str, Any]:
+def _header(
+    config: EvaluationConfig, tasks: Sequence[Task], identity: Mapping[str, Any], decoder: str
+) -> dict[str, Any]:
     """Everything that answers depend on. Neither batch size nor limit: they change no answer."""
     return {
         "model": dict(identity),
@@ -187,6 +190,7 @@ def _header(config: EvaluationConfig, tasks: Sequence[Task], identity: Mapping[s
         "gen_kwargs": dict(config.gen_kwargs),
         "torch_seed": config.seed[2],
         "device_type": _device_type(config),
+        "decode_backend": decoder,
         "force_simple": config.force_simple,
         "apply_chat_template": config.apply_chat_template,
     }

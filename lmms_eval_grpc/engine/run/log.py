@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lmms_eval_grpc.engine.models.protocol import GenerationResponse
+from lmms_eval_grpc.engine.record.redact import redact
 
 FORMAT_VERSION = 1
 
@@ -51,7 +52,7 @@ class RunLog:
         if not self.taken_up:
             if path.exists():
                 path.rename(_free_name(path))
-            self._append([{"kind": "header", "version": FORMAT_VERSION, "digest": digest, "header": header}])
+            self._append([{"kind": "header", "version": FORMAT_VERSION, "digest": digest, "header": redact(header)}])
         self._file: BinaryIO = path.open("ab")
         _sync_folder(path.parent)
 

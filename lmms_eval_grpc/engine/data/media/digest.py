@@ -15,6 +15,8 @@ from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
 from lmms_eval_grpc.engine.data.media.sources import locate
 
 _MOST_READ = 8 << 20
+_ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is to be turned before anybody looks at it."""
 
 
 def media_digest(kind: str, source: Any) -> str:
@@ -35,7 +37,9 @@ def _identity(kind: str, source: Any) -> Any:
     if isinstance(source, np.ndarray):
         return [source.dtype.str, list(source.shape), hashlib.sha256(np.ascontiguousarray(source).data).hexdigest()]
     if isinstance(source, Image.Image):
-        return [source.mode, list(source.size), hashlib.sha256(source.tobytes()).hexdigest()]
+        # As it looks: with the colours that its numbers mean, and the turn that its file asks for.
+        look = [source.getpalette("RGBA") if source.mode == "P" else None, source.getexif().get(_ORIENTATION)]
+        return [source.mode, list(source.size), hashlib.sha256(source.tobytes()).hexdigest(), *look]
     if source is None or isinstance(source, (bool, int, float)):
         return source
     place = locate(kind, source)

@@ -30,18 +30,24 @@ MEASURED_SHARE = 0.8
 NOISE_BYTES = 128 * 1024 * 1024
 """Batches that take less than this teach nothing: other threads and first-time allocations take as much."""
 
-_CPU_ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MESSAGES = (
+    *("DefaultCPUAllocator", "can't allocate memory"),
+    # What libraries and kernels ask of the driver themselves, past torch's own allocator.
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory"),
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _CPU_ALLOCATOR_MESSAGES)
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether a CUDA context answers nothing but errors after this one."""
+    """Whether a CUDA context answers nothing but errors after this one; it survives want of memory."""
+    if is_out_of_memory(error):
+        return False
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
 
 

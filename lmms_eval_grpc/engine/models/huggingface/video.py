@@ -30,6 +30,7 @@ _MODES = {
 
 Frames = npt.NDArray[np.uint8]
 """Frames × height × width × 3, RGB."""
+_FITTED_TOGETHER = 16
 
 
 def resize(pictures: torch.Tensor, height: int, width: int, resample: int = Image.Resampling.BICUBIC) -> torch.Tensor:
@@ -70,9 +71,14 @@ def fit_frames(
     height, width = smart_resize(
         *frames.shape[1:3], factor=factor, min_pixels=least, max_pixels=min(max_pixels or most, most)
     )
-    # In single precision, as torchvision's older resize, which those readers call, does it with 8-bit pictures.
-    resized = resize(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float(), height, width)
-    return np.ascontiguousarray(resized.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    fitted = np.empty((len(frames), height, width, 3), np.uint8)
+    # Some at a time: single precision takes four times the memory, and a video may have hundreds of frames.
+    for start in range(0, len(frames), _FITTED_TOGETHER):
+        some = torch.from_numpy(np.ascontiguousarray(frames[start : start + _FITTED_TOGETHER])).permute(0, 3, 1, 2)
+        # In single precision, as torchvision's older resize, which those readers call, does it with 8-bit pictures.
+        resized = resize(some.float(), height, width).clamp_(0, 255).round_().to(torch.uint8)
+        fitted[start : start + len(some)] = resized.permute(0, 2, 3, 1).numpy()
+    return fitted
 
 
 class PlainTorch(BaseVideoProcessor):  # type: ignore[misc]

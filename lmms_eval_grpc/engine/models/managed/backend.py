@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint
+from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
+from lmms_eval_grpc.engine.models.huggingface.loading import read_text
 from lmms_eval_grpc.engine.models.managed.commands import BUILDERS, ServerCommand
 from lmms_eval_grpc.engine.models.managed.server import ManagedServer
 from lmms_eval_grpc.engine.models.openai.backend import OpenAIBackend
 from lmms_eval_grpc.engine.models.openai.options import ServerAddress, read_requests
 from lmms_eval_grpc.engine.models.protocol import Answer, Capabilities, GenerationRequest, LoglikelihoodRequest
+from lmms_eval_grpc.engine.record.redact import redact_command
 
 _FIRST_LIMIT = 32
 """Requests at once to begin with: the server is the job's alone and made for many."""
@@ -31,13 +33,15 @@ def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -
 def start(command: ServerCommand, key: str, values: Mapping[str, Any]) -> ManagedBackend:
     """A backend whose server is up."""
     options = read_requests(values)
-    checkpoint = Path(str(values["pretrained"]))
+    checkpoint, template = Path(str(values["pretrained"])), values.get("chat_template")
     identity = {
         "backend": command.package,
         f"{command.package}_version": importlib.metadata.version(command.package),
         "pretrained": values["pretrained"],
         "weights_digest": digest_checkpoint(checkpoint) if checkpoint.is_dir() else None,
-        "command": list(command.arguments[1:]),
+        "command": redact_command(command.arguments[1:]),
+        # The command has no more than the name of a file, which may be written anew.
+        "chat_template_digest": digest_template(read_text(template) if template else None),
         **options.identity(),
     }
     server = ManagedServer(command, key, values["startup_timeout"])
