@@ -235,7 +235,13 @@ def test_arguments_that_do_not_act_on_a_family_are_not_there() -> None:
         assert "has no argument" in problem.description
 
 
-@pytest.mark.parametrize(("argument", "value"), [("max_num_frames", 0), ("max_num_frames", -1), ("fps", -2.0)])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *[("max_num_frames", 0), ("max_num_frames", -1), ("fps", -2.0)],
+        *[("max_pixels", 0), ("min_pixels", -1), ("max_new_tokens", 0)],
+    ],
+)
 def test_values_that_cannot_be_meant_are_refused(argument: str, value: float, tiny: Tiny) -> None:
     with pytest.raises(EvaluationError, match=argument) as caught:
         load("gemma3", tiny("gemma3"), **{argument: value})

@@ -27,6 +27,12 @@ _MOST_FRAMES_BY_RATE = 768
 _SAMPLING: Mapping[str, Sampling] = {"internvl": "segments"}
 """By model type; others ``uniform``, and ``qwen_vl`` where videos are cut into patches."""
 
+_LEAST: Mapping[str, int] = {
+    **dict.fromkeys(("min_pixels", "min_patches"), 0),
+    **dict.fromkeys(("max_pixels", "total_pixels", "max_patches", "max_new_tokens"), 1),
+}
+"""Of arguments that are numbers; those of frames are the frame policy's to check."""
+
 _RECORDED = (
     *("min_pixels", "max_pixels", "total_pixels", "max_num_frames", "fps", "min_patches", "max_patches"),
     *("do_image_splitting", "interleave_visuals", "system_prompt", "reasoning_prompt", "enable_thinking"),
@@ -68,7 +74,11 @@ class HuggingFaceOptions:
 
     @classmethod
     def of(cls, entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceOptions:
+        """Raises :class:`EvaluationError` ``INVALID_MODEL_ARGS`` for a number that cannot be meant."""
         given = dict(values)
+        for name, least in _LEAST.items():
+            if given.get(name) is not None and given[name] < least:
+                raise EvaluationError("INVALID_MODEL_ARGS", f"{name} must be at least {least}, but is {given[name]!r}")
         if given.pop("use_flash_attention_2", False):
             given["attn_implementation"] = "flash_attention_2"
         for name in ("system_prompt", "reasoning_prompt"):
