@@ -282,6 +282,12 @@ class TestLoading:
         assert identity["arguments"] == {"pretrained": str(tiny_checkpoint)}
         assert load("talker", pretrained="org/model", batch_size=3).identity["weights_digest"] is None
         assert load("talker", force_simple=True).identity["model_class"] == "lmms_eval.models.simple.talker.Talker"
+        prompt = tmp_path / "prompt.txt"
+        seen = []
+        for text in ("Be brief.", "Be long."):
+            prompt.write_text(text)
+            seen.append(load("talker", device_map=str(prompt)).identity["files"]["device_map"])
+        assert seen[0] != seen[1]
 
 
 def test_a_job_whose_task_imports_lmms_eval_too(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError
 from lmms_eval_grpc.engine.models.openai.concurrency import AdaptiveLimit
-from lmms_eval_grpc.engine.models.protocol import Answer, GenerationRequest
+from lmms_eval_grpc.engine.models.openai.dispatch import Emit, answer_all, stream
+from lmms_eval_grpc.engine.models.protocol import Answer, GenerationRequest, GenerationResponse
 from lmms_eval_grpc.engine.run.evaluate import SAMPLES, evaluate
 from lmms_eval_grpc.engine.run.log import read_sound_lines
 from tests.support.api_requests import KEY, answers, ask, load, numbered, refusal
@@ -107,6 +108,21 @@ def test_what_is_wrong_for_all_requests_ends_the_evaluation_at_once(
     assert KEY not in caught.value.message
     assert len(api_server.asked) < 20
     assert no_request_thread_is_left()
+
+
+def test_answers_that_came_with_a_fatal_failure_are_not_lost() -> None:
+    async def answer(index: int) -> Answer:
+        if index == 3:
+            raise EvaluationError("QUOTA_EXHAUSTED", "no credit is left")
+        return Answer(index, GenerationResponse(str(index)))
+
+    async def work(emit: Emit) -> None:
+        await answer_all(8, answer, lambda: 9, emit)
+
+    found: list[Answer] = []
+    with pytest.raises(EvaluationError, match="no credit is left"):
+        found.extend(answer for group in stream(work) for answer in group)
+    assert sorted(one.index for one in found) == [0, 1, 2, 4, 5, 6, 7]
 
 
 def test_a_server_that_is_not_there_is_noticed_before_any_request(api_server: JudgeHandle) -> None:

@@ -64,7 +64,7 @@ def digest_checkpoint(folder: Path) -> str:
             continue
         if path.suffix in _WEIGHT_SUFFIXES or path.suffix in _OTHER_SUFFIXES:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            digest.update(_digest_file(path))
+            digest.update(digest_file(path))
     return digest.hexdigest()
 
 
@@ -77,7 +77,7 @@ def digest_processor(folder: Path) -> str:
     for path in sorted(folder.iterdir()):
         if path.suffix in _OTHER_SUFFIXES and path.name not in _TRAINING_LEFTOVERS | _MODEL_FILES:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            digest.update(_digest_file(path))
+            digest.update(digest_file(path))
     return digest.hexdigest()
 
 
@@ -89,7 +89,8 @@ def digest_template(template: Any) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest_file(path: Path) -> bytes:
+def digest_file(path: Path) -> bytes:
+    """SHA-256 of the file's content, or of the parts of it that :func:`digest_checkpoint` tells."""
     size = path.stat().st_size
     if size <= WHOLE_FILE_LIMIT:
         with path.open("rb") as file:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint
+from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_file
 from lmms_eval_grpc.engine.models.lmms_eval import contract
 from lmms_eval_grpc.engine.models.lmms_eval.contract import Document
 from lmms_eval_grpc.engine.models.lmms_eval.loading import load_class, make_model
@@ -186,11 +186,22 @@ def _identify(model_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
         "pretrained": pretrained,
         "weights_digest": weights,
         "model_class": f"{model_class.__module__}.{model_class.__qualname__}",
+        "files": {key: digest for key, value in sorted(values.items()) if (digest := _digest_named_file(value))},
         "arguments": redact({key: value for key, value in sorted(values.items()) if key not in _NO_DIFFERENCE}),
         "lmms_eval": "" if folder is None else version_of(folder),
         "torch": _version("torch"),
         "transformers": _version("transformers"),
     }
+
+
+def _digest_named_file(value: Any) -> str | None:
+    """Of the file that an argument names, as a prompt or a template; None where it names none."""
+    try:
+        if not isinstance(value, str) or not Path(value).expanduser().is_file():
+            return None
+        return digest_file(Path(value).expanduser()).hex()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, say, or the home of nobody
+        return None
 
 
 def _version(distribution: str) -> str:

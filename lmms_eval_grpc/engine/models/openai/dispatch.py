@@ -32,8 +32,12 @@ async def answer_all(
         nonlocal running
         while len(running) > most:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            failures = [failure for task in done if (failure := task.exception())]
             for task in done:
-                emit(task.result())
+                if not task.exception():  # an answer that is there counts, though another request ends it all
+                    emit(task.result())
+            if failures:
+                raise failures[0]
 
     async def one(index: int) -> Answer:
         return await answer(index)
