@@ -40,10 +40,11 @@ def decode(
     indices = choose(timeline)
     try:
         decoder = VideoDecoder(place if isinstance(place, bytes) else str(place), dimension_order="NHWC", **options)
-        frames = {index: decoder.get_frame_at(index).data.cpu().numpy() for index in indices}
+        # One by one, so that never more than one frame is held in its full size.
+        frames = {index: fit_frame(decoder.get_frame_at(index).data.cpu().numpy(), max_pixels) for index in indices}
     except (RuntimeError, IndexError, ValueError) as error:
         raise MediaError(f"video {name} cannot be decoded by torchcodec: {error}") from error
-    return {index: fit_frame(frame, max_pixels) for index, frame in frames.items()}, timeline
+    return frames, timeline
 
 
 def _threads() -> int:
