@@ -110,6 +110,14 @@ def test_what_is_wrong_for_all_requests_ends_the_evaluation_at_once(
     assert no_request_thread_is_left()
 
 
+def test_secrets_in_headers_are_kept_out_of_errors(api_server: JudgeHandle) -> None:
+    api_server.answer = lambda _: refusal(401, "no such token: very-secret-token")
+    backend = load(api_server, extra_headers={"X-Authorization": "Bearer very-secret-token", "X-Short": "no"})
+    with pytest.raises(EvaluationError, match=r"no such token: \[redacted\]") as caught:
+        answers(backend, numbered(1))
+    assert "very-secret" not in caught.value.message
+
+
 def test_answers_that_came_with_a_fatal_failure_are_not_lost() -> None:
     async def answer(index: int) -> Answer:
         if index == 3:

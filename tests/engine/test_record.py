@@ -164,6 +164,9 @@ def test_secrets_are_taken_out() -> None:
         "max_new_tokens": 5,
         "note": "uses hf_abcdefghijklmn and access_token=xyz,x=1",
         "list": [{"password": "p"}],
+        "extra_headers": {"Authorization": "Bearer abc", "X-Api-Key": "k", "X-Team": "vision"},
+        "base_url": "https://user:pa55@host/v1",
+        "mail": "user@host",
     }
     assert redact(given) == {
         "api_key": REDACTED,
@@ -172,6 +175,9 @@ def test_secrets_are_taken_out() -> None:
         "max_new_tokens": 5,
         "note": f"uses {REDACTED} and access_token={REDACTED},x=1",
         "list": [{"password": REDACTED}],
+        "extra_headers": {"Authorization": REDACTED, "X-Api-Key": REDACTED, "X-Team": "vision"},
+        "base_url": f"https://{REDACTED}@host/v1",
+        "mail": "user@host",
     }
 
 

@@ -15,6 +15,8 @@ OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "EMPTY"
 """Sent to servers for which there is no key: the protocol wants one, and most local servers do not look at it."""
 
+_SHORTEST_SECRET = 8
+"""Characters; shorter values of headers are settings."""
 _COMPLETIONS = "/chat/completions"
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -37,8 +39,13 @@ class ServerAddress:
         return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
     def censor(self, text: str) -> str:
-        """``text`` without the key, which servers quote in their errors."""
-        return text if self.api_key == NO_KEY else text.replace(self.api_key, "[redacted]")
+        """``text`` without the key and what headers may hold of the kind, which servers quote in their errors."""
+        words = [value.rpartition(" ")[2] for value in self.headers.values()]  # not Bearer and the like
+        secrets = [word for word in words if len(word) >= _SHORTEST_SECRET]
+        secrets += [] if self.api_key == NO_KEY else [self.api_key]
+        for secret in secrets:
+            text = text.replace(secret, "[redacted]")
+        return text
 
 
 @dataclass(frozen=True, slots=True)
