@@ -99,7 +99,7 @@ def test_a_server_is_started_asked_and_ended(
     assert all(is_alive(pid) for pid in processes(tmp_path))
     backend.close()
     assert len(processes(tmp_path)) == 2
-    assert not any(is_alive(pid) for pid in processes(tmp_path))
+    wait_for(lambda: not any(is_alive(pid) for pid in processes(tmp_path)))
     log = capfd.readouterr().err
     assert "[transformers] loading the model" in log
     assert "[transformers] the key is [redacted]" in log
@@ -113,7 +113,7 @@ def test_a_server_that_ends_at_its_start_is_quoted(tmp_path: Path) -> None:
         start(tmp_path)
     assert caught.value.reason == "MODEL_LOAD_FAILED"
     assert "status 1" in caught.value.message
-    assert not any(is_alive(pid) for pid in processes(tmp_path))
+    wait_for(lambda: not any(is_alive(pid) for pid in processes(tmp_path)))
 
 
 def test_a_server_that_is_never_ready_is_ended(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_server_that_is_never_ready_is_ended(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="startup_timeout") as caught:
         start(tmp_path, startup_timeout=3)
     assert caught.value.reason == "MODEL_LOAD_FAILED"
-    assert not any(is_alive(pid) for pid in processes(tmp_path))
+    wait_for(lambda: not any(is_alive(pid) for pid in processes(tmp_path)))
 
 
 def test_a_server_that_does_not_heed_sigterm_is_killed_with_all_it_started(
@@ -130,7 +130,7 @@ def test_a_server_that_does_not_heed_sigterm_is_killed_with_all_it_started(
     monkeypatch.setattr(server, "_GRACE", 0.5)
     (tmp_path / "stubborn").touch()
     running().close()
-    assert not any(is_alive(pid) for pid in processes(tmp_path))
+    wait_for(lambda: not any(is_alive(pid) for pid in processes(tmp_path)))
 
 
 def test_a_server_that_dies_is_started_again_and_every_request_is_answered(
@@ -151,7 +151,7 @@ def test_a_server_that_dies_again_ends_the_evaluation(running: Callable[..., Man
         answers(backend, ["die"])
     assert caught.value.reason == "MODEL_SERVER_DIED"
     backend.close()
-    assert not any(is_alive(pid) for pid in processes(tmp_path))
+    wait_for(lambda: not any(is_alive(pid) for pid in processes(tmp_path)))
 
 
 @pytest.mark.parametrize("victim", ["worker", "its group", "guard"])

@@ -73,6 +73,18 @@ class JudgeHandle:
         self.most_open = 0
         self.lock = threading.Lock()
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts a request as open while the block runs."""
+        with self.lock:
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.open -= 1
+
     def take(self, asked: Asked) -> Reply:
         with self.lock:
             self.asked.append(asked)
@@ -88,16 +100,14 @@ def running_judge() -> Iterator[JudgeHandle]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            with handle.lock:
-                handle.open += 1
-                handle.most_open = max(handle.most_open, handle.open)
             try:
-                self._serve()
+                # Open until its reply is sent: whoever has the reply may ask the next at once.
+                with handle.counted():
+                    payload, reply = self._receive()
+                if not reply.hang_up:
+                    self._send(payload, reply)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client gave up first, as some tests want
-            finally:
-                with handle.lock:
-                    handle.open -= 1
 
         def do_GET(self) -> None:
             listed = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in handle.models or ()]
@@ -108,14 +118,15 @@ def running_judge() -> Iterator[JudgeHandle]:
             self.end_headers()
             self.wfile.write(body)
 
-        def _serve(self) -> None:
+        def _receive(self) -> tuple[dict[str, Any], Reply]:
             payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             reply = handle.take(Asked(self.path, self.headers, payload, time.monotonic()))
             time.sleep(reply.delay)
             if reply.hold is not None:
                 reply.hold.wait(60)
-            if reply.hang_up:
-                return
+            return payload, reply
+
+        def _send(self, payload: dict[str, Any], reply: Reply) -> None:
             body = reply.body if reply.body is not None else _completion(payload, reply)
             self.send_response(reply.status)
             for name, value in {
