@@ -208,3 +208,7 @@ def test_sampling_is_reproducible_with_a_seed(tiny: Tiny, tmp_path: Path) -> Non
         evaluate(config, tmp_path / str(run), Recorder())
         texts.append(texts_in(tmp_path / str(run)))
     assert texts[0] == texts[1] != texts[2]
+    config = digits_config(tiny("idefics3"), limit=4, offset=4, gen_kwargs={"temperature": 3.0}, seed=(0, 0, 1, 0))
+    evaluate(config, tmp_path / "rest", Recorder())
+    rest = {doc_id: text for doc_id, text in texts[0].items() if doc_id >= 4}
+    assert texts_in(tmp_path / "rest") == rest, "an answer does not depend on what else is asked"

@@ -334,14 +334,22 @@ def test_cancelling_ends_the_replicas_at_once_and_the_next_call_has_new_ones(bac
     following.close()  # type: ignore[attr-defined]
 
 
-def test_sampled_answers_repeat_with_the_seed(backends: Backends) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_sampled_answers_repeat_with_the_seed_and_named_ones_whatever_the_replicas(
+    backends: Backends, named: bool
+) -> None:
     sampling = {"max_new_tokens": 8, "do_sample": True, "temperature": 3.0}
-    asked = [GenerationRequest(request.messages, sampling) for request in requests(64)]
+    asked = [
+        GenerationRequest(request.messages, sampling, f"question {number}" if named else "")
+        for number, request in enumerate(requests(64))
+    ]
     found = []
-    for _ in range(2):
-        batches = backends.load().generate(asked)
+    for replicas in (2, 2, 1):
+        batches = backends.load(replicas=replicas).generate(asked)
         found.append({answer.index: answer.response.text for batch in batches for answer in batch})
     assert found[0] == found[1]
+    assert (found[0] == found[2]) is named
+    assert len(set(found[0].values())) > 32
 
 
 def test_a_killed_evaluation_leaves_no_replica_behind(tiny: Any, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ class GenerationRequest:
     generation: Mapping[str, Any]
     """Resolved generation arguments in lmms-eval's names: ``until`` (list of str), ``max_new_tokens``, ``temperature``,
     ``do_sample``, ``top_p``, ``num_beams``, …. Never mutated by a backend."""
+    draw: str = ""
+    """Names the random numbers of a sampled answer, where a backend can keep requests apart: requests of one name and
+    prompt are answered alike, in whatever batch or run they are asked. Empty: the backend's own choice."""
 
 
 @dataclass(frozen=True, slots=True)

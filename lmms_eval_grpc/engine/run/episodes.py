@@ -103,7 +103,7 @@ class Episode(ABC):
             except Exception as error:
                 raise self._failure(error) from error
             self._prompts[self.doc_id] = messages.prompt_text(self._next)
-        return self.task.generation_request(self._next)
+        return self.task.generation_request(self._next, f"{self.doc_id} 0 {self.round}")
 
     def hear(self, response: GenerationResponse, lock: threading.Lock) -> Answer | None:
         """Takes the model's answer in; the conversation's outcome if that ends it."""
@@ -197,9 +197,8 @@ class _AgenticEpisode(Episode):
 
     def request(self) -> GenerationRequest:
         request = super().request()
-        return GenerationRequest(
-            request.messages, {key: value for key, value in request.generation.items() if key != "max_agentic_steps"}
-        )
+        generation = {key: value for key, value in request.generation.items() if key != "max_agentic_steps"}
+        return replace(request, generation=generation)
 
     def go_on(self, output: str) -> Sequence[Message] | None:
         self.outputs.append(output)

@@ -215,13 +215,18 @@ class Task:
         try:
             if self.scores_likelihoods:
                 return self._likelihood_request(doc_id, part)
-            return self.generation_request(self.conversation(doc_id))
+            return self.generation_request(self.conversation(doc_id), f"{doc_id} {part}")
         except Exception as error:
             raise self._document_error(doc_id, "no request could be built", error) from error
 
-    def generation_request(self, turns: Sequence[Message]) -> GenerationRequest:
-        """A request for an answer to ``turns``, with this task's generation arguments."""
-        return GenerationRequest(messages=turns, generation=copy.deepcopy(self.config.generation_kwargs or {}))
+    def generation_request(self, turns: Sequence[Message], question: str) -> GenerationRequest:
+        """A request for an answer to ``turns``, with this task's generation arguments.
+
+        ``question`` tells it from the task's other requests; with the seed of torch it decides what is drawn.
+        """
+        seed = self.evaluation.seed[2]
+        draw = "" if seed is None else f"{seed} {question}"
+        return GenerationRequest(turns, copy.deepcopy(self.config.generation_kwargs or {}), draw)
 
     def conversation(self, doc_id: int) -> list[Message]:
         """The messages for document ``doc_id``: examples, its own messages and the system text."""

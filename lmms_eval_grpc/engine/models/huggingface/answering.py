@@ -50,7 +50,10 @@ def generate_batch(
     criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
     processors: list[Any] = []
     if plan.warpers is not None:
-        seeds = [request_seed(request.index, request.prompt) for request in batch.requests]
+        seeds = [
+            request_seed(request.draw or f"{torch.initial_seed()} {request.index}", request.prompt)
+            for request in batch.requests
+        ]
         processors = [*plan.warpers, OwnChoice(seeds, prompt_length, plan.max_new_tokens, model.device)]
     output = model.generate(
         **inputs,

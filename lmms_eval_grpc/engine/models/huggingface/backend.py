@@ -199,7 +199,7 @@ class HuggingFaceBackend:
                 use_cache=options.use_cache,
                 special_tokens=self.processor.tokenizer.get_added_vocab(),
             )
-        return PreparedRequest(index, prompt, media, request.generation, key, cost)
+        return PreparedRequest(index, prompt, media, request.generation, key, cost, draw=request.draw)
 
     def _prepare_likelihood(self, index: int, request: LoglikelihoodRequest) -> PreparedRequest:
         prompt, media, cost = self._read(request.messages)

@@ -47,6 +47,8 @@ class PreparedRequest:
     """Roughly its tokens; only for sorting and for what may share a batch."""
     continuation: tuple[int, ...] = ()
     """Tokens whose likelihood is asked for; empty: an answer is to be generated."""
+    draw: str = ""
+    """Names its random numbers, as the request does."""
 
 
 @dataclass(frozen=True, slots=True)

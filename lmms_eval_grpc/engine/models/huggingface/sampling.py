@@ -46,9 +46,9 @@ def make_warpers(config: GenerationConfig) -> list[Any]:
     return warpers
 
 
-def request_seed(index: int, prompt: str) -> int:
-    """Of the request's random numbers: from torch's own seed, its position among the requests, and its text."""
-    text = f"{torch.initial_seed()}\0{index}\0{prompt}"
+def request_seed(draw: str, prompt: str) -> int:
+    """Of a request's random numbers: from what names them, and its text."""
+    text = f"{draw}\0{prompt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
