@@ -19,8 +19,10 @@ import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.models import checkpoint_files
+from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint
 from lmms_eval_grpc.engine.models.generation_arguments import truncate
-from lmms_eval_grpc.engine.models.huggingface import identity, memory, planning
+from lmms_eval_grpc.engine.models.huggingface import memory, planning
 from lmms_eval_grpc.engine.models.huggingface.generation import generation_key, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.memory import (
@@ -342,16 +344,16 @@ def write_checkpoint(folder: Path, values: bytes) -> Path:
 def test_the_digest_follows_contents_not_dates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_file_limit: int
 ) -> None:
-    monkeypatch.setattr(identity, "WHOLE_FILE_LIMIT", whole_file_limit)
+    monkeypatch.setattr(checkpoint_files, "WHOLE_FILE_LIMIT", whole_file_limit)
     weights = bytes(range(256)) * 400
     first = write_checkpoint(tmp_path / "a", weights)
-    digest = identity.digest_checkpoint(first)
+    digest = digest_checkpoint(first)
     (first / "training_args.bin").write_bytes(b"whatever")
-    assert identity.digest_checkpoint(first) == digest
-    assert identity.digest_checkpoint(write_checkpoint(tmp_path / "copy", weights)) == digest
+    assert digest_checkpoint(first) == digest
+    assert digest_checkpoint(write_checkpoint(tmp_path / "copy", weights)) == digest
     for position in (0, len(weights) // 2, len(weights) - 1):
         changed = bytearray(weights)
         changed[position] ^= 1
-        assert identity.digest_checkpoint(write_checkpoint(tmp_path / f"at-{position}", bytes(changed))) != digest
+        assert digest_checkpoint(write_checkpoint(tmp_path / f"at-{position}", bytes(changed))) != digest
     (first / "config.json").write_text("{ }")
-    assert identity.digest_checkpoint(first) != digest
+    assert digest_checkpoint(first) != digest

@@ -128,3 +128,10 @@ def test_a_plugin_brings_models_and_a_broken_one_costs_only_its_own(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "1"
     assert "a_broken = no_such_module:entries is left out: ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["lmms_eval", "managed", "openai"])
+def test_backends_that_run_elsewhere_work_beside_any_transformers(backend: str) -> None:
+    """lmms-eval and inference servers want versions of their own, so nothing of transformers may be imported."""
+    program = f"import sys, lmms_eval_grpc.engine.models.{backend}.backend\nassert 'transformers' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

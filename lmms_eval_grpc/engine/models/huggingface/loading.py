@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.models.checkpoint_files import read_text
 from lmms_eval_grpc.engine.models.huggingface.memory import is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.processor import load_processor
 
@@ -166,14 +167,6 @@ def load_processor_of(
             "or give one as chat_template"
         )
     return processor
-
-
-def read_text(text: str) -> str:
-    """``text`` itself, or what stands in the file of that name."""
-    try:
-        return Path(text).read_text() if Path(text).is_file() else text
-    except (OSError, ValueError):  # too long for a name, or with characters that no name has
-        return text
 
 
 def _check_report(pretrained: str, class_name: str, report: Mapping[str, Iterable[Any]], strict: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.media.frames import FramePolicy, Sampling
+from lmms_eval_grpc.engine.models.checkpoint_files import read_text
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.huggingface.loading import read_text
 from lmms_eval_grpc.engine.models.huggingface.media import MediaOptions
 from lmms_eval_grpc.engine.models.huggingface.processor import (
     audio_processor_of,

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_processor
+from lmms_eval_grpc.engine.models.checkpoint_files import digest_processor
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _VOLATILE_SETTINGS = frozenset({"transformers_version", "_name_or_path", "_commit_hash"})

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, digest_file
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_file
 from lmms_eval_grpc.engine.models.lmms_eval import contract
 from lmms_eval_grpc.engine.models.lmms_eval.contract import Document
 from lmms_eval_grpc.engine.models.lmms_eval.loading import load_class, make_model

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, digest_template, read_text
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.huggingface.identity import digest_checkpoint, digest_template
-from lmms_eval_grpc.engine.models.huggingface.loading import read_text
 from lmms_eval_grpc.engine.models.managed.commands import BUILDERS, ServerCommand
 from lmms_eval_grpc.engine.models.managed.server import ManagedServer
 from lmms_eval_grpc.engine.models.openai.backend import OpenAIBackend
