@@ -7,15 +7,16 @@ import inspect
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
 import pytest
+import pytest_asyncio
 import yaml
 
 import lmms_eval_grpc
-from lmms_eval_grpc.executors.local import LocalExecutor
+from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.executors.local_worker import LocalExecution
 from lmms_eval_grpc.jobs.events import WorkerReport
 from lmms_eval_grpc.jobs.job import Job
@@ -107,6 +108,21 @@ async def wait_for_log(job_dir: Path, pattern: str) -> re.Match[str]:
 
     await wait_until(look)
     return found[0]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def executor(tasks_dir: Path) -> AsyncIterator[LocalExecutor]:
+    """Warm, with two slots; a module's tests share it."""
+    made = LocalExecutor(LocalExecutorSettings(devices=("cpu", "cpu"), include_paths=(tasks_dir,)))
+    await made.start()
+    await wait_until(lambda: made.warm)
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def jobs(executor: LocalExecutor, tiny_checkpoint: Path, tmp_path: Path) -> Jobs:
+    return Jobs(executor, tiny_checkpoint, tmp_path)
 
 
 def is_alive(pid: int) -> bool:

@@ -9,11 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from lmms_eval_grpc.executors.base import Execution, Executor
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
@@ -24,20 +22,6 @@ from lmms_eval_grpc.worker import processes
 from tests.executors.conftest import Jobs, collect, descendants, is_alive, wait_for_log, wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def executor(tasks_dir: Path) -> AsyncIterator[LocalExecutor]:
-    made = LocalExecutor(LocalExecutorSettings(devices=("cpu", "cpu"), include_paths=(tasks_dir,)))
-    await made.start()
-    await wait_until(lambda: made.warm)
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-def jobs(executor: LocalExecutor, tiny_checkpoint: Path, tmp_path: Path) -> Jobs:
-    return Jobs(executor, tiny_checkpoint, tmp_path)
 
 
 def last_error(reports: list[WorkerReport]) -> Failed:
