@@ -60,6 +60,14 @@ class EvaluationOptions(TypedDict, total=False):
     """Largest share of a task's samples that may end in an error without failing the job, 0 to 1."""
     run_timeout: float | None
     """Longest time in seconds that one attempt may run."""
+    stall_timeout: float | None
+    """Longest time in seconds without progress before an attempt counts as hung."""
+    retry_policy: int | Mapping[str, Any] | None
+    """Attempts in all when one fails, or {"max_attempts": 3, "retry_on": ["worker_died", "stalled"]}."""
+    merge: Literal["never", "auto"] | None
+    """auto: merges a sharded checkpoint before it is evaluated; never: refuses one."""
+    track: str | Sequence[str] | None
+    """Trackers that the service tells the results: "tensorboard:FOLDER", "wandb:PROJECT", "mlflow:EXPERIMENT"."""
     include_path: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     """Folders on the server with task YAML files."""
     labels: Mapping[str, str] | None
@@ -252,10 +260,32 @@ def _set_include_path(target: Any, name: str, value: Any) -> None:
     target.include_path.extend(fspath(folder) for folder in folders)
 
 
-def _set_run_timeout(target: Any, name: str, value: Any) -> None:
+def _set_seconds(target: Any, name: str, value: Any) -> None:
     if not math.isfinite(value) or value <= 0:
         raise ValueError("use a number of seconds greater than 0")
-    target.run_timeout.FromTimedelta(timedelta(seconds=value))
+    getattr(target, name).FromTimedelta(timedelta(seconds=value))
+
+
+def _set_retry_policy(target: Any, name: str, value: Any) -> None:
+    policy = value if isinstance(value, Mapping) else {"max_attempts": value}
+    if unknown := sorted(set(policy) - {"max_attempts", "retry_on"}):
+        raise ValueError(f"there is no {', '.join(unknown)}; use max_attempts and retry_on")
+    target.retry_policy.max_attempts = policy.get("max_attempts", 0)
+    for code in policy.get("retry_on", ()):
+        known = {word.removeprefix("JOB_ERROR_CODE_").lower(): word for word in messages.JobErrorCode.keys()[1:]}
+        if code not in known:
+            raise ValueError(f"{code!r} is no kind of failure; use one of {', '.join(known)}")
+        target.retry_policy.retry_on.append(messages.JobErrorCode.Value(known[code]))
+
+
+def _set_merge(target: Any, name: str, value: Any) -> None:
+    if value not in ("never", "auto"):
+        raise ValueError("use 'never' or 'auto'")
+    target.merge = messages.MergeMode.Value(f"MERGE_MODE_{value.upper()}")
+
+
+def _set_track(target: Any, name: str, value: Any) -> None:
+    target.track.extend([value] if isinstance(value, str) else value)
 
 
 def _set_labels(target: Any, name: str, value: Any) -> None:
@@ -273,6 +303,10 @@ _WRITERS: dict[str, Callable[[Any, str, Any], None]] = {
     "seed": _set_seeds,
     "reasoning_tags": _set_reasoning_tags,
     "include_path": _set_include_path,
-    "run_timeout": _set_run_timeout,
+    "run_timeout": _set_seconds,
+    "stall_timeout": _set_seconds,
+    "retry_policy": _set_retry_policy,
+    "merge": _set_merge,
+    "track": _set_track,
     "labels": _set_labels,
 }

@@ -16,6 +16,7 @@ class JobStage(StrEnum):
     GENERATING = "generating"
     SCORING = "scoring"
     WRITING = "writing"
+    MERGING = "merging"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Progress:
     batch_size: int = 0
     output_tokens: int = 0
     samples_cached: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
 
 
 class Verdict(StrEnum):
@@ -129,6 +132,8 @@ class MergeResult:
 
     output_path: str
     size_bytes: int
+    tensor_count: int = 0
+    file_count: int = 0
 
 
 JobResult = EvaluationResult | MergeResult
@@ -142,6 +147,8 @@ class JobErrorCode(StrEnum):
     WORKER_DIED = "worker_died"
     TIMEOUT = "timeout"
     INTERNAL = "internal"
+    OUT_OF_MEMORY = "out_of_memory"
+    STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True)

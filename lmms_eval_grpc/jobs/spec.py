@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from lmms_eval_grpc.jobs.results import JobErrorCode
+
 
 class JobKind(StrEnum):
     """What a job does."""
@@ -33,6 +35,25 @@ class Seeds:
     numpy: int = 1234
     torch: int = 1234
     fewshot: int = 1234
+
+
+class MergeMode(StrEnum):
+    """What is done when a checkpoint turns out to be sharded."""
+
+    NEVER = "never"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Whether and when a failed attempt is followed by another."""
+
+    max_attempts: int = 3
+    retry_on: tuple[JobErrorCode, ...] = (
+        JobErrorCode.WORKER_DIED,
+        JobErrorCode.OUT_OF_MEMORY,
+        JobErrorCode.STALLED,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,12 @@ class EvaluationSpec:
     """Seconds."""
     include_path: tuple[str, ...] = ()
     max_error_share: float = 0.05
+    retry_policy: RetryPolicy | None = None
+    """None: a failed attempt is the end of the job."""
+    stall_timeout: float | None = None
+    """Seconds. None: the server's own bound."""
+    merge: MergeMode = MergeMode.NEVER
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +107,9 @@ class MergeSpec:
     checkpoint_path: str
     output_path: str = ""
     checkpoint_kind: CheckpointKind = CheckpointKind.REGULAR
+    config_path: str = ""
+    max_shard_bytes: int = 0
+    """0: the usual 5 GB."""
 
 
 JobSpec = EvaluationSpec | MergeSpec

@@ -11,7 +11,6 @@ from lmms_eval_grpc.jobs.results import (
     EvaluationResult,
     GroupResult,
     JobError,
-    JobErrorCode,
     JobStage,
     MergeResult,
     Metric,
@@ -21,7 +20,7 @@ from lmms_eval_grpc.jobs.results import (
 )
 from lmms_eval_grpc.jobs.spec import JobKind
 from lmms_eval_grpc.jobs.state import JobState
-from lmms_eval_grpc.server.convert_spec import write_spec
+from lmms_eval_grpc.server.convert_spec import ERROR_CODES, write_spec
 from lmms_eval_grpc.server.convert_values import clean, write_duration, write_time
 from lmms_eval_grpc.v1 import job_pb2
 
@@ -34,7 +33,6 @@ STATES = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in 
 _KINDS = {kind: job_pb2.JobKind.Value(f"JOB_KIND_{kind.name}") for kind in JobKind}
 _STAGES = {stage: job_pb2.JobStage.Value(f"JOB_STAGE_{stage.name}") for stage in JobStage}
 _VERDICTS = {verdict: job_pb2.BaselineComparison.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
-_ERROR_CODES = {code: job_pb2.JobErrorCode.Value(f"JOB_ERROR_CODE_{code.name}") for code in JobErrorCode}
 
 
 def shows_results(view: job_pb2.JobView.ValueType, default: bool) -> bool:
@@ -72,7 +70,12 @@ def write_job(job: Job, *, full: bool, queue_position: int | None = None) -> job
             message.evaluation_result.CopyFrom(write_evaluation_result(job.result))
         elif isinstance(job.result, MergeResult):
             message.merge_result.CopyFrom(
-                job_pb2.MergeResult(output_path=job.result.output_path, size_bytes=job.result.size_bytes)
+                job_pb2.MergeResult(
+                    output_path=job.result.output_path,
+                    size_bytes=job.result.size_bytes,
+                    tensor_count=job.result.tensor_count,
+                    file_count=job.result.file_count,
+                )
             )
         _shrink(message)
     return message
@@ -132,13 +135,15 @@ def write_progress(progress: Progress) -> job_pb2.Progress:
         batch_size=progress.batch_size,
         output_tokens=progress.output_tokens,
         samples_cached=progress.samples_cached,
+        bytes_done=progress.bytes_done,
+        bytes_total=progress.bytes_total,
     )
 
 
 def write_error(error: JobError) -> job_pb2.JobError:
     """Why a job failed."""
     return job_pb2.JobError(
-        code=_ERROR_CODES[error.code],
+        code=ERROR_CODES[error.code],
         reason=clean(error.reason),
         message=clean(error.message),
         details={clean(key): clean(value) for key, value in error.details.items()},

@@ -5,14 +5,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.message import Message
 
 from lmms_eval_grpc.jobs.errors import Violation
-from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, JobSpec, MergeSpec, Seeds
+from lmms_eval_grpc.jobs.results import JobErrorCode
+from lmms_eval_grpc.jobs.spec import (
+    CheckpointKind,
+    EvaluationSpec,
+    JobSpec,
+    MergeMode,
+    MergeSpec,
+    RetryPolicy,
+    Seeds,
+)
 from lmms_eval_grpc.server.convert_values import read_duration, read_struct, write_duration, write_struct
 from lmms_eval_grpc.v1 import evaluation_service_pb2, job_pb2
 
+ERROR_CODES = {code: job_pb2.JobErrorCode.Value(f"JOB_ERROR_CODE_{code.name}") for code in JobErrorCode}
+_CODES = {value: code for code, value in ERROR_CODES.items()}
+_MERGE_MODES = {mode: job_pb2.MergeMode.Value(f"MERGE_MODE_{mode.name}") for mode in MergeMode}
 _CHECKPOINT_KINDS = {
     CheckpointKind.REGULAR: job_pb2.CHECKPOINT_KIND_REGULAR,
     CheckpointKind.EMA: job_pb2.CHECKPOINT_KIND_EMA,
@@ -89,6 +102,10 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
         run_timeout=read_duration(message.run_timeout) if message.HasField("run_timeout") else None,
         include_path=tuple(message.include_path),
         **({"max_error_share": message.max_error_share} if message.HasField("max_error_share") else {}),
+        retry_policy=_read_retry_policy(message.retry_policy, violations) if message.HasField("retry_policy") else None,
+        stall_timeout=read_duration(message.stall_timeout) if message.HasField("stall_timeout") else None,
+        merge=_read_merge_mode(message.merge, violations),
+        track=tuple(message.track),
     )
     if message.HasField("limit") and message.limit.WhichOneof("limit") is None:
         violations.append(Violation("spec.limit", "neither count nor fraction is set; set one, or leave limit out"))
@@ -107,6 +124,32 @@ def _read_batch_size(message: job_pb2.EvaluationSpec, violations: list[Violation
             description = "neither fixed nor automatic is set; set one, or leave batch_size out"
             violations.append(Violation("spec.batch_size", description))
             return None
+
+
+def _read_retry_policy(message: job_pb2.RetryPolicy, violations: list[Violation]) -> RetryPolicy:
+    codes = [_CODES.get(value) for value in message.retry_on]
+    if None in codes:
+        known = ", ".join(job_pb2.JobErrorCode.Name(value) for value in _CODES)
+        violations.append(
+            Violation("spec.retry_policy.retry_on", f"{list(message.retry_on)} has a value that is none of: {known}")
+        )
+    given: dict[str, Any] = {}
+    if message.max_attempts:
+        given["max_attempts"] = message.max_attempts
+    if codes:
+        given["retry_on"] = tuple(code for code in codes if code is not None)
+    return RetryPolicy(**given)
+
+
+def _read_merge_mode(value: job_pb2.MergeMode.ValueType, violations: list[Violation]) -> MergeMode:
+    if value == job_pb2.MERGE_MODE_UNSPECIFIED:
+        return MergeMode.NEVER
+    for mode, known in _MERGE_MODES.items():
+        if known == value:
+            return mode
+    names = ", ".join(job_pb2.MergeMode.Name(known) for known in _MERGE_MODES.values())
+    violations.append(Violation("spec.merge", f"{value} is none of: {names}"))
+    return MergeMode.NEVER
 
 
 def _read_seeds(message: job_pb2.Seeds) -> Seeds:
@@ -150,6 +193,8 @@ def write_evaluation_spec(spec: EvaluationSpec) -> job_pb2.EvaluationSpec:
         max_tokens=spec.max_tokens,
         include_path=spec.include_path,
         max_error_share=spec.max_error_share,
+        merge=_MERGE_MODES[spec.merge],
+        track=spec.track,
     )
     if spec.model_args:
         message.model_args.CopyFrom(write_struct(spec.model_args))
@@ -163,6 +208,11 @@ def write_evaluation_spec(spec: EvaluationSpec) -> job_pb2.EvaluationSpec:
         message.limit.fraction = spec.limit_fraction
     if spec.run_timeout is not None:
         message.run_timeout.CopyFrom(write_duration(spec.run_timeout))
+    if spec.stall_timeout is not None:
+        message.stall_timeout.CopyFrom(write_duration(spec.stall_timeout))
+    if spec.retry_policy is not None:
+        message.retry_policy.max_attempts = spec.retry_policy.max_attempts
+        message.retry_policy.retry_on.extend(ERROR_CODES[code] for code in spec.retry_policy.retry_on)
     return message
 
 
@@ -172,4 +222,6 @@ def write_merge_spec(spec: MergeSpec) -> job_pb2.MergeSpec:
         checkpoint_path=spec.checkpoint_path,
         output_path=spec.output_path,
         checkpoint_kind=_CHECKPOINT_KINDS[spec.checkpoint_kind],
+        config_path=spec.config_path,
+        max_shard_bytes=spec.max_shard_bytes,
     )

@@ -207,6 +207,8 @@ def _check_ranges(spec: EvaluationSpec) -> Iterator[Violation]:
         )
     if spec.num_gpus < 1:
         yield Violation("spec.num_gpus", f"{spec.num_gpus} is negative")
+    if spec.track:
+        yield Violation("spec.track", "this server tells no tracker yet; leave it out, and log from the client")
     if spec.run_timeout is not None and not 0 < spec.run_timeout <= MAX_RUN_TIMEOUT:
         yield Violation("spec.run_timeout", f"{spec.run_timeout} s is not more than 0 and at most a year")
     yield from _check_generation(spec.gen_kwargs)

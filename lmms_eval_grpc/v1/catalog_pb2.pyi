@@ -279,6 +279,7 @@ class ServerInfo(google.protobuf.message.Message):
     PLATFORM_FIELD_NUMBER: builtins.int
     JOBS_STARTED_FIELD_NUMBER: builtins.int
     TEMPLATE_WARM_FIELD_NUMBER: builtins.int
+    EXECUTOR_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of lmms-eval-grpc."""
     instance_id: builtins.str
@@ -291,6 +292,8 @@ class ServerInfo(google.protobuf.message.Message):
     """Number of jobs started so far by this instance."""
     template_warm: builtins.bool
     """Whether workers start from the warm template (true) or by a slower exec."""
+    executor: builtins.str
+    """Where jobs run: "local" or "ray"."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the server started."""
@@ -325,9 +328,10 @@ class ServerInfo(google.protobuf.message.Message):
         platform: builtins.str = ...,
         jobs_started: builtins.int = ...,
         template_warm: builtins.bool = ...,
+        executor: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["capabilities", b"capabilities", "instance_id", b"instance_id", "jobs_started", b"jobs_started", "limits", b"limits", "package_versions", b"package_versions", "platform", b"platform", "python_version", b"python_version", "slots", b"slots", "start_time", b"start_time", "template_warm", b"template_warm", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capabilities", b"capabilities", "executor", b"executor", "instance_id", b"instance_id", "jobs_started", b"jobs_started", "limits", b"limits", "package_versions", b"package_versions", "platform", b"platform", "python_version", b"python_version", "slots", b"slots", "start_time", b"start_time", "template_warm", b"template_warm", "version", b"version"]) -> None: ...
 
 global___ServerInfo = ServerInfo
 

@@ -575,6 +575,9 @@ class QueueSnapshot(google.protobuf.message.Message):
     CANCELLED_COUNT_FIELD_NUMBER: builtins.int
     CAPACITY_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
+    PAUSED_FIELD_NUMBER: builtins.int
+    PAUSE_REASON_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
     revision: builtins.int
     """Grows with every change of the queue."""
     accepting: builtins.bool
@@ -587,6 +590,12 @@ class QueueSnapshot(google.protobuf.message.Message):
     """Kept jobs that were cancelled."""
     capacity: builtins.int
     """Jobs that may wait at once."""
+    paused: builtins.bool
+    """Whether an administrator has paused the queue: jobs are accepted, and none is started."""
+    pause_reason: builtins.str
+    """Why it was paused, as given to PauseQueue. Empty while it is not."""
+    draining: builtins.bool
+    """Whether the server drains: no jobs are accepted any more."""
     @property
     def running_job_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Jobs that run (or are being cancelled)."""
@@ -611,8 +620,11 @@ class QueueSnapshot(google.protobuf.message.Message):
         cancelled_count: builtins.int = ...,
         capacity: builtins.int = ...,
         slots: collections.abc.Iterable[lmms_eval_grpc.v1.catalog_pb2.Slot] | None = ...,
+        paused: builtins.bool = ...,
+        pause_reason: builtins.str = ...,
+        draining: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accepting", b"accepting", "cancelled_count", b"cancelled_count", "capacity", b"capacity", "completed_count", b"completed_count", "failed_count", b"failed_count", "queued_job_ids", b"queued_job_ids", "revision", b"revision", "running_job_ids", b"running_job_ids", "slots", b"slots"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepting", b"accepting", "cancelled_count", b"cancelled_count", "capacity", b"capacity", "completed_count", b"completed_count", "draining", b"draining", "failed_count", b"failed_count", "pause_reason", b"pause_reason", "paused", b"paused", "queued_job_ids", b"queued_job_ids", "revision", b"revision", "running_job_ids", b"running_job_ids", "slots", b"slots"]) -> None: ...
 
 global___QueueSnapshot = QueueSnapshot
 

@@ -116,6 +116,30 @@ JOB_VIEW_FULL: JobView.ValueType  # 2
 """With task results and the final result."""
 global___JobView = JobView
 
+class _MergeMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MergeModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MergeMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MERGE_MODE_UNSPECIFIED: _MergeMode.ValueType  # 0
+    """Means NEVER."""
+    MERGE_MODE_NEVER: _MergeMode.ValueType  # 1
+    """The request is refused, with the call that merges the checkpoint."""
+    MERGE_MODE_AUTO: _MergeMode.ValueType  # 2
+    """The checkpoint is merged in the job's own folder first, and the merged one is evaluated."""
+
+class MergeMode(_MergeMode, metaclass=_MergeModeEnumTypeWrapper):
+    """What is done when a checkpoint turns out to be sharded (FSDP2 / torch.distributed.checkpoint)."""
+
+MERGE_MODE_UNSPECIFIED: MergeMode.ValueType  # 0
+"""Means NEVER."""
+MERGE_MODE_NEVER: MergeMode.ValueType  # 1
+"""The request is refused, with the call that merges the checkpoint."""
+MERGE_MODE_AUTO: MergeMode.ValueType  # 2
+"""The checkpoint is merged in the job's own folder first, and the merged one is evaluated."""
+global___MergeMode = MergeMode
+
 class _CheckpointKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -160,6 +184,8 @@ class _JobStageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """Answers are being scored."""
     JOB_STAGE_WRITING: _JobStage.ValueType  # 6
     """Result files are being written."""
+    JOB_STAGE_MERGING: _JobStage.ValueType  # 7
+    """A sharded checkpoint is being merged."""
 
 class JobStage(_JobStage, metaclass=_JobStageEnumTypeWrapper):
     """What a running job is doing."""
@@ -178,6 +204,8 @@ JOB_STAGE_SCORING: JobStage.ValueType  # 5
 """Answers are being scored."""
 JOB_STAGE_WRITING: JobStage.ValueType  # 6
 """Result files are being written."""
+JOB_STAGE_MERGING: JobStage.ValueType  # 7
+"""A sharded checkpoint is being merged."""
 global___JobStage = JobStage
 
 class _JobErrorCode:
@@ -198,6 +226,10 @@ class _JobErrorCodeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """`run_timeout` passed."""
     JOB_ERROR_CODE_INTERNAL: _JobErrorCode.ValueType  # 5
     """The server itself failed: storage, disk."""
+    JOB_ERROR_CODE_OUT_OF_MEMORY: _JobErrorCode.ValueType  # 6
+    """The worker ran out of memory, its device's or the machine's."""
+    JOB_ERROR_CODE_STALLED: _JobErrorCode.ValueType  # 7
+    """The worker hung: nothing came from it for `stall_timeout`."""
 
 class JobErrorCode(_JobErrorCode, metaclass=_JobErrorCodeEnumTypeWrapper):
     """Kind of a job's failure."""
@@ -214,6 +246,10 @@ JOB_ERROR_CODE_TIMEOUT: JobErrorCode.ValueType  # 4
 """`run_timeout` passed."""
 JOB_ERROR_CODE_INTERNAL: JobErrorCode.ValueType  # 5
 """The server itself failed: storage, disk."""
+JOB_ERROR_CODE_OUT_OF_MEMORY: JobErrorCode.ValueType  # 6
+"""The worker ran out of memory, its device's or the machine's."""
+JOB_ERROR_CODE_STALLED: JobErrorCode.ValueType  # 7
+"""The worker hung: nothing came from it for `stall_timeout`."""
 global___JobErrorCode = JobErrorCode
 
 class _SampleOutcome:
@@ -432,6 +468,10 @@ class EvaluationSpec(google.protobuf.message.Message):
     RUN_TIMEOUT_FIELD_NUMBER: builtins.int
     INCLUDE_PATH_FIELD_NUMBER: builtins.int
     MAX_ERROR_SHARE_FIELD_NUMBER: builtins.int
+    RETRY_POLICY_FIELD_NUMBER: builtins.int
+    STALL_TIMEOUT_FIELD_NUMBER: builtins.int
+    MERGE_FIELD_NUMBER: builtins.int
+    TRACK_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name or alias of a model backend, as listed by ListModels: "qwen2_5_vl", "llava_hf", …. Required."""
     num_fewshot: builtins.int
@@ -478,6 +518,8 @@ class EvaluationSpec(google.protobuf.message.Message):
     """
     max_error_share: builtins.float
     """Largest share of a task's samples, 0 to 1, that may end in an error without failing the job. Unset: 0.05."""
+    merge: global___MergeMode.ValueType
+    """What is done when the checkpoint turns out to be a sharded one."""
     @property
     def model_args(self) -> google.protobuf.struct_pb2.Struct:
         """Arguments of the backend, as natural JSON: {"pretrained": "/ckpt/step-100", "dtype": "bfloat16"}. The backend's valid keys
@@ -513,6 +555,22 @@ class EvaluationSpec(google.protobuf.message.Message):
     def include_path(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Folders on the server with task YAML files, beside those that the server was started with."""
 
+    @property
+    def retry_policy(self) -> global___RetryPolicy:
+        """Whether a failed attempt is followed by another. Unset: it is not."""
+
+    @property
+    def stall_timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """Longest time without progress (a sample answered or scored, a stage entered, bytes read) before an attempt counts as
+        hung and its worker is killed. Unset: the server's own bound, if it has one.
+        """
+
+    @property
+    def track(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Experiment trackers that get the results as they come, beside those of the server: "tensorboard:FOLDER" (on the
+        server), "wandb:PROJECT" or "wandb:ENTITY/PROJECT", "mlflow:EXPERIMENT".
+        """
+
     def __init__(
         self,
         *,
@@ -545,9 +603,13 @@ class EvaluationSpec(google.protobuf.message.Message):
         run_timeout: google.protobuf.duration_pb2.Duration | None = ...,
         include_path: collections.abc.Iterable[builtins.str] | None = ...,
         max_error_share: builtins.float | None = ...,
+        retry_policy: global___RetryPolicy | None = ...,
+        stall_timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        merge: global___MergeMode.ValueType = ...,
+        track: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "batch_size", b"batch_size", "gen_kwargs", b"gen_kwargs", "limit", b"limit", "log_samples", b"log_samples", "max_error_share", b"max_error_share", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "run_timeout", b"run_timeout", "seeds", b"seeds"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "agentic_trace_mode", b"agentic_trace_mode", "apply_chat_template", b"apply_chat_template", "baseline", b"baseline", "batch_size", b"batch_size", "device", b"device", "fewshot_as_multiturn", b"fewshot_as_multiturn", "force_simple", b"force_simple", "gen_kwargs", b"gen_kwargs", "include_path", b"include_path", "limit", b"limit", "log_samples", b"log_samples", "max_batch_size", b"max_batch_size", "max_error_share", b"max_error_share", "max_tokens", b"max_tokens", "model", b"model", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "num_gpus", b"num_gpus", "offset", b"offset", "output_dir", b"output_dir", "predict_only", b"predict_only", "reasoning_tags", b"reasoning_tags", "repeats", b"repeats", "run_timeout", b"run_timeout", "seeds", b"seeds", "system_instruction", b"system_instruction", "tasks", b"tasks", "trust_remote_code", b"trust_remote_code", "use_cache", b"use_cache"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "batch_size", b"batch_size", "gen_kwargs", b"gen_kwargs", "limit", b"limit", "log_samples", b"log_samples", "max_error_share", b"max_error_share", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "seeds", b"seeds", "stall_timeout", b"stall_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "agentic_trace_mode", b"agentic_trace_mode", "apply_chat_template", b"apply_chat_template", "baseline", b"baseline", "batch_size", b"batch_size", "device", b"device", "fewshot_as_multiturn", b"fewshot_as_multiturn", "force_simple", b"force_simple", "gen_kwargs", b"gen_kwargs", "include_path", b"include_path", "limit", b"limit", "log_samples", b"log_samples", "max_batch_size", b"max_batch_size", "max_error_share", b"max_error_share", "max_tokens", b"max_tokens", "merge", b"merge", "model", b"model", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "num_gpus", b"num_gpus", "offset", b"offset", "output_dir", b"output_dir", "predict_only", b"predict_only", "reasoning_tags", b"reasoning_tags", "repeats", b"repeats", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "seeds", b"seeds", "stall_timeout", b"stall_timeout", "system_instruction", b"system_instruction", "tasks", b"tasks", "track", b"track", "trust_remote_code", b"trust_remote_code", "use_cache", b"use_cache"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_log_samples", b"_log_samples"]) -> typing.Literal["log_samples"] | None: ...
     @typing.overload
@@ -556,6 +618,30 @@ class EvaluationSpec(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_num_fewshot", b"_num_fewshot"]) -> typing.Literal["num_fewshot"] | None: ...
 
 global___EvaluationSpec = EvaluationSpec
+
+@typing.final
+class RetryPolicy(google.protobuf.message.Message):
+    """Whether and when a failed attempt of a job is followed by another, which goes on from the answers recorded so far."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_ATTEMPTS_FIELD_NUMBER: builtins.int
+    RETRY_ON_FIELD_NUMBER: builtins.int
+    max_attempts: builtins.int
+    """Attempts in all, 1 to 10. 0 means 3. Attempts that end because the server was restarted are not counted."""
+    @property
+    def retry_on(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___JobErrorCode.ValueType]:
+        """Failures after which another attempt is made. Empty: WORKER_DIED, OUT_OF_MEMORY, STALLED."""
+
+    def __init__(
+        self,
+        *,
+        max_attempts: builtins.int = ...,
+        retry_on: collections.abc.Iterable[global___JobErrorCode.ValueType] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_attempts", b"max_attempts", "retry_on", b"retry_on"]) -> None: ...
+
+global___RetryPolicy = RetryPolicy
 
 @typing.final
 class BatchSize(google.protobuf.message.Message):
@@ -655,20 +741,30 @@ class MergeSpec(google.protobuf.message.Message):
     CHECKPOINT_PATH_FIELD_NUMBER: builtins.int
     OUTPUT_PATH_FIELD_NUMBER: builtins.int
     CHECKPOINT_KIND_FIELD_NUMBER: builtins.int
+    CONFIG_PATH_FIELD_NUMBER: builtins.int
+    MAX_SHARD_BYTES_FIELD_NUMBER: builtins.int
     checkpoint_path: builtins.str
     """Folder of the sharded (FSDP2 / torch.distributed.checkpoint) checkpoint, on the server. Required."""
     output_path: builtins.str
     """Folder to create. Empty: beside the checkpoint."""
     checkpoint_kind: global___CheckpointKind.ValueType
     """Which weights to merge."""
+    config_path: builtins.str
+    """Folder with the configuration, tokenizer and processor files that belong to the weights, on the server. Empty: the
+    checkpoint's folder and those above it are searched.
+    """
+    max_shard_bytes: builtins.int
+    """Bytes of the largest file of weights to write. 0: 5 GB."""
     def __init__(
         self,
         *,
         checkpoint_path: builtins.str = ...,
         output_path: builtins.str = ...,
         checkpoint_kind: global___CheckpointKind.ValueType = ...,
+        config_path: builtins.str = ...,
+        max_shard_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["checkpoint_kind", b"checkpoint_kind", "checkpoint_path", b"checkpoint_path", "output_path", b"output_path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint_kind", b"checkpoint_kind", "checkpoint_path", b"checkpoint_path", "config_path", b"config_path", "max_shard_bytes", b"max_shard_bytes", "output_path", b"output_path"]) -> None: ...
 
 global___MergeSpec = MergeSpec
 
@@ -691,6 +787,8 @@ class Progress(google.protobuf.message.Message):
     BATCH_SIZE_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     SAMPLES_CACHED_FIELD_NUMBER: builtins.int
+    BYTES_DONE_FIELD_NUMBER: builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: builtins.int
     stage: global___JobStage.ValueType
     """What the job is doing."""
     task: builtins.str
@@ -715,6 +813,10 @@ class Progress(google.protobuf.message.Message):
     """Tokens generated so far in this attempt."""
     samples_cached: builtins.int
     """Of `samples_done`, those answered by the response cache."""
+    bytes_done: builtins.int
+    """Bytes of weights written by a merge so far."""
+    bytes_total: builtins.int
+    """Bytes of weights of the whole merge. 0 while not known, and for other jobs."""
     @property
     def remaining(self) -> google.protobuf.duration_pb2.Duration:
         """Estimate of the time left. Unset while not known."""
@@ -735,9 +837,11 @@ class Progress(google.protobuf.message.Message):
         batch_size: builtins.int = ...,
         output_tokens: builtins.int = ...,
         samples_cached: builtins.int = ...,
+        bytes_done: builtins.int = ...,
+        bytes_total: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["remaining", b"remaining"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_size", b"batch_size", "output_tokens", b"output_tokens", "remaining", b"remaining", "samples_cached", b"samples_cached", "samples_done", b"samples_done", "samples_errored", b"samples_errored", "samples_per_second", b"samples_per_second", "samples_resumed", b"samples_resumed", "samples_total", b"samples_total", "stage", b"stage", "task", b"task", "task_samples_done", b"task_samples_done", "task_samples_total", b"task_samples_total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_size", b"batch_size", "bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "output_tokens", b"output_tokens", "remaining", b"remaining", "samples_cached", b"samples_cached", "samples_done", b"samples_done", "samples_errored", b"samples_errored", "samples_per_second", b"samples_per_second", "samples_resumed", b"samples_resumed", "samples_total", b"samples_total", "stage", b"stage", "task", b"task", "task_samples_done", b"task_samples_done", "task_samples_total", b"task_samples_total"]) -> None: ...
 
 global___Progress = Progress
 
@@ -1218,17 +1322,25 @@ class MergeResult(google.protobuf.message.Message):
 
     OUTPUT_PATH_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
+    TENSOR_COUNT_FIELD_NUMBER: builtins.int
+    FILE_COUNT_FIELD_NUMBER: builtins.int
     output_path: builtins.str
     """The new checkpoint's folder, on the server."""
     size_bytes: builtins.int
     """Bytes of its weights."""
+    tensor_count: builtins.int
+    """Tensors in it."""
+    file_count: builtins.int
+    """Files of weights."""
     def __init__(
         self,
         *,
         output_path: builtins.str = ...,
         size_bytes: builtins.int = ...,
+        tensor_count: builtins.int = ...,
+        file_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["output_path", b"output_path", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["file_count", b"file_count", "output_path", b"output_path", "size_bytes", b"size_bytes", "tensor_count", b"tensor_count"]) -> None: ...
 
 global___MergeResult = MergeResult
 

@@ -22,7 +22,7 @@ from lmms_eval_grpc.jobs.results import (
     TaskResult,
     Verdict,
 )
-from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeSpec, Seeds
+from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeMode, MergeSpec, RetryPolicy, Seeds
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.server.convert_catalog import write_model
 from lmms_eval_grpc.server.convert_job import write_event, write_job, write_progress, write_task_result
@@ -63,6 +63,10 @@ def test_a_specification_survives_both_directions() -> None:
         run_timeout=90.5,
         include_path=("/tasks",),
         max_error_share=0.0,
+        retry_policy=RetryPolicy(4, (JobErrorCode.STALLED,)),
+        stall_timeout=30.0,
+        merge=MergeMode.AUTO,
+        track=("wandb:digits",),
     )
     for example in (spec, dataclasses.replace(spec, limit_fraction=None, limit_count=7), EvaluationSpec("m", ("t",))):
         assert read_evaluation_spec(write_evaluation_spec(example)) == (example, [])
