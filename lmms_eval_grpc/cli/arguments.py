@@ -79,6 +79,13 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_natural(text: str) -> int:
+    """A whole number from 0."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
 def parse_count(text: str) -> int:
     """A whole number from 1."""
     count = int(text) if text.strip().isdecimal() else 0

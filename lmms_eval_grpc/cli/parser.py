@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from lmms_eval_grpc import __version__
@@ -172,6 +173,53 @@ def _declare_queue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with every change, until interrupted")
 
 
+def _declare_pause(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why, for those who look at the queue")
+
+
+def _declare_drain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        *spell("finish_queued"),
+        action="store_true",
+        help="run the queued jobs too; they stay for the next server otherwise",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=arguments.parse_duration,
+        metavar="TIME",
+        help="how long running jobs get, such as 90s, 15m or 2h; what still runs then continues at the next start"
+        " (default: as long as they take)",
+    )
+
+
+def _declare_priority(parser: argparse.ArgumentParser) -> None:
+    _declare_job(parser)
+    parser.add_argument("priority", type=int, metavar="N", help="higher runs first")
+
+
+def _declare_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep",
+        type=arguments.parse_natural,
+        metavar="N",
+        help="ended jobs to keep whatever their age, newest first (default: none with --older-than, otherwise as many"
+        " as the server is configured to keep)",
+    )
+    parser.add_argument(
+        *spell("older_than"),
+        type=arguments.parse_duration,
+        metavar="TIME",
+        help="remove only jobs that ended longer ago than this, such as 12h or 7d",
+    )
+    parser.add_argument(*spell("dry_run"), action="store_true", help="only tell what would be removed")
+    parser.add_argument(
+        *spell("state_dir"),
+        type=Path,
+        metavar="DIR",
+        help="work on the state folder of a server that does not run; asks no server",
+    )
+
+
 def _declare_samples(parser: argparse.ArgumentParser) -> None:
     _declare_job(parser)
     parser.add_argument("--task", default="", metavar="TASK", help="only samples of this task")
@@ -282,6 +330,11 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "job": ("Show everything about one job.", _declare_job),
     "cancel": ("Cancel a job, queued or running.", _declare_cancel),
     "queue": ("Show what runs and what waits.", _declare_queue),
+    "pause": ("Start no further jobs; those that run go on.", _declare_pause),
+    "resume": ("Start jobs again.", _declare_nothing),
+    "priority": ("Move a queued job within the queue.", _declare_priority),
+    "drain": ("Take no new jobs, and stop the server once its work is done.", _declare_drain),
+    "gc": ("Remove ended jobs with their files, and what crashes have left behind.", _declare_gc),
     "samples": ("Print a job's samples: prompts, answers, scores.", _declare_samples),
     "logs": ("Print the log of a job's worker.", _declare_logs),
     "tasks": ("List the tasks, groups and tags that can be evaluated.", _declare_tasks),

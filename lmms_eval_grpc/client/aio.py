@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from lmms_eval_grpc.client import dictionaries, requests
+from lmms_eval_grpc.client.admin import AsyncAdminMethods
 from lmms_eval_grpc.client.aio_transport import AioTransport
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
@@ -38,7 +39,7 @@ def documented_like(twin: type) -> Callable[[type[_ClassT]], type[_ClassT]]:
 
 
 @documented_like(EvalClient)
-class AsyncEvalClient(ClientBase):
+class AsyncEvalClient(AsyncAdminMethods, ClientBase):
     """Client of the evaluation service for asyncio, with the methods, arguments and results of :class:`EvalClient`.
 
     It belongs to the event loop of its first call. Tasks may share it; forked children may not use it.

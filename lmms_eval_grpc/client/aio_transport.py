@@ -17,11 +17,10 @@ from lmms_eval_grpc.client.base import PagedRequest, PagedResponse, Settings
 from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, channel_options
 from lmms_eval_grpc.client.errors import raise_typed
 from lmms_eval_grpc.client.streams import Reconnection, Resume
-from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as stubs
+from lmms_eval_grpc.client.stubs import Stub
 
 if TYPE_CHECKING:
-    # For type checkers only: at run time one stub serves both kinds of channel.
-    from lmms_eval_grpc.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub as _Stub
+    from lmms_eval_grpc.client.stubs import AsyncStub as _Stub
 
 _RequestT = TypeVar("_RequestT")
 _ResponseT = TypeVar("_ResponseT")
@@ -39,8 +38,8 @@ class AioConnection:
         options = channel_options(address)
         self._channels = [grpc.aio.insecure_channel(address.target, options) for _ in range(2)]
         for_calls, for_watches = self._channels
-        self.calls = cast("_Stub", stubs.EvaluationServiceStub(for_calls))
-        self.watches = cast("_Stub", stubs.EvaluationServiceStub(for_watches))
+        self.calls = cast("_Stub", Stub(for_calls))
+        self.watches = cast("_Stub", Stub(for_watches))
         # On the wire, the health service's messages are these well-known types: one field, number 1.
         self.health: grpc.aio.UnaryUnaryMultiCallable[StringValue, Int32Value] = for_calls.unary_unary(
             HEALTH_CHECK,

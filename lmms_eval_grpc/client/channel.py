@@ -8,12 +8,14 @@ from typing import Any
 from lmms_eval_grpc.client.address import Address
 
 SERVICE = "lmms_eval_grpc.v1.EvaluationService"
+ADMIN_SERVICE = "lmms_eval_grpc.v1.AdminService"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 _MEBIBYTE = 2**20
 
-# Every unary method may be retried: reads are harmless, CancelJob is idempotent, and Evaluate and MergeCheckpoint carry
-# a request_id that makes them so. Five attempts are the most that grpc makes; these take about three seconds.
+# Every unary method may be retried: reads are harmless, CancelJob and all of the administrator's are idempotent, and
+# Evaluate and MergeCheckpoint carry a request_id that makes them so. Five attempts are the most that grpc makes; these
+# take about three seconds.
 #
 # Streams are left out. `streams` reconnects them anyway, and grpc can hang when it retries them (seen with 1.85: the
 # server goes away before a watch has sent its first message, the attempts are used up, and the call never ends).
@@ -43,7 +45,10 @@ def channel_options(address: Address) -> list[tuple[str, Any]]:
     config = {
         "methodConfig": [
             {
-                "name": [{"service": SERVICE, "method": method} for method in _RETRIED_METHODS],
+                "name": [
+                    *({"service": SERVICE, "method": method} for method in _RETRIED_METHODS),
+                    {"service": ADMIN_SERVICE},
+                ],
                 "retryPolicy": _RETRY_POLICY,
             }
         ]

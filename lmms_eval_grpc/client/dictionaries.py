@@ -93,6 +93,9 @@ def queue(snapshot: service.QueueSnapshot) -> dict[str, Any]:
             for s in snapshot.slots
         ],
         "revision": snapshot.revision,
+        "paused": snapshot.paused,
+        "pause_reason": snapshot.pause_reason,
+        "draining": snapshot.draining,
     }
 
 

@@ -90,6 +90,14 @@ class SamplesNotLogged(EvalServiceError):
     """The job keeps no samples."""
 
 
+class JobNotQueued(EvalServiceError):
+    """The job does not wait any more."""
+
+
+class QueuePaused(EvalServiceError):
+    """Queued jobs were to be finished, but the queue is paused; resume it first."""
+
+
 class SequenceOutOfRange(EvalServiceError):
     """A watch asked for what comes after an event that the job does not have yet."""
 
@@ -114,10 +122,17 @@ _BY_CODE: dict[grpc.StatusCode, type[EvalServiceError]] = {
     grpc.StatusCode.ALREADY_EXISTS: RequestConflict,
     grpc.StatusCode.FAILED_PRECONDITION: SamplesNotLogged,
     grpc.StatusCode.OUT_OF_RANGE: SequenceOutOfRange,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,  # or TooManyWatches, by its reason
+    grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServerUnavailable,
 }
+
+_BY_REASON: dict[str, type[EvalServiceError]] = {
+    "TOO_MANY_WATCHES": TooManyWatches,
+    "JOB_NOT_QUEUED": JobNotQueued,
+    "QUEUE_PAUSED": QueuePaused,
+}
+"""Situations that share their code with another one."""
 
 
 def to_error(error: grpc.RpcError, *, address: str) -> EvalServiceError:
@@ -156,9 +171,7 @@ def _kind_of(code: grpc.StatusCode, details: StatusDetails) -> type[EvalServiceE
     # over the size limit is RESOURCE_EXHAUSTED too.
     if not details.reason and kind not in (InvalidRequest, ServerUnavailable):
         return EvalServiceError
-    if kind is QueueFull and details.reason == "TOO_MANY_WATCHES":
-        return TooManyWatches
-    return kind
+    return _BY_REASON.get(details.reason, kind)
 
 
 def _message(code: grpc.StatusCode, text: str, details: StatusDetails, address: str) -> str:

@@ -16,10 +16,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
 from lmms_eval_grpc.client.arguments import parse_arg_string, to_json_value
 from lmms_eval_grpc.client.errors import InvalidRequest, Violation
+from lmms_eval_grpc.v1 import admin_service_pb2 as admin
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
@@ -169,6 +171,42 @@ def list_jobs(
         page_size=page_size,
         view=messages.JOB_VIEW_FULL if full else messages.JOB_VIEW_BASIC,
     )
+
+
+def drain(finish_queued: bool, timeout: float | None) -> admin.DrainRequest:
+    """The Drain request for these arguments."""
+    request = admin.DrainRequest(finish_queued=finish_queued)
+    _set_optional_seconds(request.timeout, "timeout", timeout)
+    return request
+
+
+def set_priority(job_id: str, priority: int) -> admin.SetJobPriorityRequest:
+    """The SetJobPriority request for these arguments."""
+    try:
+        return admin.SetJobPriorityRequest(job_id=job_id, priority=priority)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest.of([Violation("priority", f"{priority!r} is not valid: {error}")]) from error
+
+
+def collect_garbage(keep: int | None, older_than: float | None, dry_run: bool) -> admin.CollectGarbageRequest:
+    """The CollectGarbage request for these arguments."""
+    try:
+        request = admin.CollectGarbageRequest(keep=keep, dry_run=dry_run)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest.of([Violation("keep", f"{keep!r} is not valid: {error}")]) from error
+    _set_optional_seconds(request.older_than, "older_than", older_than)
+    return request
+
+
+def _set_optional_seconds(target: Duration, name: str, value: float | None) -> None:
+    if value is None:
+        return
+    try:
+        target.FromTimedelta(timedelta(seconds=value))
+        target.SetInParent()
+    except (TypeError, ValueError, OverflowError) as error:
+        description = f"{value!r} is not a number of seconds ({error}); leave it out if there is to be no bound"
+        raise InvalidRequest.of([Violation(name, description)]) from error
 
 
 def _state(state: State) -> messages.JobState.ValueType:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from lmms_eval_grpc.client import dictionaries, requests
+from lmms_eval_grpc.client.admin import AdminMethods
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
 from lmms_eval_grpc.client.narration import Narrator
@@ -21,7 +22,7 @@ from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 
-class EvalClient(ClientBase):
+class EvalClient(AdminMethods, ClientBase):
     """Client of the evaluation service, with the methods of lmms-eval's client and more.
 
     Methods that lmms-eval has return its dictionaries; the others return messages of ``lmms_eval_grpc.v1``. Threads may
@@ -326,7 +327,8 @@ class EvalClient(ClientBase):
     def get_queue_status(self) -> dict[str, Any]:
         """Returns queue_size, running_job, queued_jobs, completed_jobs, failed_jobs.
 
-        Beyond lmms-eval's keys: cancelled_jobs, running_jobs (all of them), accepting, capacity, slots, revision.
+        Beyond lmms-eval's keys: cancelled_jobs, running_jobs (all of them), accepting, capacity, slots, revision,
+        paused, pause_reason, draining.
         """
         return dictionaries.queue(
             self._transport.unary(lambda stub: stub.QueueStatus, service.QueueStatusRequest()).queue

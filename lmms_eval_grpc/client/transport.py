@@ -18,12 +18,11 @@ from lmms_eval_grpc.client.base import PagedRequest, PagedResponse, Settings
 from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, channel_options
 from lmms_eval_grpc.client.errors import raise_typed
 from lmms_eval_grpc.client.streams import Reconnection, Resume
-from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as stubs
+from lmms_eval_grpc.client.stubs import Stub as _Stub
 
 if TYPE_CHECKING:
     from grpc import _CallIterator as _ResponseIterator
 
-_Stub = stubs.EvaluationServiceStub
 _RequestT = TypeVar("_RequestT")
 _ResponseT = TypeVar("_ResponseT")
 _ItemT = TypeVar("_ItemT")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.executors.base import Device, is_shortage
 from lmms_eval_grpc.executors.devices import AUTO, LocalDevice, confine, find_devices, torch_device
 from lmms_eval_grpc.executors.local_worker import LocalExecution, NoWorker
@@ -101,7 +102,12 @@ class LocalExecutor:
         run = self._order(job, held, job_dir, threads)
         log_path = Path(run.job_dir) / LOG_FILE
         marker = f"{job.job_id}.{job.attempt}"
-        environment = {**confine(held), processes.MARKER: marker, "OMP_NUM_THREADS": str(threads)}
+        environment = {
+            **confine(held),
+            **scratch.environment(job_dir),
+            processes.MARKER: marker,
+            "OMP_NUM_THREADS": str(threads),
+        }
 
         async def launch(stop: asyncio.Event) -> ForkedWorker | None:
             return await self._launch(stop, log_path, environment)
@@ -137,7 +143,7 @@ class LocalExecutor:
 
     async def _fork(self, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]) -> ForkedWorker | None:
         """A worker from the warm template if there is one or soon will be, else from the cold one."""
-        await asyncio.to_thread(log_path.parent.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(scratch.make, log_path.parent)
         why = []
         for template in (self._warm, self._cold) if self._settings.use_template else (self._cold,):
             if stop.is_set() or self._stopped:
@@ -189,14 +195,13 @@ async def _usable(template: TemplateProcess, stop: asyncio.Event) -> bool:
 def _clear_leftovers(job_dirs: Sequence[Path]) -> None:
     for job_dir in job_dirs:
         identity = processes.read_identity(job_dir)
-        if identity is None:
-            continue
-        if processes.members(identity):
+        if identity is not None and processes.members(identity):
             logger.warning("killing worker %d, which an earlier server left behind", identity.pid)
             if left := processes.end_members(identity, LEFTOVERS_TIMEOUT):
                 logger.error("process %s of it cannot be killed and may hold its devices", _describe(left))
                 continue
         processes.remove_identity(job_dir)
+        scratch.remove(job_dir)
 
 
 def _describe(left: Sequence[processes.Process]) -> str:

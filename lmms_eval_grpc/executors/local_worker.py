@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.executors.base import is_shortage
 from lmms_eval_grpc.executors.log_tail import read_log_tail
 from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
@@ -115,6 +116,7 @@ class LocalExecution:
         except Exception as error:
             logger.exception("job %s: the executor failed", self._run.job_id)
             last = Failed(JobError(JobErrorCode.INTERNAL, "EXECUTOR_FAILED", f"{type(error).__name__}: {error}"))
+        await self._patiently(scratch.remove, Path(self._run.job_dir))
         self._reports.put(last)
         self._reports.close()
 

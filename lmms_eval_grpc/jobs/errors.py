@@ -105,6 +105,25 @@ class SamplesNotLogged(ServiceError):
         self.job_id = job_id
 
 
+class NotQueued(ServiceError):
+    """What was asked can be done with a job that waits, and this one does not any more."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"job {job_id} does not wait any more, it is {state}; only a queued job has a place to change")
+        self.job_id = job_id
+        self.state = state
+
+
+class QueuePaused(ServiceError):
+    """Queued jobs are to be finished while none may be started."""
+
+    def __init__(self, reason: str) -> None:
+        why = f" ({reason})" if reason else ""
+        super().__init__(
+            f"the queue is paused{why}, so its jobs would never be finished; resume it first, or drain without them"
+        )
+
+
 class NotImplementedYet(ServiceError):
     """This server cannot do it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class QueueFeed:
     """A ring of changes. A follower is a revision and nothing else; one that fell behind takes a new snapshot."""
 
     def __init__(self, capacity: int = 4096) -> None:
-        self._changes: deque[QueueChange] = deque(maxlen=capacity)
+        self._changes: deque[QueueChange | None] = deque(maxlen=capacity)
         self._revision = 0
         self._signal = Signal()
         self._closed = False
@@ -51,9 +52,15 @@ class QueueFeed:
         self._signal.notify()
         return change
 
+    def renew(self) -> None:
+        """Has every follower take a new snapshot: something changed that is no job's change of state."""
+        self._revision += 1
+        self._changes.append(None)
+        self._signal.notify()
+
     def after(self, revision: int) -> list[QueueChange] | None:
-        """The changes after ``revision``, oldest first; None when they are not all kept any more, or when the revision
-        is not one of this feed: the follower then needs a snapshot."""
+        """Changes after ``revision``, oldest first, as far as they go; None when the follower needs a snapshot: what
+        comes next is not kept any more, or no change of a job, or the revision is not one of this feed."""
         missed = self._revision - revision
         if missed < 0 or missed > len(self._changes):
             return None
@@ -61,7 +68,9 @@ class QueueFeed:
             return []
         # From the right: a follower is nearly always close to the end.
         newest_first = reversed(self._changes)
-        return [next(newest_first) for _ in range(missed)][::-1]
+        following = [next(newest_first) for _ in range(missed)][::-1]
+        changes = itertools.takewhile(lambda change: change is not None, following)
+        return [change for change in changes if change is not None] or None
 
     async def wait_beyond(self, revision: int, timeout: float | None) -> bool:
         """Whether there is a change after ``revision`` within ``timeout`` seconds. False at once when closed."""

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from lmms_eval_grpc.jobs.errors import JobNotFound, SequenceOutOfRange
+from lmms_eval_grpc.jobs.errors import JobNotFound, NotQueued, SequenceOutOfRange
 from lmms_eval_grpc.jobs.events import EventBody, JobEvent, StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError
@@ -145,6 +145,24 @@ class Journal:
             return StateChange(job.state, state, attempt, reason, error)
 
         return await carry_through(self._append(job_id, change, changes))
+
+    async def reprioritize(self, job_id: str, priority: int) -> Job:
+        """Gives a queued job another priority and returns it, once that is durable. No event tells of it. To be carried
+        through by the caller.
+
+        Raises:
+            JobNotFound: there is no such job.
+            NotQueued: it does not wait.
+            StoreUnavailable: nothing was changed.
+        """
+        log = await self.log(job_id)
+        async with log._lock:
+            if log.job.state is not JobState.QUEUED:
+                raise NotQueued(job_id, log.job.state)
+            job = dataclasses.replace(log.job, priority=priority)
+            await self._store.amend(job)
+            log._job = job
+        return job
 
     async def job(self, job_id: str) -> Job:
         """The job as it durably is. Raises JobNotFound."""

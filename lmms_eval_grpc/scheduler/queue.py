@@ -17,6 +17,11 @@ class QueueView:
     revision: int
     """Revision of the queue feed that this view belongs to."""
     accepting: bool
+    """Whether new jobs are taken in."""
+    pause_reason: str | None
+    """Why no further jobs are started; None when they are."""
+    draining: bool
+    """Whether the server takes in no new jobs any more and will stop."""
     running: tuple[str, ...]
     """Ids of jobs that run or are being cancelled, first started first."""
     queued: tuple[str, ...]

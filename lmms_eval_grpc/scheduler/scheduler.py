@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +12,9 @@ from pathlib import Path
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import (
     InvalidRequest,
-    JobNotFound,
     NotAccepting,
     QueueFull,
-    RequestIdConflict,
+    QueuePaused,
     ServiceError,
     StoreUnavailable,
 )
@@ -26,10 +25,13 @@ from lmms_eval_grpc.jobs.spec import JobSpec
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through
 from lmms_eval_grpc.scheduler.feed import QueueFeed
+from lmms_eval_grpc.scheduler.intake import Intake
 from lmms_eval_grpc.scheduler.journal import Journal
+from lmms_eval_grpc.scheduler.pace import Pace
+from lmms_eval_grpc.scheduler.pause import PauseFile
 from lmms_eval_grpc.scheduler.queue import JobQueue, QueueView
 from lmms_eval_grpc.scheduler.recovery import recover
-from lmms_eval_grpc.scheduler.retention import Retention
+from lmms_eval_grpc.scheduler.retention import Collected, Retention
 from lmms_eval_grpc.scheduler.run import Run
 from lmms_eval_grpc.scheduler.settings import SchedulerSettings
 from lmms_eval_grpc.scheduler.slots import Assignment, SlotTable, assign, unfit
@@ -39,8 +41,6 @@ _LOG = logging.getLogger(__name__)
 _DISPATCH_RETRY = 1.0
 """Seconds until the next attempt to start a job whose start could not be recorded."""
 _RETRY_AFTER_RESTART = 5.0
-_SHORTEST_RETRY, _FIRST_GUESS, _LONGEST_RETRY = 1.0, 5.0, 60.0
-"""Seconds after which a refused client should try again, by how long jobs have taken so far."""
 
 
 class Scheduler:
@@ -63,7 +63,7 @@ class Scheduler:
         self._executor = executor
         self._journal = journal
         self._settings = settings
-        self._clock = clock
+        self._intake = Intake(store, journal, clock)
         self._queue = JobQueue()
         self._slots = SlotTable(())
         self._feed = QueueFeed()
@@ -73,13 +73,15 @@ class Scheduler:
         self._running: dict[str, None] = {}
         self._dispatcher: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._starting = asyncio.Lock()
+        self._pause_file = PauseFile(settings.pause_file)
+        self._pause_reason: str | None = None
         self._accepting = False
         self._draining = False
+        self._starts_none = False
         self._stopping = False
-        self._incoming: set[str] = set()
-        self._last_order = 0
         self._jobs_started = 0
-        self._mean_run_seconds: float | None = None
+        self._pace = Pace()
 
     @property
     def accepting(self) -> bool:
@@ -109,11 +111,18 @@ class Scheduler:
         return QueueView(
             revision=self._feed.revision,
             accepting=self._accepting,
+            pause_reason=self._pause_reason,
+            draining=self._draining,
             running=tuple(self._running),
             queued=self._queue.ids(),
             capacity=self._settings.max_queued_jobs,
             slots=self._slots.view(),
         )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs, or one that waits will still be started."""
+        return bool(self._running) or (not self._starts_none and bool(len(self._queue) + self._intake.under_way))
 
     async def counts(self) -> Mapping[JobState, int]:
         """Number of kept jobs by state. Raises StoreUnavailable."""
@@ -123,7 +132,10 @@ class Scheduler:
         """Starts the executor, recovers what an earlier server left behind, and begins to take and run jobs."""
         await self._executor.start()
         self._slots = SlotTable(self._executor.devices)
-        self._last_order = await self._store.last_order()
+        await self._intake.start()
+        self._pause_reason = await asyncio.to_thread(self._pause_file.read)
+        if self._pause_reason is not None:
+            _LOG.warning("the queue is paused, so no job is started until it is resumed: %s", self._pause_reason)
         for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
         self._journal.listen(self._follow)
@@ -132,10 +144,45 @@ class Scheduler:
         self._accepting = True
         self._wake.set()
 
-    async def drain(self) -> None:
-        """Refuses new jobs and starts none; those that run go on. Returns when no start is under way any more."""
+    async def pause(self, reason: str) -> None:
+        """Starts no further jobs, also after a restart, until :meth:`resume`; returns when no start is under way any
+        more. Raises StoreUnavailable: nothing has changed."""
+        await carry_through(self._set_pause(reason))
+
+    async def resume(self) -> None:
+        """Starts jobs again. Raises StoreUnavailable: nothing has changed."""
+        await carry_through(self._set_pause(None))
+
+    async def set_priority(self, job_id: str, priority: int) -> Job:
+        """Moves a queued job within the queue; its log has no event of it.
+
+        Raises:
+            JobNotFound: there is no such job.
+            NotQueued: it does not wait any more.
+            StoreUnavailable: nothing has changed.
+        """
+        return await carry_through(self._set_priority(job_id, priority))
+
+    async def collect_garbage(self, keep: int | None, older_than: float | None, dry_run: bool) -> Collected:
+        """See :meth:`Retention.collect`."""
+        return await carry_through(self._retention.collect(keep, older_than, dry_run=dry_run))
+
+    async def drain(self, *, finish_queued: bool = False) -> None:
+        """Refuses new jobs from now on. Unless ``finish_queued``, starts none of those that wait either; those that run
+        go on. Returns when no start is under way any more. A later call may be stricter, and is never laxer.
+
+        Raises:
+            QueuePaused: the queued jobs that are to be finished cannot start.
+        """
+        if finish_queued and self._pause_reason is not None and len(self._queue) and not self._starts_none:
+            raise QueuePaused(self._pause_reason)
         self._accepting = False
-        self._draining = True
+        if not self._draining:
+            self._draining = True
+            self._feed.renew()
+        if finish_queued:
+            return
+        self._starts_none = True
         self._wake.set()
         if self._dispatcher is not None:
             await asyncio.wait({self._dispatcher})
@@ -180,7 +227,9 @@ class Scheduler:
             QueueFull: as many jobs wait as may.
             StoreUnavailable: nothing was accepted.
         """
-        return await carry_through(self._submit(spec, request_id, request_digest, dict(labels or {}), priority))
+        refusal = functools.partial(self._refusal, spec)
+        taken = self._intake.take(spec, request_id, request_digest, dict(labels or {}), priority, refusal)
+        return await carry_through(taken)
 
     async def cancel(self, job_id: str, reason: str) -> Job:
         """Cancels a job and returns it as it then is: CANCELLED if it waited, CANCELLING if its worker has to be
@@ -192,61 +241,15 @@ class Scheduler:
         """
         return await carry_through(self._cancel(job_id, reason))
 
-    async def _submit(
-        self, spec: JobSpec, request_id: str, request_digest: str, labels: Mapping[str, str], priority: int
-    ) -> Job:
-        refusal = self._refusal(spec)
-        if refusal is not None:
-            known = await self._made_before(request_id, request_digest) if request_id else None
-            if known is None:
-                raise refusal
-            return known
-        self._last_order += 1
-        job = Job(
-            job_id=secrets.token_hex(8),
-            spec=spec,
-            state=JobState.QUEUED,
-            create_time=self._clock(),
-            order=self._last_order,
-            request_id=request_id,
-            request_digest=request_digest,
-            labels=labels,
-            priority=priority,
-        )
-        self._incoming.add(job.job_id)
-        try:
-            while True:
-                try:
-                    return await self._journal.create(job)
-                except RequestIdConflict:
-                    known = await self._made_before(request_id, request_digest)
-                if known is not None:
-                    return known
-                # Retention has removed it in between: the request id is free.
-        finally:
-            self._incoming.discard(job.job_id)
-
     def _refusal(self, spec: JobSpec) -> ServiceError | None:
         if not self._accepting:
             why = "the server is being stopped" if self._draining else "the server is starting"
             return NotAccepting(f"{why} and takes no new jobs; try again", _RETRY_AFTER_RESTART)
         if (violation := unfit(spec, self._slots.devices)) is not None:
             return InvalidRequest([violation])
-        if len(self._queue) + len(self._incoming) >= self._settings.max_queued_jobs:
-            return QueueFull(self._settings.max_queued_jobs, self._retry_after())
+        if len(self._queue) + self._intake.under_way >= self._settings.max_queued_jobs:
+            return QueueFull(self._settings.max_queued_jobs, self._pace.retry_after(len(self._slots.devices)))
         return None
-
-    async def _made_before(self, request_id: str, request_digest: str) -> Job | None:
-        """The job that the same request made before, if it is still there."""
-        job = await self._store.find_request(request_id)
-        if job is None:
-            return None
-        if job.request_digest != request_digest:
-            raise RequestIdConflict(request_id, job.job_id)
-        try:
-            return await self._journal.job(job.job_id)
-        except JobNotFound:
-            return job  # It is being removed: this is the last that is heard of it.
 
     async def _cancel(self, job_id: str, reason: str) -> Job:
         while True:
@@ -265,13 +268,32 @@ class Scheduler:
             except IllegalTransition:
                 continue  # It has moved on in between.
 
+    async def _set_pause(self, reason: str | None) -> None:
+        async with self._starting:
+            if reason == self._pause_reason:
+                return
+            await asyncio.to_thread(self._pause_file.write, reason)
+            self._pause_reason = reason
+            self._feed.renew()
+            self._wake.set()
+
+    async def _set_priority(self, job_id: str, priority: int) -> Job:
+        job = await self._journal.reprioritize(job_id, priority)
+        # The same step of the event loop as that in which it became visible.
+        if job_id in self._queue:
+            self._queue.discard(job_id)
+            self._queue.add(job)
+            self._feed.renew()
+            self._wake.set()
+        return job
+
     def _follow(self, job: Job, event: JobEvent) -> None:
         """Keeps the queue in step with the journal."""
         change = event.body
         if not isinstance(change, StateChange):
             return
         if change.state is JobState.QUEUED:
-            self._incoming.discard(job.job_id)
+            self._intake.queued(job.job_id)
             self._queue.add(job)
         else:
             self._queue.discard(job.job_id)
@@ -285,15 +307,23 @@ class Scheduler:
         self._wake.set()
 
     async def _dispatch(self) -> None:
-        while not self._draining:
+        while not self._starts_none:
             await self._wake.wait()
             self._wake.clear()
             try:
-                while not self._draining and (assignment := self._next()) is not None:
-                    await self._start(assignment)
+                while await self._start_next():
+                    pass
             except StoreUnavailable as error:
                 _LOG.warning("no job can be started: %s", error)
                 asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
+
+    async def _start_next(self) -> bool:
+        """Starts the next job, if there is one that can be; whoever holds the lock keeps all from being started."""
+        async with self._starting:
+            if self._starts_none or self._pause_reason is not None or (assignment := self._next()) is None:
+                return False
+            await self._start(assignment)
+            return True
 
     def _next(self) -> Assignment | None:
         # A job that is back in the queue because no worker could be had lets go of its devices a moment later.
@@ -345,9 +375,7 @@ class Scheduler:
         finally:
             self._let_go(job.job_id)
             self._wake.set()
-            took = time.monotonic() - began
-            mean = self._mean_run_seconds
-            self._mean_run_seconds = took if mean is None else 0.8 * mean + 0.2 * took
+            self._pace.took(time.monotonic() - began)
 
     async def _set_aside(self, job_id: str, problem: Exception) -> None:
         """Ends a job that a bug keeps from being started, or at least takes it out of the way of those behind it.
@@ -376,9 +404,3 @@ class Scheduler:
     def _let_go(self, job_id: str) -> None:
         self._runs.pop(job_id, None)
         self._slots.release(job_id)
-
-    def _retry_after(self) -> float:
-        """When a place in the queue is likely to be free."""
-        if self._mean_run_seconds is None:
-            return _FIRST_GUESS
-        return min(max(self._mean_run_seconds / len(self._slots.devices), _SHORTEST_RETRY), _LONGEST_RETRY)

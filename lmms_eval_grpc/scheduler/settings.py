@@ -25,3 +25,8 @@ class SchedulerSettings:
     """Least seconds between two recorded progress reports of one job."""
     stop_timeout: float = 15.0
     """Seconds that :meth:`Scheduler.stop` gives running jobs to be put back, once their workers are gone."""
+
+    @property
+    def pause_file(self) -> Path:
+        """Is there while the queue is paused: beside the jobs' folder."""
+        return self.jobs_dir.with_name("paused")

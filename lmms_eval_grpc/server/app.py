@@ -22,9 +22,11 @@ from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
 from lmms_eval_grpc.server import health
+from lmms_eval_grpc.server.admin import AdminServicer
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog, available_models
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.convert_catalog import ServerFacts
+from lmms_eval_grpc.server.draining import Draining
 from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
@@ -35,14 +37,14 @@ from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.store.sqlite import SqliteStore
-from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc
+from lmms_eval_grpc.v1 import admin_service_pb2_grpc, evaluation_service_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 _LAST_CALLS = 1.0
 """Seconds that calls under way get at least, unless there is a hurry."""
 _LONGEST_SOCKET_PATH = 107
-_SERVICES = (health.READY, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
+_SERVICES = (health.READY, health.ADMIN, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
 def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
@@ -87,10 +89,12 @@ class EvaluationServer:
         self._hurry = asyncio.Event()
         self._closed = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._running_out: asyncio.Task[None] | None = None
         self._address: str | None = None
         self._state_dir: Path | None = None
         self._journal: Journal
         self._scheduler: Scheduler
+        self._draining: Draining
         self._grpc: grpc.aio.Server
 
     @property
@@ -145,6 +149,7 @@ class EvaluationServer:
             max_attempts=self.args.max_attempts,
         )
         self._scheduler = Scheduler(store, self._executor, self._journal, settings)
+        self._draining = Draining(self._scheduler)
         tasks = TaskCatalog(self.args.include_path)
         facts, models, _ = await asyncio.gather(
             asyncio.to_thread(gather_facts, self.args),
@@ -193,6 +198,8 @@ class EvaluationServer:
             facts=facts,
         )
         evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
+        admin = AdminServicer(self._scheduler, self.drain)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         add_reflection(self._grpc, _SERVICES)
 
@@ -200,7 +207,8 @@ class EvaluationServer:
         """Stops the server and returns when nothing of it is left. Idempotent; a later call may be in more of a hurry.
 
         Nothing new is started or taken in; running jobs and open calls get ``grace`` seconds (None: as configured; 0:
-        none at all). Jobs that still run then are put back into the queue, where the next server finds them.
+        none at all). Jobs that still run then are put back into the queue, where the next server finds them. A drain
+        that is under way gets no more time than that.
         """
         seconds = self.args.shutdown_grace if grace is None else grace
         if seconds <= 0:
@@ -211,7 +219,31 @@ class EvaluationServer:
             return
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(seconds))
+        else:
+            await self._draining.order(finish_queued=False, timeout=seconds)
         await asyncio.shield(self._stopping)
+
+    async def drain(self, *, finish_queued: bool = False, timeout: float | None = None) -> None:
+        """Refuses new jobs from now on, and stops the server once what it has to do is done. Returns at once: await
+        :meth:`wait_closed`. Idempotent; a later call may be stricter.
+
+        Args:
+            finish_queued: whether the queued jobs are run too. Otherwise they stay for the next server.
+            timeout: seconds that running jobs get; those that still run then are put back into the queue. None: no
+                bound.
+
+        Raises:
+            QueuePaused: the queued jobs that are to be finished cannot start.
+        """
+        await self._draining.order(finish_queued=finish_queued, timeout=timeout)
+        self._health.set_ready(False)
+        if self._running_out is None:
+            logger.info("draining: no new jobs; the server stops once its work is done")
+            self._running_out = asyncio.create_task(self._run_out())
+
+    async def _run_out(self) -> None:
+        await self._draining.wait()
+        await self.stop(_LAST_CALLS)
 
     async def wait_closed(self) -> None:
         """Returns once the server has stopped."""
@@ -231,8 +263,8 @@ class EvaluationServer:
         logger.info("stopping: no new jobs; running jobs and open calls have %.1f s", grace)
         try:
             self._health.set_ready(False)
-            await self._scheduler.drain()
-            await self._jobs_end(deadline)
+            await self._draining.order(finish_queued=False, timeout=grace)
+            await self._draining.wait()
             # Followers first: a stream that waits would hold up the calls' end for the whole grace.
             self._journal.close()
             self._scheduler.queue_changes.close()
@@ -242,20 +274,6 @@ class EvaluationServer:
             await self._stack.aclose()
             self._closed.set()
             logger.info("stopped")
-
-    async def _jobs_end(self, deadline: float) -> None:
-        feed = self._scheduler.queue_changes
-        hurry = asyncio.create_task(self._hurry.wait())
-        try:
-            while self._scheduler.queue().running and not hurry.done():
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    return
-                change = asyncio.create_task(feed.wait_beyond(feed.revision, remaining))
-                await asyncio.wait({change, hurry}, return_when=asyncio.FIRST_COMPLETED)
-                change.cancel()
-        finally:
-            hurry.cancel()
 
     async def _calls_end(self, deadline: float) -> None:
         grace = max(_LAST_CALLS, deadline - time.monotonic())

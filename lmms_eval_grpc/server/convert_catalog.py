@@ -73,6 +73,9 @@ def write_queue(view: QueueView, counts: Mapping[JobState, int]) -> evaluation_s
         cancelled_count=counts.get(JobState.CANCELLED, 0),
         capacity=view.capacity,
         slots=write_slots(view.slots),
+        paused=view.pause_reason is not None,
+        pause_reason=view.pause_reason or "",
+        draining=view.draining,
     )
 
 

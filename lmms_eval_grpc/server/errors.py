@@ -130,6 +130,17 @@ TABLE: dict[type[domain.ServiceError], Row] = {
         details=lambda error: [_precondition("SAMPLES_LOGGED", f"jobs/{error.job_id}", str(error))],
         metadata=lambda error: {"job_id": error.job_id},
     ),
+    domain.NotQueued: Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "JOB_NOT_QUEUED",
+        details=lambda error: [_precondition("JOB_QUEUED", f"jobs/{error.job_id}", str(error))],
+        metadata=lambda error: {"job_id": error.job_id, "state": str(error.state)},
+    ),
+    domain.QueuePaused: Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "QUEUE_PAUSED",
+        details=lambda error: [_precondition("QUEUE_RESUMED", "queue", str(error))],
+    ),
     domain.NotImplementedYet: Row(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
     domain.StoreUnavailable: Row(
         grpc.StatusCode.UNAVAILABLE,

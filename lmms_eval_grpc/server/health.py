@@ -1,4 +1,5 @@
-"""``grpc.health.v1``: ``""`` says that the process is alive, the service's full name that it takes new jobs.
+"""``grpc.health.v1``: ``""`` says that the process is alive, as does the full name of the service for administrators;
+that of the service for evaluations says that new jobs are taken.
 
 The stock servicer's Watch keeps a server from stopping, and its List does not work.
 """
@@ -15,6 +16,7 @@ from lmms_eval_grpc.scheduler.signal import Signal
 
 ALIVE = ""
 READY = "lmms_eval_grpc.v1.EvaluationService"
+ADMIN = "lmms_eval_grpc.v1.AdminService"
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -27,7 +29,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Alive from its making on, ready once told so, and neither once closed."""
 
     def __init__(self) -> None:
-        self._statuses: dict[str, int] = {ALIVE: SERVING, READY: NOT_SERVING}
+        self._statuses: dict[str, int] = {ALIVE: SERVING, ADMIN: SERVING, READY: NOT_SERVING}
         self._signal = Signal()
         self._closed = False
 

@@ -16,8 +16,9 @@ logger = logging.getLogger(__name__)
 def launch_server(args: ServerArgs | None = None) -> None:
     """Runs a server and blocks until it has stopped.
 
-    The first SIGTERM or SIGINT stops it as :meth:`EvaluationServer.stop` says, a second one at once. Signals reach it
-    only when it is called from the main thread; elsewhere use :class:`~lmms_eval_grpc.server.app.EvaluationServer`.
+    The first SIGTERM or SIGINT stops it as :meth:`EvaluationServer.stop` says, a second one at once; it stops too when
+    an administrator has drained it. Signals reach it only when it is called from the main thread; elsewhere use
+    :class:`~lmms_eval_grpc.server.app.EvaluationServer`.
 
     Raises:
         ConfigError: the settings make no server that may be started.
@@ -68,6 +69,10 @@ async def _serve(args: ServerArgs) -> None:
         if asked.is_set():
             return
         raise
-    await asked.wait()
+    over = {asyncio.create_task(asked.wait()), asyncio.create_task(server.wait_closed())}
+    await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+    for waiting in over:
+        waiting.cancel()
+    # It has stopped already if it was drained.
     await server.stop()
     await asyncio.gather(*hurrying)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmms_eval_grpc.v1 import job_pb2
 
 MAX_REASON = 1024
-"""Characters of a cancellation's reason."""
+"""Characters of a reason."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -88,7 +88,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return pb.EvaluateResponse(job=self._write(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
-        job = await self._journal.job(_job_id(request))
+        job = await self._journal.job(read_job_id(request))
         full = shows_results(request.view, default=True)
         return pb.GetJobResponse(job=self._write(job, full=full))
 
@@ -96,23 +96,19 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return await listings.list_jobs(request, self._store, self._scheduler)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
-        job_id = _job_id(request)
-        if len(request.reason) > MAX_REASON:
-            description = f"{len(request.reason)} characters; at most {MAX_REASON} are accepted"
-            raise InvalidRequest([Violation("reason", description)])
-        job = await self._scheduler.cancel(job_id, request.reason)
+        job = await self._scheduler.cancel(read_job_id(request), read_reason(request))
         return pb.CancelJobResponse(job=write_job(job, full=True))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
-        _job_id(request)
+        read_job_id(request)
         await watch.watch_job(request, context, self._journal, self._scheduler)
 
     async def StreamSamples(self, request: pb.StreamSamplesRequest, context: Context) -> None:  # type: ignore[override]
-        _job_id(request)
+        read_job_id(request)
         await streams.stream_samples(request, context, self._journal, self._scheduler, self._samples)
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> None:  # type: ignore[override]
-        _job_id(request)
+        read_job_id(request)
         await streams.stream_logs(request, context, self._journal, self._scheduler)
 
     async def MergeCheckpoint(self, request: pb.MergeCheckpointRequest, context: Context) -> pb.MergeCheckpointResponse:
@@ -140,7 +136,16 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return pb.GetServerInfoResponse(server=server)
 
 
-def _job_id(request: Any) -> str:
+def read_job_id(request: Any) -> str:
+    """The job that a request is about. Raises InvalidRequest."""
     if not request.job_id:
         raise InvalidRequest([Violation("job_id", "not set; Evaluate returns it, and ListJobs lists it")])
     return str(request.job_id)
+
+
+def read_reason(request: Any) -> str:
+    """Why something is asked for, in the caller's words. Raises InvalidRequest."""
+    if len(request.reason) > MAX_REASON:
+        description = f"{len(request.reason)} characters; at most {MAX_REASON} are accepted"
+        raise InvalidRequest([Violation("reason", description)])
+    return str(request.reason)

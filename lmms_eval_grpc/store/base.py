@@ -56,6 +56,10 @@ class JobStore(Protocol):
         """Adds ``event`` to the log of the job and replaces the job's record by ``job`` (the job after the event), in
         one transaction. Older progress of the job is dropped when ``event`` is progress."""
 
+    async def amend(self, job: Job) -> None:
+        """Replaces the job's record by ``job`` without an event. Raises JobNotFound when there is no such job, or it
+        has had another event since."""
+
     async def get(self, job_id: str) -> Job | None:
         """The job as it was last written. Raises JobUnreadable."""
 
@@ -75,6 +79,9 @@ class JobStore(Protocol):
 
     async def counts(self) -> Mapping[JobState, int]:
         """Number of kept jobs by state."""
+
+    async def states(self) -> Mapping[str, JobState | None]:
+        """State of every kept job by id, those that cannot be read included; None for a state that is not known."""
 
     async def last_order(self) -> int:
         """Largest ``Job.order`` ever given out; 0 in a new store. Never falls, also when jobs are removed."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from lmms_eval_grpc.jobs.codec import DecodeError, decode, encode
-from lmms_eval_grpc.jobs.errors import JobNotFound, JobUnreadable, RequestIdConflict, StoreUnavailable
+from lmms_eval_grpc.jobs.codec import DecodeError, decode
+from lmms_eval_grpc.jobs.errors import JobUnreadable, StoreUnavailable
 from lmms_eval_grpc.jobs.events import EventBody, JobEvent
 from lmms_eval_grpc.jobs.job import Job
-from lmms_eval_grpc.jobs.results import JobResult, TaskResult
 from lmms_eval_grpc.jobs.state import JobState
+from lmms_eval_grpc.store import statements
 from lmms_eval_grpc.store.base import JobFilter, Unfinished
 from lmms_eval_grpc.store.schema import NewerSchema, migrate
 from lmms_eval_grpc.store.writer import GroupWriter
@@ -28,7 +27,6 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 _LARGEST_INTEGER = 2**63 - 1
-_ENDED = tuple(state.value for state in JobState if state.ended)
 _HEAD = "position, job_id, job"
 _FULL = f"{_HEAD}, task_results, result"
 
@@ -92,16 +90,20 @@ class SqliteStore:
 
     async def insert(self, job: Job, event: JobEvent) -> None:
         """See :meth:`JobStore.insert`."""
-        await self._write(functools.partial(_insert, job=job, event=event))
+        await self._write(functools.partial(statements.insert, job=job, event=event))
 
     async def append(self, job: Job, event: JobEvent) -> None:
         """See :meth:`JobStore.append`. Raises JobNotFound when there is no such job, ValueError when the event is not
         the next of its log."""
-        await self._write(functools.partial(_append, job=job, event=event))
+        await self._write(functools.partial(statements.append, job=job, event=event))
+
+    async def amend(self, job: Job) -> None:
+        """See :meth:`JobStore.amend`."""
+        await self._write(functools.partial(statements.amend, job=job))
 
     async def remove(self, job_ids: Sequence[str]) -> None:
         """See :meth:`JobStore.remove`. Jobs that have not ended stay."""
-        await self._write(functools.partial(_remove, job_ids=tuple(job_ids)))
+        await self._write(functools.partial(statements.remove, job_ids=tuple(job_ids)))
 
     async def get(self, job_id: str) -> Job | None:
         """See :meth:`JobStore.get`."""
@@ -133,8 +135,10 @@ class SqliteStore:
 
         def read(connection: sqlite3.Connection) -> Unfinished:
             found = Unfinished([], [])
-            condition = f"state NOT IN ({_marks(_ENDED)})"
-            for row in connection.execute(f"SELECT {_FULL} FROM jobs WHERE {condition} ORDER BY position", _ENDED):
+            condition = f"state NOT IN ({statements.marks(statements.ENDED)})"
+            for row in connection.execute(
+                f"SELECT {_FULL} FROM jobs WHERE {condition} ORDER BY position", statements.ENDED
+            ):
                 try:
                     found.jobs.append(self._to_job(*row))
                 except JobUnreadable as error:
@@ -147,7 +151,7 @@ class SqliteStore:
         """See :meth:`JobStore.page`."""
         conditions, values = ["position < ?"], list[object]()
         if selection.states:
-            conditions.append(f"state IN ({_marks(selection.states)})")
+            conditions.append(f"state IN ({statements.marks(selection.states)})")
             values.extend(sorted(state.value for state in selection.states))
         for key, value in selection.labels.items():
             conditions.append("position IN (SELECT position FROM labels WHERE key = ? AND value = ?)")
@@ -179,6 +183,15 @@ class SqliteStore:
         def read(connection: sqlite3.Connection) -> dict[JobState, int]:
             found = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
             return {state: found.get(state.value, 0) for state in JobState}
+
+        return await self._read(read)
+
+    async def states(self) -> Mapping[str, JobState | None]:
+        """See :meth:`JobStore.states`."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, JobState | None]:
+            known = {state.value: state for state in JobState}
+            return {job_id: known.get(state) for job_id, state in connection.execute("SELECT job_id, state FROM jobs")}
 
         return await self._read(read)
 
@@ -215,7 +228,7 @@ class SqliteStore:
         self, _position: int, job_id: str, head: str, task_results: str | None = None, result: str | None = None
     ) -> Job:
         try:
-            return _decode_job(head, task_results, result)
+            return statements.decode_job(head, task_results, result)
         except DecodeError as error:
             self._tell_unreadable(job_id, error)
             raise JobUnreadable(job_id) from error
@@ -294,89 +307,3 @@ def _explain(error: Exception) -> str:
     # Extended codes such as SQLITE_READONLY_DIRECTORY share the remedy of their first two words.
     remedy = _REMEDIES.get("_".join(name.split("_")[:2]))
     return f"{error}; {remedy}" if remedy else str(error)
-
-
-def _insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
-    if job.request_id:
-        taken = connection.execute("SELECT job_id FROM jobs WHERE request_id = ?", (job.request_id,)).fetchone()
-        if taken is not None:
-            raise RequestIdConflict(job.request_id, taken[0])
-    position = job.order
-    try:
-        connection.execute(
-            "INSERT INTO jobs (position, job_id, request_id, state, sequence, end_time, job, task_results, result)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                position,
-                job.job_id,
-                job.request_id or None,
-                job.state.value,
-                job.sequence,
-                job.end_time,
-                _head(job),
-                encode(job.task_results),
-                encode(job.result),
-            ),
-        )
-    except sqlite3.IntegrityError as error:
-        raise ValueError(f"there is a job {job.job_id!r} or a job with order {job.order} already") from error
-    connection.executemany(
-        "INSERT INTO labels (position, key, value) VALUES (?, ?, ?)",
-        [(position, key, value) for key, value in job.labels.items()],
-    )
-    _add_event(connection, position, event)
-    connection.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'last_order'", (position,))
-
-
-def _append(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
-    columns = {"state": job.state.value, "sequence": job.sequence, "end_time": job.end_time, "job": _head(job)}
-    # Progress, the most frequent event, must not write all results again.
-    if isinstance(event.body, TaskResult):
-        columns["task_results"] = encode(job.task_results)
-    if job.state.ended:
-        columns["result"] = encode(job.result)
-    cursor = connection.execute(
-        f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in columns)} WHERE job_id = ? AND sequence = ?",
-        (*columns.values(), job.job_id, event.sequence - 1),
-    )
-    if cursor.rowcount == 0:
-        found = connection.execute("SELECT sequence FROM jobs WHERE job_id = ?", (job.job_id,)).fetchone()
-        if found is None:
-            raise JobNotFound(job.job_id)
-        raise ValueError(f"event {event.sequence} of job {job.job_id} cannot follow event {found[0]}")
-    if event.terminal:
-        connection.execute("INSERT INTO endings (position) VALUES (?)", (job.order,))
-    if event.supersedable:
-        connection.execute("DELETE FROM events WHERE position = ? AND supersedable", (job.order,))
-    _add_event(connection, job.order, event)
-
-
-def _add_event(connection: sqlite3.Connection, position: int, event: JobEvent) -> None:
-    connection.execute(
-        "INSERT INTO events (position, sequence, time, supersedable, body) VALUES (?, ?, ?, ?, ?)",
-        (position, event.sequence, event.time, event.supersedable, encode(event.body)),
-    )
-
-
-def _remove(connection: sqlite3.Connection, job_ids: tuple[str, ...]) -> None:
-    connection.executemany(
-        f"DELETE FROM jobs WHERE job_id = ? AND state IN ({_marks(_ENDED)})",
-        [(job_id, *_ENDED) for job_id in job_ids],
-    )
-
-
-def _head(job: Job) -> str:
-    """The job without what has columns of its own."""
-    return encode(dataclasses.replace(job, task_results=(), result=None))
-
-
-def _decode_job(head: str, task_results: str | None, result: str | None) -> Job:
-    job = decode(Job, head)
-    if task_results is None or result is None:
-        return job
-    outcome: Any = decode(JobResult, result)
-    return dataclasses.replace(job, task_results=decode(tuple[TaskResult, ...], task_results), result=outcome)
-
-
-def _marks(values: Iterable[object]) -> str:
-    return ", ".join("?" for _ in values)

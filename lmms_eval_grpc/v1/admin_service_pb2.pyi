@@ -188,7 +188,9 @@ class CollectGarbageRequest(google.protobuf.message.Message):
     OLDER_THAN_FIELD_NUMBER: builtins.int
     DRY_RUN_FIELD_NUMBER: builtins.int
     keep: builtins.int
-    """Ended jobs to keep, newest first. Unset: as the server is configured."""
+    """Ended jobs to keep whatever their age, newest first. Unset: none if older_than is set, otherwise as many as the
+    server is configured to keep.
+    """
     dry_run: builtins.bool
     """Only tells what would be removed. Default false."""
     @property
@@ -225,7 +227,9 @@ class CollectGarbageResponse(google.protobuf.message.Message):
 
     @property
     def leftovers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Folders and files without a job that were removed, as names within the server's state folder."""
+        """Files that a crash has left behind unfinished, and folders that had belonged to no job for a week, as paths within
+        the server's state folder.
+        """
 
     def __init__(
         self,

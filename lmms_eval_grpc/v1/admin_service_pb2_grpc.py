@@ -86,15 +86,16 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Refuses new jobs from now on, and stops the server once what it has to do is done. Idempotent; a later call may be
-        stricter.
+        """Refuses new jobs from now on, and stops the server once what it has to do is done. Answers at once. Idempotent; a
+        later call may be stricter. To finish the queued jobs of a paused queue is FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetJobPriority(self, request, context):
-        """Moves a queued job within the queue.
+        """Moves a queued job within the queue. A job that does not wait any more is FAILED_PRECONDITION. The job's log has no
+        event of it; followers of the queue get a new snapshot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,15 +37,17 @@ class AdminServiceStub:
         lmms_eval_grpc.v1.admin_service_pb2.DrainRequest,
         lmms_eval_grpc.v1.admin_service_pb2.DrainResponse,
     ]
-    """Refuses new jobs from now on, and stops the server once what it has to do is done. Idempotent; a later call may be
-    stricter.
+    """Refuses new jobs from now on, and stops the server once what it has to do is done. Answers at once. Idempotent; a
+    later call may be stricter. To finish the queued jobs of a paused queue is FAILED_PRECONDITION.
     """
 
     SetJobPriority: grpc.UnaryUnaryMultiCallable[
         lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityRequest,
         lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityResponse,
     ]
-    """Moves a queued job within the queue."""
+    """Moves a queued job within the queue. A job that does not wait any more is FAILED_PRECONDITION. The job's log has no
+    event of it; followers of the queue get a new snapshot.
+    """
 
     CollectGarbage: grpc.UnaryUnaryMultiCallable[
         lmms_eval_grpc.v1.admin_service_pb2.CollectGarbageRequest,
@@ -72,15 +74,17 @@ class AdminServiceAsyncStub:
         lmms_eval_grpc.v1.admin_service_pb2.DrainRequest,
         lmms_eval_grpc.v1.admin_service_pb2.DrainResponse,
     ]
-    """Refuses new jobs from now on, and stops the server once what it has to do is done. Idempotent; a later call may be
-    stricter.
+    """Refuses new jobs from now on, and stops the server once what it has to do is done. Answers at once. Idempotent; a
+    later call may be stricter. To finish the queued jobs of a paused queue is FAILED_PRECONDITION.
     """
 
     SetJobPriority: grpc.aio.UnaryUnaryMultiCallable[
         lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityRequest,
         lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityResponse,
     ]
-    """Moves a queued job within the queue."""
+    """Moves a queued job within the queue. A job that does not wait any more is FAILED_PRECONDITION. The job's log has no
+    event of it; followers of the queue get a new snapshot.
+    """
 
     CollectGarbage: grpc.aio.UnaryUnaryMultiCallable[
         lmms_eval_grpc.v1.admin_service_pb2.CollectGarbageRequest,
@@ -113,8 +117,8 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: lmms_eval_grpc.v1.admin_service_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> typing.Union[lmms_eval_grpc.v1.admin_service_pb2.DrainResponse, collections.abc.Awaitable[lmms_eval_grpc.v1.admin_service_pb2.DrainResponse]]:
-        """Refuses new jobs from now on, and stops the server once what it has to do is done. Idempotent; a later call may be
-        stricter.
+        """Refuses new jobs from now on, and stops the server once what it has to do is done. Answers at once. Idempotent; a
+        later call may be stricter. To finish the queued jobs of a paused queue is FAILED_PRECONDITION.
         """
 
     @abc.abstractmethod
@@ -123,7 +127,9 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityRequest,
         context: _ServicerContext,
     ) -> typing.Union[lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityResponse, collections.abc.Awaitable[lmms_eval_grpc.v1.admin_service_pb2.SetJobPriorityResponse]]:
-        """Moves a queued job within the queue."""
+        """Moves a queued job within the queue. A job that does not wait any more is FAILED_PRECONDITION. The job's log has no
+        event of it; followers of the queue get a new snapshot.
+        """
 
     @abc.abstractmethod
     def CollectGarbage(

@@ -660,7 +660,9 @@ class WatchQueueResponse(google.protobuf.message.Message):
     HEARTBEAT_FIELD_NUMBER: builtins.int
     @property
     def snapshot(self) -> global___QueueSnapshot:
-        """The whole queue. The first message, and again for a client that fell behind."""
+        """The whole queue. The first message, and again for a client that fell behind, or when the queue was paused,
+        resumed, reordered or drained.
+        """
 
     @property
     def change(self) -> global___QueueChange:

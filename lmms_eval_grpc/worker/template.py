@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -157,6 +158,8 @@ def prepare_worker() -> None:
     gc.enable()
     faulthandler.enable()
     prctl.set_process_name("eval-worker")
+    # The worker has a folder of its own for temporary files; this remembers the template's.
+    tempfile.tempdir = None
     if numpy := sys.modules.get("numpy"):
         # Python reseeds its own generator after a fork, numpy does not: all workers would draw the same numbers.
         numpy.random.seed()

@@ -17,7 +17,10 @@ from lmms_eval_grpc.cli.main import main
 from tests.cli.conftest import NewRig, Rig, command, environment, run_command
 
 NEEDS_A_JOB = (("watch",), ("job",), ("cancel",), ("samples",), ("logs",))
-NEEDS_A_SERVER = (("jobs",), ("queue",), ("tasks",), ("models",), ("info",))
+NEEDS_A_SERVER = (
+    *(("jobs",), ("queue",), ("tasks",), ("models",), ("info",)),
+    *(("pause",), ("resume",), ("drain",), ("gc",)),
+)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Document functions of tasks that go wrong: copied beside their YAML files and run inside real workers."""
 
 import ctypes
+import multiprocessing.connection
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 HOLD = 600
@@ -52,6 +54,16 @@ def leave_a_fork_behind(doc):
         time.sleep(HOLD)
         os._exit(0)
     return "What digit is shown?"
+
+
+def litter(doc):
+    # What a careless task and the programs that it starts leave behind; the socket is multiprocessing's own.
+    listener = multiprocessing.connection.Listener(family="AF_UNIX")
+    descriptor, name = tempfile.mkstemp()
+    os.write(descriptor, b"x" * 1000)
+    started = subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True)
+    print("left:", listener.address, name, started.stdout.strip(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_itself(doc):

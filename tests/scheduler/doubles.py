@@ -158,6 +158,10 @@ class FailingStore(SqliteStore):
         await self._admit()
         await super().append(job, event)
 
+    async def amend(self, job: Job) -> None:
+        await self._admit()
+        await super().amend(job)
+
     async def _admit(self) -> None:
         if self.gate is not None:
             await self.gate.wait()

@@ -20,6 +20,7 @@ from tests.scheduler.doubles import PATIENCE, until
 from tests.server.conftest import Rig, following
 
 SERVICE = "lmms_eval_grpc.v1.EvaluationService"
+ADMIN = "lmms_eval_grpc.v1.AdminService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 BUF = Path(sys.executable).with_name("buf")
@@ -29,13 +30,13 @@ needs_buf = pytest.mark.skipif(not BUF.exists(), reason="buf is not installed he
 
 async def test_health_tells_alive_and_ready(rig: Rig) -> None:
     stub = health_pb2_grpc.HealthStub(rig.channel)
-    for service in ("", SERVICE):
+    for service in ("", ADMIN, SERVICE):
         assert (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status == SERVING
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(health_pb2.HealthCheckRequest(service="nope"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     listed = (await stub.List(health_pb2.HealthListRequest())).statuses
-    assert {name: one.status for name, one in listed.items()} == {"": SERVING, SERVICE: SERVING}
+    assert {name: one.status for name, one in listed.items()} == {"": SERVING, ADMIN: SERVING, SERVICE: SERVING}
 
 
 async def test_a_watch_of_health_tells_the_end_and_does_not_hold_it_up(rig: Rig) -> None:
@@ -69,7 +70,7 @@ async def test_reflection_serves_both_versions(rig: Rig, version: str) -> None:
         return await asyncio.wait_for(call.read(), PATIENCE)
 
     services = (await ask(list_services="")).list_services_response.service
-    assert SERVICE in [service.name for service in services]
+    assert {SERVICE, ADMIN} <= {service.name for service in services}
     for request in ({"file_containing_symbol": SERVICE}, {"file_by_filename": "lmms_eval_grpc/v1/job.proto"}):
         files = (await ask(**request)).file_descriptor_response.file_descriptor_proto
         names = [FileDescriptorProto.FromString(file).name for file in files]
@@ -100,6 +101,7 @@ async def curl(rig: Rig, method: str, *flags: str) -> str:
 async def test_a_terminal_client_needs_no_protos(rig: Rig) -> None:
     listed = (await curl(rig, "", "--list-methods")).split()
     assert len([method for method in listed if method.startswith(f"{SERVICE}/")]) == 13
+    assert f"{ADMIN}/PauseQueue" in listed
     spec = {"model": "idefics3", "modelArgs": {"pretrained": str(rig.checkpoint)}, "tasks": ["handwritten_digits"]}
     job = json.loads(await curl(rig, f"/{SERVICE}/Evaluate", "--data", json.dumps({"spec": spec})))["job"]
     assert job["state"] == "JOB_STATE_QUEUED"

@@ -312,3 +312,34 @@ async def test_events_carry_time_and_body(store: JobStore) -> None:
     job, second = then(job, JobState.RUNNING, time=1234.5)
     await store.append(job, second)
     assert await store.events(job.job_id) == [first, JobEvent(2, 1234.5, second.body)]
+
+
+async def test_a_job_is_amended_between_two_events(store: JobStore) -> None:
+    job = await lived_through(store, 1, labels={"run": "sft"}, request_id="r")
+    other = await lived_through(store, 2)
+    events = await store.events(job.job_id)
+    amended = dataclasses.replace(job, priority=9)
+    await store.amend(amended)
+    assert await store.get(job.job_id) == amended
+    assert await store.find_request("r") == amended
+    assert await store.events(job.job_id) == events
+    assert await store.get(other.job_id) == other
+    running, event = then(amended, JobState.RUNNING)
+    await store.append(running, event)
+    with pytest.raises(JobNotFound):
+        await store.amend(job)  # what it was two events ago
+    with pytest.raises(JobNotFound):
+        await store.amend(queued(3)[0])
+    assert await store.get(job.job_id) == running
+
+
+async def test_the_states_of_all_jobs_are_told(store: JobStore) -> None:
+    assert await store.states() == {}
+    jobs = [
+        await lived_through(store, 1),
+        await lived_through(store, 2, JobState.RUNNING),
+        await lived_through(store, 3, JobState.RUNNING, JobState.FAILED),
+    ]
+    assert await store.states() == {job.job_id: job.state for job in jobs}
+    await store.remove([jobs[2].job_id])
+    assert jobs[2].job_id not in await store.states()

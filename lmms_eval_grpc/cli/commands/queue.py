@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
             if not args.follow:
                 if isinstance(message, QueueChange):
                     continue
-                _show_now(message, output)
+                show_now(message, output)
                 break
             if output.as_json:
                 kind = "snapshot" if isinstance(message, QueueSnapshot) else "change"
@@ -33,7 +33,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
     return ExitCode.OK
 
 
-def _show_now(queue: QueueSnapshot, output: Output) -> None:
+def show_now(queue: QueueSnapshot, output: Output) -> None:
+    """The whole queue at one moment."""
     if output.as_json:
         output.document(to_document(queue))
     else:
@@ -41,7 +42,11 @@ def _show_now(queue: QueueSnapshot, output: Output) -> None:
 
 
 def _show_snapshot(queue: QueueSnapshot, output: Output) -> None:
+    if queue.paused:
+        output.line(f"paused{': ' if queue.pause_reason else ''}{queue.pause_reason}")
     accepting = "accepting jobs" if queue.accepting else "not accepting jobs"
+    if queue.draining:
+        accepting = "draining, so not accepting jobs"
     output.line(
         f"{accepting}; {len(queue.running_job_ids)} running, {len(queue.queued_job_ids)} of {queue.capacity} waiting"
     )

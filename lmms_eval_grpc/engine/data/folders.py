@@ -40,7 +40,8 @@ def datasets_cache() -> Path | None:
     usual = Path(os.environ.get("HF_DATASETS_CACHE") or hugging_face_home() / "datasets")
     if not is_on_network(usual):
         return None
-    scratch = Path(tempfile.gettempdir())
+    # A job's TMPDIR goes with the job.
+    scratch = Path(os.environ.get("LMMS_EVAL_GRPC_TMPDIR") or tempfile.gettempdir())
     if is_on_network(scratch):
         _log.warning("the datasets cache %s is on a network file system; set LMMS_EVAL_DATASETS_CACHE", usual)
         return None
