@@ -39,6 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "clients" / "pyt
 MIB = 2**20
 WARM_UP = 0.5
 """Share of the jobs after which memory should not grow any more: what is kept in fixed numbers is all there by then."""
+POOLED_THREADS = 14
+"""Threads that a server starts when they are first needed: of the event loop's pool and of that for processes."""
 MOST_GROWTH = 2.0
 """MiB by which the server may grow per thousand jobs after the warm-up."""
 
@@ -274,6 +276,7 @@ class Soak:
             # The connections of this program's own clients.
             and after.server_descriptors <= before.server_descriptors + 8
             and after.template_descriptors <= before.template_descriptors
+            and after.server_threads <= before.server_threads + POOLED_THREADS
             and after.processes <= before.processes
             and kept <= self.keep
             and facts["temporary_files_left"] == 0

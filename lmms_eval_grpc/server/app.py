@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Sequence
@@ -32,7 +33,15 @@ from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
 from lmms_eval_grpc.server.reflection import add_reflection
 from lmms_eval_grpc.server.servicer import EvaluationServicer
-from lmms_eval_grpc.server.state_dir import JOBS_NAME, STORE_NAME, ServerStartError, StateLock, make_state_dir
+from lmms_eval_grpc.server.state_dir import (
+    JOBS_NAME,
+    STORE_NAME,
+    ServerStartError,
+    StateLock,
+    is_temporary,
+    make_state_dir,
+    mark_temporary,
+)
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
@@ -137,6 +146,9 @@ class EvaluationServer:
         lock = StateLock(self._state_dir)
         lock.acquire()
         self._stack.callback(lock.release)
+        if is_temporary(self.args):
+            mark_temporary(self._state_dir)
+            self._stack.push_async_callback(asyncio.to_thread, shutil.rmtree, self._state_dir, ignore_errors=True)
         store = SqliteStore(self._state_dir / STORE_NAME)
         await store.open()
         self._stack.push_async_callback(store.close)

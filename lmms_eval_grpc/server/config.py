@@ -70,7 +70,7 @@ class ServerArgs:
         default="",
         metadata={
             "help": "When set and state_dir is not: keep the state in a new temporary folder whose name starts so;"
-            " no later server continues it."
+            " it is removed with all jobs when the server stops."
         },
     )
     max_completed_jobs: int = field(

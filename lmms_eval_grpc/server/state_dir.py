@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +16,10 @@ from lmms_eval_grpc.server.config import ServerArgs
 LOCK_NAME = "lock"
 STORE_NAME = "jobs.sqlite3"
 JOBS_NAME = "jobs"
+TEMPORARY_NAME = "temporary"
+"""Is there in a folder that goes with its server."""
+
+logger = logging.getLogger(__name__)
 
 
 class ServerStartError(RuntimeError):
@@ -21,7 +28,8 @@ class ServerStartError(RuntimeError):
 
 def make_state_dir(args: ServerArgs, environ: Mapping[str, str] = os.environ) -> Path:
     """The folder that ``args`` ask for, made if it is not there, readable by this user only."""
-    if args.state_dir is None and args.temp_dir_prefix:
+    if is_temporary(args):
+        remove_abandoned(args.temp_dir_prefix)
         return Path(tempfile.mkdtemp(prefix=args.temp_dir_prefix))
     if args.state_dir is not None:
         folder = args.state_dir.absolute()
@@ -32,6 +40,39 @@ def make_state_dir(args: ServerArgs, environ: Mapping[str, str] = os.environ) ->
     except OSError as error:
         raise ServerStartError(f"state_dir: {folder} cannot be made: {error.strerror}; choose another") from error
     return folder
+
+
+def is_temporary(args: ServerArgs) -> bool:
+    """Whether the folder is to go with the server."""
+    return args.state_dir is None and bool(args.temp_dir_prefix)
+
+
+def mark_temporary(folder: Path) -> None:
+    """Lets later servers remove the folder, should this one not come to it. To be called while it is locked."""
+    (folder / TEMPORARY_NAME).touch()
+
+
+def remove_abandoned(prefix: str) -> None:
+    """Removes the temporary folders of servers with this prefix that died without doing it."""
+    # The prefix may be a path, and may end with a slash.
+    example = Path(tempfile.gettempdir(), f"{prefix}x")
+    with contextlib.suppress(OSError):
+        for folder in example.parent.iterdir():
+            if folder.name.startswith(example.name[:-1]) and (folder / TEMPORARY_NAME).is_file():
+                _remove_if_abandoned(folder)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    lock = StateLock(folder)
+    try:
+        lock.acquire()
+    except ServerStartError:
+        return  # Its server runs, or it is another user's.
+    try:
+        logger.info("removing %s, which a server that died has left behind", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 class StateLock:

@@ -96,6 +96,32 @@ def test_the_state_folder_is_private_and_has_a_place_of_its_own(tmp_path: Path) 
     temporary.rmdir()
 
 
+async def test_a_temporary_state_folder_goes_with_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    prefix = "lmms_eval_"
+
+    async def started() -> EvaluationServer:
+        server = EvaluationServer(ServerArgs(port=0, temp_dir_prefix=prefix), executor=ScriptedExecutor())
+        await server.start()
+        return server
+
+    def folders() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()}
+
+    # Somebody's own, though its name begins so: no server has marked it as temporary.
+    (tmp_path / "lmms_eval_results" / "jobs").mkdir(parents=True)
+    # As a server leaves it that was killed: the lock is free again.
+    killed = tmp_path / "lmms_eval_killed"
+    (killed / "jobs").mkdir(parents=True)
+    (killed / "temporary").touch()
+    first, second = await started(), await started()
+    assert folders() == {"lmms_eval_results", first.state_dir.name, second.state_dir.name}
+    await first.stop(0)
+    assert folders() == {"lmms_eval_results", second.state_dir.name}
+    await second.stop(0)
+    assert folders() == {"lmms_eval_results"}
+
+
 async def test_the_address_is_written_once_ready_and_removed_at_the_end(new_rig: NewRig, tmp_path: Path) -> None:
     file = tmp_path / "run" / "address"
     rig = await new_rig(address_file=file)
