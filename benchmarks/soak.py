@@ -49,12 +49,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--keep", type=int, default=200, help="finished jobs that the server keeps (default: 200)")
+    parser.add_argument("--slots", type=int, default=1, help="jobs that run at once (default: 1)")
     parser.add_argument("--burst", type=int, default=50, help="jobs submitted at once (default: 50)")
     parser.add_argument("--watchers", type=int, default=4, help="clients that watch jobs (default: 4)")
     parser.add_argument("--every", type=int, default=50, help="jobs between two samples of figures (default: 50)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Soak(Path(folder), arguments.keep) as soak:
+    with tempfile.TemporaryDirectory() as folder, Soak(Path(folder), arguments.keep, arguments.slots) as soak:
         verdict = soak.run(arguments.jobs, arguments.burst, arguments.watchers, arguments.every)
     for name, value in verdict.items():
         print(f"{name:24} {value}")
@@ -63,6 +64,7 @@ def main() -> int:
             "what": "one-sample handwritten_digits jobs on an untrained tiny Idefics3, with watchers and cancellations",
             "jobs": arguments.jobs,
             "keep": arguments.keep,
+            "slots": arguments.slots,
             "cpus": os.cpu_count(),
             "load_average": os.getloadavg(),
             "platform": platform.platform(),
@@ -98,9 +100,10 @@ class Sample:
 class Soak:
     """A server, and what is done to it."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, slots: int = 1) -> None:
         self.folder = folder
         self.keep = keep
+        self.slots = slots
         self.state = folder / "state"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
@@ -116,7 +119,7 @@ class Soak:
         self.checkpoint = make_checkpoint(self.folder / "checkpoint")
         address_file = self.folder / "address"
         flags = ("--port", "0", "--state-dir", str(self.state), "--address-file", str(address_file))
-        flags += ("--max-completed-jobs", str(self.keep), "--log-level", "warning")
+        flags += ("--max-completed-jobs", str(self.keep), "--log-level", "warning", *["--devices", "cpu"] * self.slots)
         with (self.folder / "server.log").open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lmms_eval_grpc", "serve", *flags],

@@ -37,7 +37,7 @@ def test_every_exit_code_is_documented() -> None:
 
 def test_every_command_is_documented() -> None:
     named = set(re.findall(r"^\| (.*?) \|", (ROOT / "docs/command_line.md").read_text(), re.MULTILINE))
-    documented = {name for cell in named for name in re.findall(r"`([a-z]+)(?: JOB)?`", cell)}
+    documented = {name for cell in named for name in re.findall(r"`([a-z]+)(?: JOB)?(?: N)?`", cell)}
     (subcommands,) = [action for action in build_parser([])._actions if action.dest == "command"]
     assert subcommands.choices is not None
     assert documented == set(subcommands.choices)

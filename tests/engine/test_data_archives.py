@@ -111,6 +111,7 @@ def test_an_interrupted_unpacking_is_taken_up_again(tmp_path: Path, monkeypatch:
         prepare_media("t", str(tmp_path / "repository"), tmp_path / "videos")
     assert not (tmp_path / "videos" / MARKER).exists()
     (tmp_path / "videos" / "videos" / "0.mp4").write_bytes(b"torn")  # left by something that knew no better
+    (tmp_path / "videos" / "videos" / ".unpacking.k3j").write_bytes(b"torn")  # left by a process that was killed
     written.clear()
     monkeypatch.setattr(archives, "_write", lambda place, content: (written.append(place.name), real(place, content)))
     prepare_media("t", str(tmp_path / "repository"), tmp_path / "videos")

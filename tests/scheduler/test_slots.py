@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lmms_eval_grpc.executors.base import Device
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.spec import MergeSpec
+from lmms_eval_grpc.scheduler.queue import JobQueue
 from lmms_eval_grpc.scheduler.slots import SlotTable, assign, unfit, usable_devices
 from tests.jobs.examples import spec, submitted
 
@@ -129,3 +130,84 @@ def test_every_job_starts_in_the_end(waiting: list[Job]) -> None:
         assert started
         assert started[0].job is waiting[0]
         waiting = [job for job in waiting if all(job is not each.job for each in started)]
+
+
+LISTS = (
+    ("cpu",),
+    ("cpu", "cpu"),
+    ("cuda:0", "cuda:1"),
+    ("cuda:0", "cuda:2", "cuda:3"),
+    ("cuda:3", "cuda:1", "cpu"),
+    ("cuda:0", "cuda:1", "cuda:2", "cuda:3", "cpu", "cpu"),
+)
+"""Explicit lists of devices, as operators give them."""
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[tuple[Device, ...], list[tuple[str, Job | int]]]:
+    """Devices, and what happens to their queue: jobs that fit come, jobs that run end."""
+    devices = tuple(Device(name) for name in draw(st.sampled_from(LISTS)))
+    names = ["", *{device.name for device in devices}, *{device.name.partition(":")[0] for device in devices}]
+    happenings: list[tuple[str, Job | int]] = []
+    for order in range(draw(st.integers(1, 25))):
+        name = draw(st.sampled_from(names))
+        widest = len(usable_devices(spec(device=name), devices))
+        width = draw(st.integers(1, widest))
+        wanted = spec(device=name, num_gpus=width)
+        happenings.append(("comes", submitted(order, spec=wanted, priority=draw(st.integers(-1, 1)))))
+        happenings += [("ends", which) for which in draw(st.lists(st.integers(0, 5), max_size=2))]
+    return devices, happenings
+
+
+class Dispatcher:
+    """The queue and the slots, as the scheduler plays them together."""
+
+    def __init__(self, devices: tuple[Device, ...]) -> None:
+        self.devices = devices
+        self.queue = JobQueue()
+        self.table = SlotTable(devices)
+        self.running: list[Job] = []
+
+    def start_all(self) -> None:
+        while (chosen := next(assign(self.queue, self.devices, self.table.free), None)) is not None:
+            job, taken = chosen.job, set(chosen.indices)
+            ahead = [one for one in self.queue if one.queue_key < job.queue_key]
+            assert all(taken.isdisjoint(usable_devices(one.spec, self.devices)) for one in ahead)
+            assert taken <= set(usable_devices(job.spec, self.devices))
+            assert len(taken) == job.slots_needed
+            self.table.take(job.job_id, chosen.indices)  # raises if another job holds one
+            self.queue.discard(job.job_id)
+            self.running.append(job)
+
+    def end(self, which: int) -> None:
+        if self.running:
+            self.table.release(self.running.pop(which % len(self.running)).job_id)
+
+
+@given(histories())
+def test_on_any_devices_jobs_start_in_order_and_the_first_waits_for_no_job_behind_it(
+    history: tuple[tuple[Device, ...], list[tuple[str, Job | int]]],
+) -> None:
+    devices, happenings = history
+    dispatcher = Dispatcher(devices)
+    ran_before: dict[str, set[str]] = {}  # what ran when a job became the first of the queue
+    keys: dict[str, tuple[int, int]] = {}
+    for _, subject in happenings:
+        if isinstance(subject, Job):
+            assert unfit(subject.spec, devices) is None
+            dispatcher.queue.add(subject)
+            keys[subject.job_id] = subject.queue_key
+        else:
+            dispatcher.end(subject)
+        dispatcher.start_all()
+        first = next(iter(dispatcher.queue), None)
+        if first is not None:
+            before = ran_before.setdefault(first.job_id, {job.job_id for job in dispatcher.running})
+            slots = dispatcher.table.view()
+            holders = {slots[index].job_id for index in usable_devices(first.spec, devices)} - {None}
+            # It waits for those that ran already, and for more urgent ones that came later: for no other.
+            assert all(holder in before or keys[str(holder)] < first.queue_key for holder in holders)
+    while dispatcher.running:
+        dispatcher.end(0)
+        dispatcher.start_all()
+    assert len(dispatcher.queue) == 0

@@ -24,6 +24,7 @@ MARKER = ".lmms_eval_grpc_complete.json"
 """Written into a folder when everything is unpacked; names the archives."""
 
 _BLOCK = 1 << 20
+_DRAFT = ".unpacking."
 
 
 def prepare_media(
@@ -87,6 +88,8 @@ def archive_groups(folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
 
 def _unpack_all(task: str, groups: Sequence[tuple[str, tuple[Path, ...]]], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
+    for abandoned in target.rglob(f"{_DRAFT}*"):
+        abandoned.unlink(missing_ok=True)  # its process was killed while it wrote; the lock is ours
     for name, files in groups:
         try:
             if name.endswith(".zip"):
@@ -143,7 +146,7 @@ def _is_there(place: Path, size: int) -> bool:
 def _write(place: Path, content: IO[bytes]) -> None:
     """Writes a file that appears under its name only when it is whole."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".unpacking.")
+    descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=_DRAFT)
     try:
         with os.fdopen(descriptor, "wb") as file:
             while block := content.read(_BLOCK):
