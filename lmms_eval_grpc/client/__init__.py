@@ -1,9 +1,9 @@
 """Clients of the evaluation service: :class:`EvalClient` and its asyncio twin :class:`AsyncEvalClient`.
 
-What lives here: submitting, following, listing and cancelling jobs, reading samples and logs, retries, watches that
-reconnect, and typed errors. The twins share every decision (requests, dictionaries, errors, retry policy, resume state)
-and differ only in how they wait. What does not: anything that evaluates. This package imports grpc, protobuf and the
-generated messages, never torch or transformers, so that a trainer can afford it.
+What lives here: submitting, following, listing and cancelling jobs, reading samples and logs, what administrators do,
+retries, watches that reconnect, and typed errors. The twins share every decision (requests, dictionaries, errors, retry
+policy, resume state) and differ only in how they wait. What does not: anything that evaluates. This package imports
+grpc, protobuf and the generated messages, never torch or transformers, so that a trainer can afford it.
 """
 
 from lmms_eval_grpc.client.aio import AsyncEvalClient

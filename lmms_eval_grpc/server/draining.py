@@ -8,6 +8,10 @@ import time
 
 from lmms_eval_grpc.scheduler import Scheduler
 
+_LOOK_EVERY = 1.0
+"""Seconds between two looks: not all that ends the work is a change of the queue, such as a job that could not be taken
+in."""
+
 
 class Draining:
     """Waits for a scheduler's last jobs. Orders can make the wait shorter, never longer."""
@@ -34,7 +38,7 @@ class Draining:
         feed = self._scheduler.queue_changes
         while self._scheduler.busy and (left := self._deadline - time.monotonic()) > 0:
             self._stricter.clear()
-            bound = None if math.isinf(left) else left
+            bound = min(left, _LOOK_EVERY)
             waits = {
                 asyncio.create_task(feed.wait_beyond(feed.revision, bound)),
                 asyncio.create_task(self._stricter.wait()),

@@ -36,6 +36,10 @@ CAPABILITIES = (
     "watch_queue",
     "stream_samples",
     "stream_logs",
+    "pause_queue",
+    "drain",
+    "set_job_priority",
+    "collect_garbage",
 )
 
 
