@@ -64,6 +64,7 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
         yield Problem("model", f"unknown model {config.model!r}; {hint}")
         return
     yield from entry.check_args(config.model_args)
+    yield from entry.check_generation(config.gen_kwargs)
     if config.force_simple and not entry.also_simple:
         yield Problem(
             "force_simple",

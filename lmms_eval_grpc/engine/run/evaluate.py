@@ -19,7 +19,7 @@ from lmms_eval_grpc.engine.record.baseline import load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
-from lmms_eval_grpc.engine.run.answers import require_capabilities
+from lmms_eval_grpc.engine.run.answers import require_capabilities, require_generation_arguments
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
 from lmms_eval_grpc.engine.run.log import RunLog
 from lmms_eval_grpc.engine.run.policy import TokenBudget
@@ -103,6 +103,9 @@ def _evaluate(
         loaded = load(config) if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
         tasks = loaded.tasks
         doc_ids = {task.name: task.doc_ids(config.limit, config.offset) for task in tasks}
+        entry = registry.resolve(config.model)
+        if backend is None and entry is not None:
+            require_generation_arguments(tasks, entry)
         progress.counters.samples_total = sum(map(len, doc_ids.values()))
         baseline = load_baseline(config.baseline, tasks, doc_ids) if config.baseline else None
         progress.stop_if_cancelled()

@@ -10,6 +10,13 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation_arguments import IGNORED_KEYS, RENAMED_KEYS, read_stops
+from lmms_eval_grpc.engine.models.openai.arguments import (
+    LOCAL_KEYS,
+    ONE_KEYS,
+    OTHER_SERVERS_KEYS,
+    PLAIN_KEYS,
+    SAMPLING_KEYS,
+)
 from lmms_eval_grpc.engine.models.openai.failures import RequestFailure
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions
 
@@ -17,14 +24,6 @@ logger = logging.getLogger(__name__)
 
 MOST_STOPS = 4
 """Stop strings that the API takes; all are cut from the text in any case."""
-
-_PLAIN = ("seed", "presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort")
-_SAMPLING = ("top_p",)
-_OTHER_SERVERS = ("top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "length_penalty")
-"""Not in OpenAI's API; sent beside it, for servers such as vLLM that know them. Others refuse the request."""
-_ONE = ("n", "num_return_sequences", "num_beams")
-_LOCAL = ("use_cache",)
-"""How a model in this process computes; a server has its own way."""
 
 _DROPPABLE = frozenset({"stop", "temperature", "top_p", "seed"})
 _REASONING = re.compile(r"(^|/)(o[1-9]|gpt-5)")
@@ -60,19 +59,19 @@ def read_parameters(generation: Mapping[str, Any], options: RequestOptions) -> P
         fields["temperature"] = temperature
     extra: dict[str, Any] = {}
     for key, value in wanted.items():
-        if key in _ONE:
+        if key in ONE_KEYS:
             if value not in (None, 1):
                 raise EvaluationError(
                     "INVALID_GENERATION_ARGS", f"{key} must be 1 for this backend, not {value!r}; use repeats instead"
                 )
-        elif value is None or key in _LOCAL:
+        elif value is None or key in LOCAL_KEYS:
             continue
-        elif key in _PLAIN:
+        elif key in PLAIN_KEYS:
             fields[key] = value
-        elif key in _SAMPLING:
+        elif key in SAMPLING_KEYS:
             if do_sample:
                 fields[key] = value
-        elif key in _OTHER_SERVERS:
+        elif key in OTHER_SERVERS_KEYS:
             if do_sample or key not in ("top_k", "min_p"):
                 extra[key] = value
         else:
