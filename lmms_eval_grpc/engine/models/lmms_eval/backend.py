@@ -20,6 +20,7 @@ from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, dig
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.lmms_eval import contract
 from lmms_eval_grpc.engine.models.lmms_eval.contract import Document
+from lmms_eval_grpc.engine.models.lmms_eval.draws import samples_by_default
 from lmms_eval_grpc.engine.models.lmms_eval.loading import load_class, make_model
 from lmms_eval_grpc.engine.models.lmms_eval.names import version_of
 from lmms_eval_grpc.engine.models.protocol import (
@@ -30,6 +31,7 @@ from lmms_eval_grpc.engine.models.protocol import (
     LoglikelihoodRequest,
     Request,
 )
+from lmms_eval_grpc.engine.models.sampling import always_samples, samples_unless_told
 from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX, lmms_eval_folder
 from lmms_eval_grpc.engine.record.redact import redact
 
@@ -68,6 +70,8 @@ class LmmsEvalBackend:
             loglikelihood=self._simple and not _only_refuses(type(self.model).loglikelihood),
             loglikelihood_is_loss=True,
             visual_cot=_overrides(type(self.model), "generate_visual_cot"),
+            # What it makes of arguments that are not given only its code says.
+            may_sample=always_samples if samples_by_default(type(self.model)) else samples_unless_told,
         )
 
     @property

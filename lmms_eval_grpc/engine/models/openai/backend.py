@@ -19,7 +19,7 @@ from lmms_eval_grpc.engine.models.openai.conversation import to_api_messages
 from lmms_eval_grpc.engine.models.openai.dispatch import LOOKAHEAD, Emit, answer_all, stream
 from lmms_eval_grpc.engine.models.openai.failures import classify
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions, ServerAddress, read_address, read_requests
-from lmms_eval_grpc.engine.models.openai.parameters import Dialect, Parameters, read_parameters
+from lmms_eval_grpc.engine.models.openai.parameters import Dialect, Parameters, may_sample, read_parameters
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
@@ -71,7 +71,9 @@ class OpenAIBackend:
     @property
     def capabilities(self) -> Capabilities:
         # The API's log-probabilities are of what the model says, never of a given text behind images.
-        return Capabilities(modalities=frozenset({"text", "image", "video", "audio"}), loglikelihood=False)
+        return Capabilities(
+            modalities=frozenset({"text", "image", "video", "audio"}), loglikelihood=False, may_sample=self._may_sample
+        )
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -121,6 +123,9 @@ class OpenAIBackend:
                     await client.close()
 
         return stream(work)
+
+    def _may_sample(self, generation: Mapping[str, Any]) -> bool:
+        return may_sample(generation, self.options, self._dialect)
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
         raise EvaluationError("UNSUPPORTED_TASK", "OpenAI's API gives no likelihoods of given texts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -19,12 +20,15 @@ from lmms_eval_grpc.engine.models.openai.arguments import (
 )
 from lmms_eval_grpc.engine.models.openai.failures import RequestFailure
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions
+from lmms_eval_grpc.engine.models.sampling import samples
 
 logger = logging.getLogger(__name__)
 
 MOST_STOPS = 4
 """Stop strings that the API takes; all are cut from the text in any case."""
 
+_DRAWING = ("temperature", "do_sample", "n", "best_of")
+"""Fields of ``extra_body`` that may make the server draw, or answer several times."""
 _DROPPABLE = frozenset({"stop", "temperature", "top_p", "seed"})
 _REASONING = re.compile(r"(^|/)(o[1-9]|gpt-5)")
 
@@ -85,6 +89,18 @@ def read_parameters(generation: Mapping[str, Any], options: RequestOptions) -> P
     return Parameters(fields, {**extra, **(options.extra_body or {})}, stops)
 
 
+def may_sample(generation: Mapping[str, Any], options: RequestOptions, dialect: Dialect) -> bool:
+    """Whether the server may draw: it is asked to, by ``extra_body`` too, or it does not take a temperature."""
+    extra = dict(options.extra_body or {})
+    told = {name: extra.pop(name) for name in _DRAWING if name in extra}
+    if samples({**generation, **told}):
+        return True
+    text = json.dumps(extra, default=str)
+    if "temperature" in text or "do_sample" in text:  # for a part of the server, in a form of its own
+        return True
+    return "temperature" not in told and not dialect.takes("temperature")
+
+
 class Dialect:
     """Which of the parameters this server takes for this model: known by its name, or learnt from its refusals."""
 
@@ -94,6 +110,10 @@ class Dialect:
         self._new_limit = bool(_REASONING.search(model))
         if self._new_limit:  # reasoning models sample as they think fit
             self._dropped |= {"temperature", "top_p"}
+
+    def takes(self, name: str) -> bool:
+        """Whether the field is sent, as far as is known by now."""
+        return name not in self._dropped
 
     def speak(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """``fields`` as the server takes them."""
