@@ -81,6 +81,21 @@ def test_an_unknown_task_is_reported_before_the_model_is_loaded(tmp_path: Path) 
         evaluate(config, tmp_path / "run", Recorder())
 
 
+def test_an_environment_that_means_nothing_is_an_error_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMMS_VIDEO_DECODE_BACKEND", "decord")
+    monkeypatch.setenv("LMMS_VIDEO_DALI_THREADS", "many")
+    config = EvaluationConfig("idefics3", ("no_such_task",), {"pretrained": str(tmp_path / "no checkpoint either")})
+    with pytest.raises(EvaluationError) as raised:
+        evaluate(config, tmp_path / "run", Recorder())
+    assert raised.value.reason == "INVALID_ENVIRONMENT"
+    backend, threads = raised.value.message.splitlines()
+    assert "LMMS_VIDEO_DECODE_BACKEND must be pyav, torchcodec or dali, but is 'decord'" in backend
+    assert "LMMS_VIDEO_DALI_THREADS" in threads
+    assert "'many'" in threads
+
+
 def test_unknown_generation_arguments_of_tasks_are_told_before_the_model_is_loaded(
     tmp_path: Path, write_task: Any
 ) -> None:

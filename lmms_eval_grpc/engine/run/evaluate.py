@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationOutcome, Reporter, Stage
+from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, EvaluationOutcome, Reporter, Stage
+from lmms_eval_grpc.engine.data.media import environment as media_environment
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
@@ -99,6 +100,7 @@ def _evaluate(
 
     with clock.stage(Stage.PREPARING):
         progress.report(Stage.PREPARING)
+        _check_environment()
         # Tasks come first: they fail more often than models, and in a fraction of the time.
         loaded = load(config) if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
         tasks = loaded.tasks
@@ -181,6 +183,13 @@ def _evaluate(
         output_tokens_per_second=progress.output_tokens_per_second,
         groups=group_scores,
     )
+
+
+def _check_environment() -> None:
+    """Raises INVALID_ENVIRONMENT for variables whose values every sample with a video would fail over."""
+    found = media_environment.problems()
+    if found:
+        raise EvaluationError("INVALID_ENVIRONMENT", "\n".join(found))
 
 
 def _header(

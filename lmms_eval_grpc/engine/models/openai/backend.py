@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import openai
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data.media.environment import decode_limit
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.openai.client import ChatClient, Lifeline, sdk_client
 from lmms_eval_grpc.engine.models.openai.concurrency import FIRST_LIMIT, AdaptiveLimit, Gate
@@ -20,6 +22,7 @@ from lmms_eval_grpc.engine.models.openai.dispatch import LOOKAHEAD, Emit, answer
 from lmms_eval_grpc.engine.models.openai.failures import classify
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions, ServerAddress, read_address, read_requests
 from lmms_eval_grpc.engine.models.openai.parameters import Dialect, Parameters, may_sample, read_parameters
+from lmms_eval_grpc.engine.models.openai.payloads import PayloadGate
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
@@ -67,6 +70,7 @@ class OpenAIBackend:
         self._model = model
         self._dialect = Dialect(model, takes_stop=takes_stop)
         self._lifeline = lifeline
+        self._payload_limit = decode_limit()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -107,13 +111,17 @@ class OpenAIBackend:
             client = ChatClient(
                 self._address, self._model, self.options, gate, self._dialect, self.fingerprints, self._lifeline
             )
+            payloads = PayloadGate(self._payload_limit, BUILDERS)
             loop = asyncio.get_running_loop()
 
             async def answer(index: int) -> Answer:
-                built = await loop.run_in_executor(builders, build, index)
-                if isinstance(built, Answer):
-                    return built
-                return Answer(index, await client.ask(*built))
+                with contextlib.ExitStack() as held:
+                    async with payloads.turn():
+                        built = await loop.run_in_executor(builders, build, index)
+                        if isinstance(built, Answer):
+                            return built
+                        held.enter_context(payloads.hold(built[0]))
+                    return Answer(index, await client.ask(*built))
 
             with ThreadPoolExecutor(BUILDERS, thread_name_prefix="build") as builders:
                 try:

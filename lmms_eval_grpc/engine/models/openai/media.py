@@ -35,20 +35,19 @@ def video_items(item: Mapping[str, Any], options: RequestOptions) -> list[dict[s
     if options.pass_video_url:
         return [{"type": "video_url", "video_url": {"url": _address(source)}}]
     # Late: decoding needs libraries that requests without videos do not.
-    from lmms_eval_grpc.engine.data.media.cache import media_cache
+    from lmms_eval_grpc.engine.data.media.budget import open_video
     from lmms_eval_grpc.engine.data.media.frames import FramePolicy
 
     # lmms-eval takes its frames by Qwen's reader, whatever the model.
     policy = FramePolicy(options.nframes if options.fps is None else options.max_frames, options.fps, "qwen_vl")
-    video = media_cache().video(
-        source, policy, start=item.get("start_time"), end=item.get("end_time"), max_pixels=options.max_pixels
-    )
     items: list[dict[str, Any]] = []
-    for frame, seconds in zip(video.images(), video.timestamps, strict=True):
-        if options.is_qwen3_vl:
-            items.append({"type": "text", "text": f"<{seconds:.1f} seconds>"})
-        url = encode_image(fit_pixels(frame, options.min_pixels, options.max_pixels), options)
-        items.append({"type": "image_url", "image_url": {"url": url}})
+    times = {"start": item.get("start_time"), "end": item.get("end_time")}
+    with open_video(source, policy, **times, max_pixels=options.max_pixels) as video:
+        for frame, seconds in zip(video.frames, video.timestamps, strict=True):
+            if options.is_qwen3_vl:
+                items.append({"type": "text", "text": f"<{seconds:.1f} seconds>"})
+            fitting = fit_pixels(Image.fromarray(frame), options.min_pixels, options.max_pixels)
+            items.append({"type": "image_url", "image_url": {"url": encode_image(fitting, options)}})
     return items
 
 
