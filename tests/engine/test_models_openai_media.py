@@ -113,6 +113,15 @@ def test_sound_is_sent_as_wav_in_one_channel() -> None:
     assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(440, abs=2)
 
 
+def test_a_part_of_a_recording_is_sent_alone(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", sine(440, 3.0, 16_000), 16_000)
+    item = {"type": "audio", "url": str(tmp_path / "a.wav"), "start_time": 1.0, "end_time": 1.5}
+    (sent,) = converted(item, options())
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sent["input_audio"]["data"])), dtype="float32")
+    assert (rate, len(samples)) == (16_000, 8000)
+    assert np.abs(samples - sine(440, 3.0, 16_000)[16_000:24_000]).max() < 1e-3
+
+
 def test_a_missing_video_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"gone\.mp4"):
         converted({"type": "video", "url": str(tmp_path / "gone.mp4")}, options())

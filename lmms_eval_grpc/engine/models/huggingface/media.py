@@ -141,7 +141,7 @@ class MediaReader:
         source = next((item[key] for key in ("url", kind) if item.get(key) is not None), None)
         if kind == "image":
             return self._read_image(source)
-        return self._read_video(source, item) if kind == "video" else self._read_sound(source)
+        return self._read_video(source, item) if kind == "video" else self._read_sound(source, item)
 
     def _read_image(self, source: Any) -> list[dict[str, Any]]:
         image = media_cache().image(source, self._options.max_pixels if self._options.fit_images else None)
@@ -177,10 +177,11 @@ class MediaReader:
         patched = options.patch_factor is not None
         return Clip(frames, video.indices, video.fps, total, patched, fitted)
 
-    def _read_sound(self, source: Any) -> list[dict[str, Any]]:
+    def _read_sound(self, source: Any, item: Mapping[str, Any]) -> list[dict[str, Any]]:
         options = self._options
         assert options.sampling_rate is not None
-        samples = media_cache().audio(source, options.sampling_rate)
+        start, end = item.get("start_time"), item.get("end_time")
+        samples = media_cache().audio(source, options.sampling_rate, start=start, end=end)
         size = options.longest_sound or len(samples)
         parts = [samples[first : first + size] for first in range(0, len(samples), size)]
         self._sounds += parts

@@ -51,14 +51,16 @@ def video_items(item: Mapping[str, Any], options: RequestOptions) -> list[dict[s
     return items
 
 
-def audio_item(source: Any) -> dict[str, Any]:
+def audio_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """A recording as one channel of 16-bit WAV. Raises :class:`MediaError`."""
     import soundfile  # late, as above
 
     from lmms_eval_grpc.engine.data.media.cache import media_cache
 
+    source = item.get("url", item.get("audio"))
+    samples = media_cache().audio(source, AUDIO_RATE, start=item.get("start_time"), end=item.get("end_time"))
     buffer = io.BytesIO()
-    soundfile.write(buffer, media_cache().audio(source, AUDIO_RATE), AUDIO_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, samples, AUDIO_RATE, format="WAV", subtype="PCM_16")
     return {"type": "input_audio", "input_audio": {"data": _base64(buffer.getvalue()), "format": "wav"}}
 
 
