@@ -151,8 +151,8 @@ async def _make_contact(address: ServerAddress, model: str) -> None:
                 async with asyncio.timeout(_CONTACT_TIMEOUT):
                     served = [listed.id async for listed in client.models.list()]
             except Exception as error:
-                # Many gateways offer no list, which says nothing about the model.
-                if isinstance(error, openai.APIStatusError) and error.status_code not in (401, 403):
+                # Many gateways offer no list, or not to every key, which says nothing about the model.
+                if isinstance(error, openai.APIStatusError) and error.status_code != 401:
                     return
                 failure = classify(error, address)
                 if failure.word not in ("UNREACHABLE", "TIMEOUT"):
