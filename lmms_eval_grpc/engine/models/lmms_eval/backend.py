@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, digest_file
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.hub_cache import resolve_commit
 from lmms_eval_grpc.engine.models.lmms_eval import contract
 from lmms_eval_grpc.engine.models.lmms_eval.contract import Document
 from lmms_eval_grpc.engine.models.lmms_eval.draws import samples_by_default
@@ -189,6 +190,7 @@ def _identify(model_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
         "backend": "lmms_eval",
         "pretrained": pretrained,
         "weights_digest": weights,
+        "revision": resolve_commit(pretrained, values.get("revision")),
         "model_class": f"{model_class.__module__}.{model_class.__qualname__}",
         "files": {key: digest for key, value in sorted(values.items()) if (digest := _digest_named_file(value))},
         "arguments": redact({key: value for key, value in sorted(values.items()) if key not in _NO_DIFFERENCE}),
