@@ -101,6 +101,7 @@ def to_config(
         baseline=spec.baseline or None,
         max_tokens=spec.max_tokens or None,
         max_error_share=spec.max_error_share,
+        stall_timeout=spec.stall_timeout,
     )
 
 

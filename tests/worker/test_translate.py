@@ -52,6 +52,7 @@ FULL = EvaluationSpec(
     max_tokens=8,
     include_path=("job",),
     max_error_share=0.5,
+    stall_timeout=90.0,
 )
 
 
@@ -98,6 +99,7 @@ def test_every_field_of_a_specification_reaches_the_engine() -> None:
         baseline="base",
         max_tokens=8,
         max_error_share=0.5,
+        stall_timeout=90.0,
     )
     plain = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu")
     unchanged = [
