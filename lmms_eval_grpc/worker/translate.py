@@ -102,6 +102,11 @@ def to_config(
         max_tokens=spec.max_tokens or None,
         max_error_share=spec.max_error_share,
         stall_timeout=spec.stall_timeout,
+        process_with_media=spec.process_with_media,
+        bootstrap_iters=spec.bootstrap_iters,
+        override_tasks=spec.override_tasks,
+        timezone=spec.timezone,
+        compat=frozenset(spec.compat),
     )
 
 

@@ -101,6 +101,12 @@ async def test_an_empty_request_names_what_it_lacks(rig: Rig) -> None:
         ({"tasks": [TASK] * 1001}, "spec.tasks"),
         ({"include_path": [""]}, "spec.include_path[0]"),
         ({"output_dir": "relative/results"}, "spec.output_dir"),
+        ({"bootstrap_iters": -1}, "spec.bootstrap_iters"),
+        ({"bootstrap_iters": 2_000_000}, "spec.bootstrap_iters"),
+        ({"timezone": "Mars/Olympus"}, "spec.timezone"),
+        ({"timezone": "x" * 2000}, "spec.timezone"),
+        ({"compat": ["everything"]}, "spec.compat"),
+        ({"compat": [""]}, "spec.compat[0]"),
         ({"baseline": "/no/such/samples.jsonl"}, "spec.baseline"),
         ({"baseline": "."}, "spec.baseline"),
         ({"baseline": "x" * 5000}, "spec.baseline"),
@@ -115,6 +121,15 @@ async def test_a_number_that_json_does_not_have_is_refused(rig: Rig, number: flo
     spec = rig.spec()
     spec.gen_kwargs["top_p"] = number
     assert set(await refused(rig, spec)) == {"spec.gen_kwargs.top_p"}
+
+
+async def test_a_task_that_overrides_another_is_the_one_that_is_checked(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"task: {TASK}\noutput_type: generate_visual_cot\n")
+    fields = {"include_path": [str(tmp_path)], "tasks": [TASK]}
+    await rig.submit(spec=rig.spec(**fields))
+    request = pb.EvaluateRequest(spec=rig.spec(**fields, override_tasks=True))
+    found = violations(await failure(rig.stub.Evaluate(request)))
+    assert "generate_visual_cot" in found["spec.tasks[0]"]
 
 
 async def test_a_generation_argument_that_the_model_does_not_take_is_refused(rig: Rig) -> None:
