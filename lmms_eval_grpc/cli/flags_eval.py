@@ -81,7 +81,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     samples = parser.add_argument_group("which samples, and how")
     flags_evaluation.add_samples(samples, log_samples="no", place="")
-    add_media(samples)
+    flags_evaluation.add_media(samples)
     _add_switch(samples, "check_integrity", "build every document's request before the model is loaded")
     prompt = parser.add_argument_group("prompts and generation")
     flags_evaluation.add_prompt(prompt)
@@ -99,19 +99,12 @@ def _add_switch(group: argparse._ArgumentGroup, name: str, text: str) -> None:
     group.add_argument(*spell(name), action="store_true", default=None, help=text)
 
 
-def add_media(group: argparse._ArgumentGroup) -> None:
-    """What scorers get."""
-    _add_switch(group, "process_with_media", "scorers get documents with their images, audio and video")
-
-
 def add_output(group: argparse._ArgumentGroup) -> None:
     """Where results go, and how their files are dated."""
     group.add_argument(
         *spell("output_path"), metavar="DIR", help="folder for results files (default: nothing is written)"
     )
-    group.add_argument(
-        "--timezone", metavar="ZONE", help="zone of the dates in file names, such as Asia/Singapore (default: UTC)"
-    )
+    flags_evaluation.add_timezone(group)
 
 
 def _add_records(group: argparse._ArgumentGroup) -> None:

@@ -80,6 +80,23 @@ def add_samples(group: argparse._ArgumentGroup, *, log_samples: str, place: str)
     )
 
 
+def add_media(group: argparse._ArgumentGroup) -> None:
+    """What scorers get."""
+    group.add_argument(
+        *spell("process_with_media"),
+        action="store_true",
+        default=None,
+        help="scorers get documents with their images, audio and video",
+    )
+
+
+def add_timezone(group: argparse._ArgumentGroup) -> None:
+    """How results files are dated."""
+    group.add_argument(
+        "--timezone", metavar="ZONE", help="zone of the dates in file names, such as Asia/Singapore (default: UTC)"
+    )
+
+
 def add_prompt(group: argparse._ArgumentGroup) -> None:
     """What the model gets, and how it answers."""
     group.add_argument(

@@ -15,11 +15,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags_evaluation.add_subject(parser.add_argument_group("what to evaluate"), required=True, place=PLACE)
     samples = parser.add_argument_group("which samples, and how")
     flags_evaluation.add_samples(samples, log_samples="yes", place=PLACE)
+    flags_evaluation.add_media(samples)
+    _add_scoring(samples)
     flags_evaluation.add_prompt(parser.add_argument_group("prompts and generation"))
     running = parser.add_argument_group("where and how to run")
     flags_evaluation.add_running(running, batch_size="auto", place=PLACE)
     _add_place(running)
     _add_job(parser.add_argument_group("the job"))
+
+
+def _add_scoring(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        *spell("bootstrap_iters"), type=int, metavar="N", help="replicates of a bootstrap; 0 for none (default: 1000)"
+    )
+    group.add_argument(
+        "--compat",
+        action="extend",
+        type=arguments.parse_names,
+        metavar="NAME",
+        help="behaviours of lmms-eval to keep where they are corrected: fewshot_stream; may be repeated",
+    )
+    group.add_argument(
+        *spell("override_tasks"),
+        action="store_true",
+        default=None,
+        help="of tasks of one name the one in the last folder counts, not the first",
+    )
 
 
 def _add_place(group: argparse._ArgumentGroup) -> None:
@@ -30,6 +51,7 @@ def _add_place(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="folder on the server for results files (default: the job's own)",
     )
+    flags_evaluation.add_timezone(group)
     group.add_argument(
         *spell("run_timeout"),
         type=arguments.parse_duration,

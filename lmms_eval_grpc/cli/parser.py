@@ -275,7 +275,7 @@ def _declare_score(parser: argparse.ArgumentParser) -> None:
     flags_evaluation.add_include_path(group, place="")
     flags_evaluation.add_reasoning_tags(group, default="as in the run")
     flags_evaluation.add_trust(group)
-    flags_eval.add_media(group)
+    flags_evaluation.add_media(group)
     flags_eval.add_output(group)
     flags_eval.add_verbosity(group, "INFO")
 

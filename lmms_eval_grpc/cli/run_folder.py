@@ -22,6 +22,7 @@ _LOCK = "lock"
 _CHANGES_NO_ANSWER = (
     "batch_size", "max_batch_size", "device", "num_gpus", "output_dir", "resolved_cli_args", "timezone",
     "bootstrap_iters", "log_samples_suffix", "max_error_share", "max_tokens", "baseline", "use_cache",
+    "stall_timeout",
 )  # fmt: skip
 """What a user may change and go on: neither the machine, nor how much is borne and spent, changes an answer."""
 

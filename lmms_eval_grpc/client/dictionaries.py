@@ -184,8 +184,8 @@ def _request(spec: messages.EvaluationSpec) -> dict[str, Any]:
             more["seed"] = {part.name: number for part, number in value.ListFields()}
         elif field.name == "run_timeout":
             more["run_timeout"] = _seconds(value)
-        elif field.name == "include_path":
-            more["include_path"] = list(value)
+        elif field.name in ("include_path", "compat"):
+            more[field.name] = list(value)
         else:
             more[field.name] = value
     return basic | more

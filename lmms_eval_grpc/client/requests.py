@@ -70,6 +70,16 @@ class EvaluationOptions(TypedDict, total=False):
     """auto: merges a sharded checkpoint before it is evaluated; never: refuses one."""
     track: str | Sequence[str] | None
     """Trackers that the service tells the results: "tensorboard:FOLDER", "wandb:PROJECT", "mlflow:EXPERIMENT"."""
+    process_with_media: bool | None
+    """Whether scorers get documents with their images, audio and video also where the task does not ask for it."""
+    bootstrap_iters: int | None
+    """Replicates of a bootstrap; 0: none."""
+    override_tasks: bool | None
+    """Whether a task in a later folder wins over one of the same name in an earlier one, or in the package."""
+    timezone: str | None
+    """IANA name of the zone of the dates in the names of results files."""
+    compat: str | Sequence[str] | None
+    """Behaviours of lmms-eval to keep where the engine corrects them: "fewshot_stream"."""
     include_path: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     """Folders on the server with task YAML files."""
     labels: Mapping[str, str] | None
@@ -322,8 +332,8 @@ def _set_merge(target: Any, name: str, value: Any) -> None:
     target.merge = messages.MergeMode.Value(f"MERGE_MODE_{value.upper()}")
 
 
-def _set_track(target: Any, name: str, value: Any) -> None:
-    target.track.extend([value] if isinstance(value, str) else value)
+def _set_words(target: Any, name: str, value: Any) -> None:
+    getattr(target, name).extend([value] if isinstance(value, str) else value)
 
 
 def _set_labels(target: Any, name: str, value: Any) -> None:
@@ -345,6 +355,7 @@ _WRITERS: dict[str, Callable[[Any, str, Any], None]] = {
     "stall_timeout": _set_seconds,
     "retry_policy": _set_retry_policy,
     "merge": _set_merge,
-    "track": _set_track,
+    "track": _set_words,
+    "compat": _set_words,
     "labels": _set_labels,
 }

@@ -68,6 +68,9 @@ class EvaluationConfig:
     stay unanswered, and the scores are of the others."""
     max_error_share: float = 0.05
     """Largest share of a task's samples that may end in an error without failing the evaluation, from 0 to 1."""
+    stall_timeout: float | None = None
+    """Seconds without progress after which the caller takes the evaluation for hung, if it does. A replica that answers
+    nothing for half of them, while others do, is ended and started again; without, for half an hour."""
     process_with_media: bool = False
     """Scorers get documents with their media also where the task does not ask for it."""
     log_samples_suffix: str = "model_outputs"

@@ -24,6 +24,7 @@ from lmms_eval_grpc.engine.tasks.resolve import suggest
 
 MAX_BATCH_SIZE = 65536
 MAX_REPEATS = 1024
+MAX_BOOTSTRAP_ITERS = 1_000_000
 
 _MAX_SEED = 2**32 - 1
 """The largest that numpy takes."""
@@ -64,6 +65,7 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
         yield Problem("model", f"unknown model {config.model!r}; {hint}")
         return
     yield from entry.check_args(config.model_args)
+    yield from entry.check_generation(config.gen_kwargs)
     if config.force_simple and not entry.also_simple:
         yield Problem(
             "force_simple",
@@ -154,7 +156,7 @@ def _check_sampling(config: EvaluationConfig) -> Iterator[Problem]:
             yield Problem("limit", f"limit must be a whole number of documents or a share in (0, 1), but is {limit}")
     yield from _check_whole("offset", config.offset, 0, None)
     yield from _check_whole("repeats", config.repeats, 1, MAX_REPEATS)
-    yield from _check_whole("bootstrap_iters", config.bootstrap_iters, 0, None)
+    yield from _check_whole("bootstrap_iters", config.bootstrap_iters, 0, MAX_BOOTSTRAP_ITERS)
     if config.max_tokens is not None:
         yield from _check_whole("max_tokens", config.max_tokens, 1, None)
     share = config.max_error_share

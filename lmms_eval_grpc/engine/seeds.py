@@ -7,6 +7,7 @@ must not depend on what was drawn before them, or a run that is taken up would a
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 
@@ -38,3 +39,15 @@ def seed_for_document(config: EvaluationConfig, doc_id: int) -> None:
         random.seed(f"{python} {doc_id}")
     if numpy is not None:
         np.random.seed([numpy, doc_id])
+
+
+def random_state() -> Any:
+    """Where Python's and NumPy's generators are, for :func:`set_random_state`."""
+    return random.getstate(), np.random.get_state()
+
+
+def set_random_state(state: Any) -> None:
+    """Has the generators go on from there."""
+    python, numpy = state
+    random.setstate(python)
+    np.random.set_state(numpy)

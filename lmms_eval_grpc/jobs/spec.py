@@ -12,6 +12,9 @@ from typing import Any
 
 from lmms_eval_grpc.jobs.results import JobErrorCode
 
+BOOTSTRAP_ITERS = 1000
+"""Replicates where nothing else is said."""
+
 
 class JobKind(StrEnum):
     """What a job does."""
@@ -98,6 +101,11 @@ class EvaluationSpec:
     """Seconds. None: the server's own bound."""
     merge: MergeMode = MergeMode.NEVER
     track: tuple[str, ...] = ()
+    process_with_media: bool = False
+    bootstrap_iters: int = BOOTSTRAP_ITERS
+    override_tasks: bool = False
+    timezone: str = "UTC"
+    compat: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

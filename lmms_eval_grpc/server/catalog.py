@@ -39,35 +39,36 @@ class TaskCatalog:
 
     def __init__(self, include_paths: Sequence[Path]) -> None:
         self._include_paths = tuple(include_paths)
-        self._known: OrderedDict[tuple[Path, ...], _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[tuple[Path, ...], bool], _Known] = OrderedDict()
         self._lock = threading.Lock()
 
-    def index(self, more_paths: Sequence[Path] = (), *, max_age: float = MAX_AGE) -> TaskIndex:
+    def index(self, more_paths: Sequence[Path] = (), *, override: bool = False, max_age: float = MAX_AGE) -> TaskIndex:
         """The tasks of the server's folders and ``more_paths``, as their files were at most ``max_age`` seconds ago.
 
-        A folder is scanned again only when a file in it was added, removed or changed.
+        With ``override`` a name in a later folder wins over the same in an earlier one. A folder is scanned again only
+        when a file in it was added, removed or changed.
         """
         paths = (*self._include_paths, *more_paths)
         called_at = time.monotonic()
         with self._lock:
-            known = self._known.get(paths)
+            known = self._known.get((paths, override))
             # Whoever waited for the lock while another looked has what it came for.
             if known is not None and known.looked_at >= called_at - max_age:
                 return known.index
             looked_at = time.monotonic()
             stamp = _stamp((DEFAULT_FOLDER, *paths))
             if known is None or known.stamp != stamp:
-                known = _Known(_scan(paths), stamp, looked_at)
-            self._known[paths] = _Known(known.index, stamp, looked_at)
-            self._known.move_to_end(paths)
+                known = _Known(_scan(paths, override), stamp, looked_at)
+            self._known[paths, override] = _Known(known.index, stamp, looked_at)
+            self._known.move_to_end((paths, override))
             while len(self._known) > _KEPT_INDEXES:
                 self._known.popitem(last=False)
             return known.index
 
 
-def _scan(paths: Sequence[Path]) -> TaskIndex:
+def _scan(paths: Sequence[Path], override: bool) -> TaskIndex:
     started = time.monotonic()
-    index = TaskIndex.open(paths)
+    index = TaskIndex.open(paths, override=override)
     logger.info("task index: %d names in %.2f s", len(index.entries()), time.monotonic() - started)
     for problem in index.problems():
         logger.warning("task file not used: %s: %s", problem.path, problem.reason)

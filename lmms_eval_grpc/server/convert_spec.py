@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from lmms_eval_grpc.jobs.errors import Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.spec import (
+    BOOTSTRAP_ITERS,
     CheckpointKind,
     EvaluationSpec,
     JobSpec,
@@ -106,6 +107,11 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
         stall_timeout=read_duration(message.stall_timeout) if message.HasField("stall_timeout") else None,
         merge=_read_merge_mode(message.merge, violations),
         track=tuple(message.track),
+        process_with_media=message.process_with_media,
+        bootstrap_iters=message.bootstrap_iters if message.HasField("bootstrap_iters") else BOOTSTRAP_ITERS,
+        override_tasks=message.override_tasks,
+        timezone=message.timezone or "UTC",
+        compat=tuple(message.compat),
     )
     if message.HasField("limit") and message.limit.WhichOneof("limit") is None:
         violations.append(Violation("spec.limit", "neither count nor fraction is set; set one, or leave limit out"))
@@ -195,6 +201,11 @@ def write_evaluation_spec(spec: EvaluationSpec) -> job_pb2.EvaluationSpec:
         max_error_share=spec.max_error_share,
         merge=_MERGE_MODES[spec.merge],
         track=spec.track,
+        process_with_media=spec.process_with_media,
+        bootstrap_iters=spec.bootstrap_iters,
+        override_tasks=spec.override_tasks,
+        timezone=spec.timezone,
+        compat=spec.compat,
     )
     if spec.model_args:
         message.model_args.CopyFrom(write_struct(spec.model_args))

@@ -104,10 +104,11 @@ class Validator:
             return []  # Which tasks there are is not known then.
         config = to_config(spec, include_paths=self._include_paths, device=spec.device or "cpu")
         more_paths = [Path(path).expanduser() for path in spec.include_path]
-        problems = check_config(config, self._catalog.index(more_paths))
+        problems = check_config(config, self._catalog.index(more_paths, override=spec.override_tasks))
         if problems:
             # The index may be a moment old: a task file that was added just now must count.
-            problems = check_config(config, self._catalog.index(more_paths, max_age=0))
+            index = self._catalog.index(more_paths, override=spec.override_tasks, max_age=0)
+            problems = check_config(config, index)
         found = []
         for problem in problems:
             field = _request_field(problem.field, len(self._include_paths))
@@ -167,11 +168,12 @@ def _check_lengths(spec: EvaluationSpec) -> Iterator[Violation]:
         ("baseline", MAX_PATH),
         ("system_instruction", MAX_TEXT),
         ("reasoning_tags", MAX_TEXT),
+        ("timezone", MAX_NAME),
     ):
         length = len(getattr(spec, name))
         if length > longest:
             yield Violation(f"spec.{name}", f"{length} characters; at most {longest} are accepted")
-    for name, most in (("tasks", MAX_TASKS), ("include_path", MAX_PATHS)):
+    for name, most in (("tasks", MAX_TASKS), ("include_path", MAX_PATHS), ("compat", MAX_PATHS)):
         values = getattr(spec, name)
         if len(values) > most:
             yield Violation(f"spec.{name}", f"{len(values)} entries; at most {most} are accepted")

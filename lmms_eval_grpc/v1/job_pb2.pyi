@@ -472,6 +472,11 @@ class EvaluationSpec(google.protobuf.message.Message):
     STALL_TIMEOUT_FIELD_NUMBER: builtins.int
     MERGE_FIELD_NUMBER: builtins.int
     TRACK_FIELD_NUMBER: builtins.int
+    PROCESS_WITH_MEDIA_FIELD_NUMBER: builtins.int
+    BOOTSTRAP_ITERS_FIELD_NUMBER: builtins.int
+    OVERRIDE_TASKS_FIELD_NUMBER: builtins.int
+    TIMEZONE_FIELD_NUMBER: builtins.int
+    COMPAT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name or alias of a model backend, as listed by ListModels: "qwen2_5_vl", "llava_hf", …. Required."""
     num_fewshot: builtins.int
@@ -520,6 +525,16 @@ class EvaluationSpec(google.protobuf.message.Message):
     """Largest share of a task's samples, 0 to 1, that may end in an error without failing the job. Unset: 0.05."""
     merge: global___MergeMode.ValueType
     """What is done when the checkpoint turns out to be a sharded one."""
+    process_with_media: builtins.bool
+    """Scorers get documents with their images, audio and video also where the task does not ask for it. Default false."""
+    bootstrap_iters: builtins.int
+    """Replicates of the bootstraps behind standard errors, fewer where an aggregation is slow. 0: none. Unset: 1000."""
+    override_tasks: builtins.bool
+    """Of tasks of one name the one in the last folder counts: `include_path`, then the server's own folders, then the
+    package. Default false: the first, beginning with the package.
+    """
+    timezone: builtins.str
+    """IANA name of the time zone of the dates in the names of results files. Empty: UTC."""
     @property
     def model_args(self) -> google.protobuf.struct_pb2.Struct:
         """Arguments of the backend, as natural JSON: {"pretrained": "/ckpt/step-100", "dtype": "bfloat16"}. The backend's valid keys
@@ -571,6 +586,10 @@ class EvaluationSpec(google.protobuf.message.Message):
         server), "wandb:PROJECT" or "wandb:ENTITY/PROJECT", "mlflow:EXPERIMENT".
         """
 
+    @property
+    def compat(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Behaviours of lmms-eval that are kept where the engine corrects them: "fewshot_stream"."""
+
     def __init__(
         self,
         *,
@@ -607,9 +626,16 @@ class EvaluationSpec(google.protobuf.message.Message):
         stall_timeout: google.protobuf.duration_pb2.Duration | None = ...,
         merge: global___MergeMode.ValueType = ...,
         track: collections.abc.Iterable[builtins.str] | None = ...,
+        process_with_media: builtins.bool = ...,
+        bootstrap_iters: builtins.int | None = ...,
+        override_tasks: builtins.bool = ...,
+        timezone: builtins.str = ...,
+        compat: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "batch_size", b"batch_size", "gen_kwargs", b"gen_kwargs", "limit", b"limit", "log_samples", b"log_samples", "max_error_share", b"max_error_share", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "seeds", b"seeds", "stall_timeout", b"stall_timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "agentic_trace_mode", b"agentic_trace_mode", "apply_chat_template", b"apply_chat_template", "baseline", b"baseline", "batch_size", b"batch_size", "device", b"device", "fewshot_as_multiturn", b"fewshot_as_multiturn", "force_simple", b"force_simple", "gen_kwargs", b"gen_kwargs", "include_path", b"include_path", "limit", b"limit", "log_samples", b"log_samples", "max_batch_size", b"max_batch_size", "max_error_share", b"max_error_share", "max_tokens", b"max_tokens", "merge", b"merge", "model", b"model", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "num_gpus", b"num_gpus", "offset", b"offset", "output_dir", b"output_dir", "predict_only", b"predict_only", "reasoning_tags", b"reasoning_tags", "repeats", b"repeats", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "seeds", b"seeds", "stall_timeout", b"stall_timeout", "system_instruction", b"system_instruction", "tasks", b"tasks", "track", b"track", "trust_remote_code", b"trust_remote_code", "use_cache", b"use_cache"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_bootstrap_iters", b"_bootstrap_iters", "_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "batch_size", b"batch_size", "bootstrap_iters", b"bootstrap_iters", "gen_kwargs", b"gen_kwargs", "limit", b"limit", "log_samples", b"log_samples", "max_error_share", b"max_error_share", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "seeds", b"seeds", "stall_timeout", b"stall_timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_bootstrap_iters", b"_bootstrap_iters", "_log_samples", b"_log_samples", "_max_error_share", b"_max_error_share", "_num_fewshot", b"_num_fewshot", "agentic_trace_mode", b"agentic_trace_mode", "apply_chat_template", b"apply_chat_template", "baseline", b"baseline", "batch_size", b"batch_size", "bootstrap_iters", b"bootstrap_iters", "compat", b"compat", "device", b"device", "fewshot_as_multiturn", b"fewshot_as_multiturn", "force_simple", b"force_simple", "gen_kwargs", b"gen_kwargs", "include_path", b"include_path", "limit", b"limit", "log_samples", b"log_samples", "max_batch_size", b"max_batch_size", "max_error_share", b"max_error_share", "max_tokens", b"max_tokens", "merge", b"merge", "model", b"model", "model_args", b"model_args", "num_fewshot", b"num_fewshot", "num_gpus", b"num_gpus", "offset", b"offset", "output_dir", b"output_dir", "override_tasks", b"override_tasks", "predict_only", b"predict_only", "process_with_media", b"process_with_media", "reasoning_tags", b"reasoning_tags", "repeats", b"repeats", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "seeds", b"seeds", "stall_timeout", b"stall_timeout", "system_instruction", b"system_instruction", "tasks", b"tasks", "timezone", b"timezone", "track", b"track", "trust_remote_code", b"trust_remote_code", "use_cache", b"use_cache"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_bootstrap_iters", b"_bootstrap_iters"]) -> typing.Literal["bootstrap_iters"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_log_samples", b"_log_samples"]) -> typing.Literal["log_samples"] | None: ...
     @typing.overload

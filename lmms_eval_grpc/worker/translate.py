@@ -42,6 +42,7 @@ INVALID_REASONS = frozenset(
         "BASELINE_UNREADABLE",
         "DATASET_UNAVAILABLE",
         "DOCUMENTS_DIFFER",
+        "INVALID_ENVIRONMENT",
         "INVALID_GENERATION_ARGS",
         "INVALID_LIMIT",
         "INVALID_MODEL_ARGS",
@@ -100,6 +101,12 @@ def to_config(
         baseline=spec.baseline or None,
         max_tokens=spec.max_tokens or None,
         max_error_share=spec.max_error_share,
+        stall_timeout=spec.stall_timeout,
+        process_with_media=spec.process_with_media,
+        bootstrap_iters=spec.bootstrap_iters,
+        override_tasks=spec.override_tasks,
+        timezone=spec.timezone,
+        compat=frozenset(spec.compat),
     )
 
 

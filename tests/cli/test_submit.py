@@ -46,6 +46,8 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
         *("--seed", "1,2,3,4", "--repeats", "2", "--system_instruction", "be brief, please"),
         *("--apply_chat_template", "--reasoning_tags", "none", "--run_timeout", "2m"),
         *("--agentic_trace_mode", "full", "--max_tokens", "1000", "--max_error_share", "0.25"),
+        *("--process_with_media", "--bootstrap_iters", "0", "--override_tasks", "--timezone", "Asia/Singapore"),
+        *("--compat", "fewshot_stream"),
         *("--include_path", str(rig.folder), "--label", "run=sft-7", "--label", "note=a=b", "--priority", "5"),
     )
     spec = job.evaluation
@@ -71,6 +73,12 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
     assert spec.max_tokens == 1000
     assert spec.max_error_share == 0.25
     assert spec.run_timeout.seconds == 120
+    assert spec.process_with_media
+    assert spec.HasField("bootstrap_iters")
+    assert spec.bootstrap_iters == 0
+    assert spec.override_tasks
+    assert spec.timezone == "Asia/Singapore"
+    assert list(spec.compat) == ["fewshot_stream"]
     assert list(spec.include_path) == [str(rig.folder)]
     assert dict(job.labels) == {"run": "sft-7", "note": "a=b"}
     assert job.priority == 5
@@ -87,6 +95,7 @@ def test_each_flag_can_be_spelled_with_dashes(name: str) -> None:
     required = ["submit", "--model", "m", "--tasks", "t"]
     values = {"log_samples": [], "agentic_trace_mode": ["full"]}
     switches = {"predict_only", "apply_chat_template", "fewshot_as_multiturn", "force_simple", "trust_remote_code"}
+    switches |= {"process_with_media", "override_tasks"}
     value = [] if name in switches | {"validate_only"} else values.get(name, ["1"])
     for spelling in {f"--{name}", f"--{name.replace('_', '-')}"}:
         given = parser.parse_args([*required, spelling, *value])

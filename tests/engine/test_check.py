@@ -134,6 +134,35 @@ def test_several_devices_for_a_model_that_runs_elsewhere(checkpoint: Path, monke
     assert "so num_gpus must be 1, not 2" in check(checkpoint, num_gpus=2)["num_gpus"]
 
 
+@pytest.mark.parametrize(
+    ("model", "model_args", "takes"),
+    [
+        ("huggingface", {}, {"num_beams": 2, "min_p": 0.1, "bad_words_ids": [[1]]}),
+        ("openai", {"model_version": "m"}, {"seed": 1, "min_p": 0.1, "reasoning_effort": "low"}),
+        ("vllm", {}, {"seed": 1, "top_k": 3}),
+    ],
+)
+def test_a_generation_argument_must_be_one_of_the_models(
+    checkpoint: Path, model: str, model_args: dict[str, Any], takes: dict[str, Any]
+) -> None:
+    model_args = model_args or {"pretrained": str(checkpoint)}
+    everybody = {"until": "x", "max_gen_toks": 4, "do_sample": True, "temperature": 1, "image_aspect_ratio": "pad"}
+    assert check(checkpoint, model=model, model_args=model_args, gen_kwargs=everybody | takes) == {}
+    problems = check(checkpoint, model=model, model_args=model_args, gen_kwargs={"top_pp": 1, "temprature": 0})
+    assert set(problems) == {"gen_kwargs.top_pp", "gen_kwargs.temprature"}
+    assert f"model {model!r} has no generation argument 'top_pp'; did you mean 'top_p'" in problems["gen_kwargs.top_pp"]
+    assert "did you mean 'temperature'" in problems["gen_kwargs.temprature"]
+
+
+def test_generation_arguments_of_a_backend_that_does_not_tell_them_are_let_through(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = registry.resolve("huggingface")
+    assert entry is not None
+    monkeypatch.setattr(registry, "resolve", lambda name: dataclasses.replace(entry, generation_keys=lambda: None))
+    assert check(checkpoint, gen_kwargs={"whatever": 1}) == {}
+
+
 def test_a_folder_that_holds_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     problems = check(checkpoint, model_args={"pretrained": str(tmp_path)})
     assert "no config.json" in problems["model_args.pretrained"]

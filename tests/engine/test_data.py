@@ -186,6 +186,25 @@ def test_the_fingerprint_of_local_files_is_that_of_their_content(tmp_path: Path)
     assert dataset_fingerprint(any_split, None, {"test": str(folders[0] / "*.json")}) == one
 
 
+def test_the_fingerprint_of_a_large_file_follows_its_content_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmms_eval_grpc.engine.data.documents._MAX_HASHED_BYTES", 1 << 20)
+    file = tmp_path / "d.bin"
+    content = bytearray(3 << 20)
+    seen = set()
+    for place in (None, 0, 1 << 20, (3 << 20) - 1):
+        if place is not None:
+            content[place] += 1
+        file.write_bytes(content)
+        os.utime(file, (1, 1))  # as copies and archives do
+        seen.add(dataset_fingerprint(None, file, None))
+        assert dataset_fingerprint(None, file, None) in seen
+    assert len(seen) == 4
+    os.utime(file, (2, 2))
+    assert dataset_fingerprint(None, file, None) not in seen
+
+
 def test_the_fingerprint_of_other_data_is_the_librarys() -> None:
     split = pictures(1)
     assert dataset_fingerprint(split, None, None) == split._fingerprint

@@ -49,6 +49,36 @@ def test_formats_that_soundfile_reads(tmp_path: Path, name: str, most: float) ->
     assert differs_by(load_audio((tmp_path / name).read_bytes(), RATE), sine(440, 1.0, RATE)) < most
 
 
+PARTS = [(0.5, 1.25), (None, 0.75), (1.5, None), (0.0, 9.0), (0.3, 0.3001)]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff", "a.ogg", "a.mp3", "a.m4a", "a.opus", "a.mka"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_part_is_the_same_samples_as_of_the_whole(tmp_path: Path, name: str, channels: int) -> None:
+    wave = np.stack([sine(440, 2.0, 48000), sine(700, 2.0, 48000)])
+    codec = {"a.m4a": "aac", "a.opus": "libopus", "a.mka": "flac"}.get(name)
+    if codec:
+        write_sound(tmp_path / name, wave, 48000, codec)
+    else:
+        soundfile.write(tmp_path / name, wave[:channels].T, 48000)
+    whole = load_audio(tmp_path / name, 48000)
+    for source in (tmp_path / name, (tmp_path / name).read_bytes()):
+        for start, end in PARTS:
+            first = round((start or 0.0) * 48000)
+            behind = len(whole) if end is None else round(end * 48000)
+            part = load_audio(source, 48000, start=start, end=end)
+            assert np.array_equal(part, whole[first:behind]), (start, end)
+
+
+def test_a_mapping_may_name_the_part() -> None:
+    array = sine(440, 2.0, RATE)
+    source = {"array": array, "sampling_rate": RATE, "audio_start": 0.5, "audio_end": 1.0}
+    assert np.array_equal(load_audio(source, RATE), array[RATE // 2 : RATE])
+    assert np.array_equal(load_audio(source, RATE, end=0.75), array[RATE // 2 : RATE * 3 // 4])
+    clip = {"type": "audio", "path": "a.wav", "audio_start": 1}
+    assert visual_item(clip) == {"type": "audio", "url": clip}
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.m4a", "aac"), ("a.opus", "libopus"), ("a.webm", "libopus"), ("a.mka", "flac")]
 )

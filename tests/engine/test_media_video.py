@@ -302,7 +302,6 @@ def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
 def test_frames_of_different_sizes_become_equal() -> None:
     video = load_video([np.zeros((4, 6, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)], NINE)
     assert video.frames.shape == (2, 4, 6, 3)
-    assert video.images()[0].size == (6, 4)
 
 
 # --- Decoders by name
@@ -311,7 +310,7 @@ def test_frames_of_different_sizes_become_equal() -> None:
 def test_an_unknown_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.mp4", 2)
     monkeypatch.setenv("LMMS_VIDEO_DECODE_BACKEND", "decord")
-    with pytest.raises(ValueError, match="must be one of pyav, torchcodec, dali, but is 'decord'"):
+    with pytest.raises(ValueError, match="must be pyav, torchcodec or dali, but is 'decord'"):
         load_video(tmp_path / "a.mp4", NINE)
 
 

@@ -16,10 +16,12 @@ from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError
 from lmms_eval_grpc.engine.check import check_config
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.lmms_eval import names
+from lmms_eval_grpc.engine.models.lmms_eval.draws import has_signs
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, GenerationResponse, LoglikelihoodRequest
 from lmms_eval_grpc.engine.models.replicas.backend import ReplicatedBackend
 from lmms_eval_grpc.engine.models.replicas.messages import Load
 from lmms_eval_grpc.engine.models.replicas.nursery import Nursery
+from lmms_eval_grpc.engine.models.sampling import samples_unless_told
 from lmms_eval_grpc.engine.packages import LMMS_EVAL_VARIABLE
 from lmms_eval_grpc.engine.run.evaluate import SAMPLES, evaluate
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
@@ -154,6 +156,13 @@ class TestListing:
         registry._entries.cache_clear()
         registry._by_name.cache_clear()
 
+    @needs_lmms_eval
+    def test_those_that_sample_whatever_they_are_asked_are_known_by_their_code(self) -> None:
+        texts = {file.stem: file.read_text() for file in (PACKAGE / "models" / "simple").glob("*.py")}
+        drawing = {name for name, text in texts.items() if has_signs(text)}
+        assert drawing >= {"moviechat", "llama_vid", "videochat2", "qwen3_5", "mistral3_vl"}
+        assert not drawing & {"qwen2_5_vl", "qwen2_vl", "llava_onevision", "internvl2", "qwen3_vl"}
+
 
 class TestChecks:
     def problems(self, **fields: Any) -> list[str]:
@@ -229,6 +238,7 @@ class TestAsking:
         backend = load("scorer", strength=2.0)
         assert backend.capabilities.loglikelihood
         assert backend.capabilities.loglikelihood_is_loss
+        assert backend.capabilities.may_sample is samples_unless_told
         requests = [LoglikelihoodRequest(request("say q3").messages, f" a{number}") for number in range(5)]
         found = ask(backend, requests, "loglikelihood")
         assert [response.log_probability for response in found] == [3.0, 3.0, 3.0, 0.5, 3.0]

@@ -107,6 +107,15 @@ def test_recordings_longer_than_the_model_hears_become_several(tiny: Tiny, files
     assert answers(backend, [whole]) == answers(backend, [apart])
 
 
+def test_a_part_of_a_recording_is_a_recording_of_its_own(tiny: Tiny, files: Path, tmp_path: Path) -> None:
+    backend = load("qwen2_audio", tiny("qwen2_audio"))
+    prepared = backend._prepare(0, ask(("audio", files / "long.flac"), start_time=0.5, end_time=1.25))
+    (sound,) = prepared.media.sounds
+    assert len(sound) == 12_000
+    whole, _ = soundfile.read(files / "long.flac", dtype="float32")
+    assert np.array_equal(sound, whole[8000:20_000])
+
+
 def test_missing_and_broken_media_fail_alone_and_are_named(tiny: Tiny, files: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes((files / "a.mp4").read_bytes()[:200])

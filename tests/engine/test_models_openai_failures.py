@@ -79,6 +79,8 @@ def test_a_failure_that_stays_is_an_error_and_no_answer(api_server: JudgeHandle,
     [
         Reply("half an answer", finish_reason="content_filter"),
         refusal(400, "The response was filtered", code="content_filter"),
+        refusal(403, "Your chosen model requires moderation and your input was flagged for violence", code=403),
+        refusal(403, "no", code="content_filter"),
     ],
 )
 def test_a_content_filter_is_an_error_of_that_sample_at_once(api_server: JudgeHandle, reply: Reply) -> None:
@@ -94,6 +96,7 @@ def test_a_content_filter_is_an_error_of_that_sample_at_once(api_server: JudgeHa
     ("reply", "reason"),
     [
         (refusal(401, f"wrong key {KEY}"), "AUTHENTICATION_FAILED"),
+        (refusal(403, "this key may not do that"), "AUTHENTICATION_FAILED"),
         (refusal(404, "there is no model m", code="model_not_found"), "UNKNOWN_SERVED_MODEL"),
         (refusal(429, "pay first", code="insufficient_quota"), "QUOTA_EXHAUSTED"),
     ],
@@ -108,6 +111,27 @@ def test_what_is_wrong_for_all_requests_ends_the_evaluation_at_once(
     assert KEY not in caught.value.message
     assert len(api_server.asked) < 20
     assert no_request_thread_is_left()
+
+
+def test_requests_that_are_forbidden_among_others_fail_alone(api_server: JudgeHandle) -> None:
+    def answer(asked: Asked) -> Reply:
+        return refusal(403, "no") if question(asked) in ("0", "4", "9") else Reply("yes")
+
+    api_server.answer = answer
+    responses = answers(load(api_server, num_concurrent=1), numbered(12))
+    assert [number for number, response in enumerate(responses) if response.error] == [0, 4, 9]
+    assert str(responses[0].error).startswith("FORBIDDEN")
+    assert len(api_server.asked) == 12
+
+
+def test_a_key_that_may_not_list_models_may_still_ask(api_server: JudgeHandle) -> None:
+    api_server.no_models_status = 403
+    (response,) = answers(load(api_server), [ask()])
+    assert response.error is None
+    api_server.no_models_status = 401
+    with pytest.raises(EvaluationError) as caught:
+        load(api_server)
+    assert caught.value.reason == "AUTHENTICATION_FAILED"
 
 
 def test_secrets_in_headers_are_kept_out_of_errors(api_server: JudgeHandle) -> None:

@@ -18,9 +18,14 @@ pytest.importorskip("lmms_eval_grpc.engine.data.media.cache")
 from lmms_eval_grpc.engine.data.media.cache import media_cache
 from lmms_eval_grpc.engine.data.media.images import MediaError
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.openai.backend import BUILDERS
 from lmms_eval_grpc.engine.models.openai.conversation import to_api_messages
+from lmms_eval_grpc.engine.models.openai.media import encode_image
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions, read_requests
 from lmms_eval_grpc.engine.models.openai.parameters import read_parameters
+from lmms_eval_grpc.engine.models.openai.payloads import PayloadGate, media_bytes
+from tests.support.api_requests import answers, ask, load
+from tests.support.judge_server import JudgeHandle, Reply, question
 from tests.support.media_files import number_in, sine, write_video
 
 
@@ -108,6 +113,38 @@ def test_sound_is_sent_as_wav_in_one_channel() -> None:
     assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(440, abs=2)
 
 
+def test_a_part_of_a_recording_is_sent_alone(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", sine(440, 3.0, 16_000), 16_000)
+    item = {"type": "audio", "url": str(tmp_path / "a.wav"), "start_time": 1.0, "end_time": 1.5}
+    (sent,) = converted(item, options())
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sent["input_audio"]["data"])), dtype="float32")
+    assert (rate, len(samples)) == (16_000, 8000)
+    assert np.abs(samples - sine(440, 3.0, 16_000)[16_000:24_000]).max() < 1e-3
+
+
 def test_a_missing_video_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"gone\.mp4"):
         converted({"type": "video", "url": str(tmp_path / "gone.mp4")}, options())
+
+
+def test_requests_with_large_media_are_built_as_others_are_answered(
+    api_server: JudgeHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty requests of which two fill the memory: never many more than those that build wait for an answer."""
+    image = Image.effect_noise((128, 128), 90).convert("RGB")
+    size = len(encode_image(image, options()))
+    monkeypatch.setenv("LMMS_EVAL_GRPC_DECODE_GIB", str(2 * size / 2**30))
+    held: list[int] = []
+    original = PayloadGate.hold
+
+    def hold(gate: PayloadGate, messages: Any) -> Any:
+        held.append(gate.held + media_bytes(messages))
+        return original(gate, messages)
+
+    monkeypatch.setattr(PayloadGate, "hold", hold)
+    # Late, so that requests pile up if they can.
+    api_server.answer = lambda asked: Reply(f"answer to {question(asked)}", delay=0.05)
+    backend = load(api_server, num_concurrent=16, adaptive_concurrency=False)
+    found = answers(backend, [ask(str(number), {"type": "image", "url": image}) for number in range(20)])
+    assert [response.text for response in found] == [f"answer to {number}" for number in range(20)]
+    assert size <= max(held) <= (2 + BUILDERS) * size

@@ -13,6 +13,7 @@ import pytest
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.entry import ModelArgument, ModelEntry
+from lmms_eval_grpc.engine.models.generation_arguments import COMMON_KEYS
 
 
 def test_importing_and_asking_the_registry_imports_no_model_library() -> None:
@@ -63,6 +64,15 @@ def test_an_integer_passes_as_a_number_but_true_does_not_pass_as_an_integer() ->
     number = ModelArgument(float, 1.0, "")
     assert number.accepts(2)
     assert not ModelArgument(int, 1, "").accepts(True)
+
+
+def test_the_generation_arguments_read_from_transformers_are_those_of_its_configuration() -> None:
+    from transformers import GenerationConfig  # late: heavy
+
+    entry = registry.resolve("huggingface")
+    assert entry is not None
+    fields = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    assert entry.generation_keys() == fields | COMMON_KEYS
 
 
 def test_creating_an_unknown_model_names_the_closest() -> None:

@@ -348,6 +348,6 @@ def test_the_manifest_tells_which_documents_ran_and_from_which_sources(tmp_path:
     assert entry()["items_digest"] != entry(doc_ids={"toy": [5, 4, 3, 2, 1]})["items_digest"]
     (source,) = entry()["function_sources"]
     assert source == "tasks/utils.py"
-    manifest = build_manifest(config, tasks, {"api_key": "sk-1"}, decode_backend="torchcodec")
-    assert manifest["decode_backend"] == "torchcodec"
+    manifest = build_manifest(config, tasks, {"api_key": "sk-1"})
+    assert manifest["decode_backend"] == "pyav"
     assert "sk-1" not in json.dumps(manifest)

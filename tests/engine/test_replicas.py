@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lmms_eval_grpc.engine.api import (
 )
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationRequest
-from lmms_eval_grpc.engine.models.replicas.backend import ReplicatedBackend
+from lmms_eval_grpc.engine.models.replicas.backend import USUAL_PATIENCE, ReplicatedBackend
 from lmms_eval_grpc.engine.models.replicas.messages import Load
 from lmms_eval_grpc.engine.models.replicas.nursery import Nursery
 from lmms_eval_grpc.engine.run.evaluate import RUN_LOG, SAMPLES, evaluate, load_backend
@@ -63,12 +64,17 @@ class Backends:
     made: list[ReplicatedBackend] = field(default_factory=list)
 
     def load(
-        self, model: str = "idefics3", batch_size: int | None = 4, replicas: int = 2, **model_args: Any
+        self,
+        model: str = "idefics3",
+        batch_size: int | None = 4,
+        replicas: int = 2,
+        patience: float = USUAL_PATIENCE,
+        **model_args: Any,
     ) -> ReplicatedBackend:
         order = Load(
             model, {"pretrained": str(self.checkpoint), **model_args}, "cpu", batch_size, None, False, False, 1
         )
-        self.made.append(ReplicatedBackend.load(order, replicas, seed=1234, nursery=self.nursery))
+        self.made.append(ReplicatedBackend.load(order, replicas, seed=1234, nursery=self.nursery, patience=patience))
         return self.made[-1]
 
 
@@ -82,16 +88,17 @@ def backends(nursery: Nursery, tiny: Any) -> Iterator[Backends]:
 
 @dataclass
 class Assassin(Recorder):
-    """Kills the processes ``pids`` once ``at`` samples are done."""
+    """Sends the processes ``pids`` a signal once ``at`` samples are done."""
 
     pids: list[int] = field(default_factory=list)
     at: int = 8
+    signal: int = signal.SIGKILL
 
     def progress(self, report: ProgressReport) -> None:
         super().progress(report)
         if report.samples_done >= self.at:
             while self.pids:
-                os.kill(self.pids.pop(), signal.SIGKILL)
+                os.kill(self.pids.pop(), self.signal)
 
 
 def pids(backend: ReplicatedBackend) -> list[int]:
@@ -245,6 +252,40 @@ def test_one_replica_killed_in_the_middle_changes_nothing_but_the_time(
     assert asked(tmp_path) == [(number, 0) for number in range(60)]
     assert len(answers(backend, 10)) == 10
     assert pids(backend)[1] == first[1]
+
+
+def test_a_replica_that_hangs_is_ended_while_the_other_goes_on(
+    single: tuple[EvaluationOutcome, Path], backends: Backends, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = backends.load(patience=5.0)
+    hung, other = pids(backend)
+    assassin = Assassin(pids=[hung], signal=signal.SIGSTOP)
+    outcome = evaluate(digits_config(backends.checkpoint, **SHORT), tmp_path, assassin, backend=backend)
+    assert assassin.pids == []
+    assert "replica 0 answered nothing for" in caplog.text
+    assert not is_alive(hung)
+    assert other in pids(backend)
+    assert metrics(outcome) == metrics(single[0])
+    assert texts(tmp_path) == texts(single[1])
+    assert len(answers(backend, 10)) == 10
+
+
+def test_waiting_for_the_end_of_one_replica_keeps_no_other_from_starting(backends: Backends, nursery: Nursery) -> None:
+    backend = backends.load()
+    stopped = pids(backend)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as pool:
+        ends = pool.submit(nursery.end, stopped, 3600.0)
+        try:
+            assert len(answers(pool.submit(backends.load).result(300), 4)) == 4
+            assert not ends.done()
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGKILL)
+        assert ends.result(300) == dict.fromkeys(stopped, -signal.SIGKILL)
+    for replica in backend.replicas:  # their ends are known already
+        replica.pid = None
 
 
 def test_all_replicas_killed_at_once_are_started_again(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lmms_eval_grpc.engine.models.protocol import GenerationRequest, LoglikelihoodRequest
+from lmms_eval_grpc.engine.models.sampling import samples, samples_unless_told
 from lmms_eval_grpc.engine.run.request_key import request_key
 
 IDENTITY = {"weights_digest": "abc", "dtype": "float32"}
@@ -108,8 +109,14 @@ def test_everything_that_an_answer_depends_on_is_in_the_key() -> None:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.1}, {"do_sample": True}, {"n": 2}, {"best_of": 3}])
-def test_requests_that_sample_have_no_key(sampling: dict[str, Any]) -> None:
-    assert key(**sampling) is None
+def test_arguments_that_sample_are_known(sampling: dict[str, Any]) -> None:
+    assert samples(sampling)
+    assert samples_unless_told(sampling)
+    assert not samples({})
+    assert samples_unless_told({})
+    for greedy in ({"temperature": 0}, {"do_sample": False}):
+        assert not samples(greedy)
+        assert not samples_unless_told(greedy)
 
 
 def test_a_message_may_be_plain_text_and_a_text_may_look_like_a_path() -> None:

@@ -81,6 +81,36 @@ def test_an_unknown_task_is_reported_before_the_model_is_loaded(tmp_path: Path) 
         evaluate(config, tmp_path / "run", Recorder())
 
 
+def test_an_environment_that_means_nothing_is_an_error_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMMS_VIDEO_DECODE_BACKEND", "decord")
+    monkeypatch.setenv("LMMS_VIDEO_DALI_THREADS", "many")
+    config = EvaluationConfig("idefics3", ("no_such_task",), {"pretrained": str(tmp_path / "no checkpoint either")})
+    with pytest.raises(EvaluationError) as raised:
+        evaluate(config, tmp_path / "run", Recorder())
+    assert raised.value.reason == "INVALID_ENVIRONMENT"
+    backend, threads = raised.value.message.splitlines()
+    assert "LMMS_VIDEO_DECODE_BACKEND must be pyav, torchcodec or dali, but is 'decord'" in backend
+    assert "LMMS_VIDEO_DALI_THREADS" in threads
+    assert "'many'" in threads
+
+
+def test_unknown_generation_arguments_of_tasks_are_told_before_the_model_is_loaded(
+    tmp_path: Path, write_task: Any
+) -> None:
+    write_task("first", QUESTIONS, generation_kwargs={"max_new_tokns": 4})
+    folder = write_task("second", QUESTIONS, model_specific_generation_kwargs={"idefics3": {"beams": 2}})
+    config = config_for(folder, "first", "second", model_args={"pretrained": str(tmp_path / "no checkpoint")})
+    with pytest.raises(EvaluationError) as raised:
+        evaluate(config, tmp_path / "run", Recorder())
+    assert raised.value.reason == "INVALID_GENERATION_ARGS"
+    first, second = raised.value.message.splitlines()
+    assert first.startswith("task first: model 'idefics3' has no generation argument 'max_new_tokns'; did you")
+    assert second.startswith("task second: ")
+    assert "num_beams" in second
+
+
 def test_two_tasks_in_one_job_keep_their_own_prompts_and_batches(tmp_path: Path, write_task: Any) -> None:
     write_task("first", [f"a{n} A{n}" for n in range(5)])
     folder = write_task("second", [f"b{n} B{n}" for n in range(3)], doc_to_text="second {{question}}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationConfig, EvaluationError
@@ -87,6 +89,43 @@ def wait_until(true: Callable[[], bool]) -> bool:
     while not true() and time.monotonic() < deadline:
         time.sleep(0.01)
     return true()
+
+
+DRAWING = """
+import asyncio
+import random
+
+import numpy as np
+
+from lmms_eval_grpc.engine.judge.protocol import Request, ServerConfig
+from lmms_eval_grpc.engine.judge.server import get_server
+
+server = get_server("local", ServerConfig("judge", timeout=300, num_retries=1))
+
+
+def process(doc, results):
+    drawn = random.random() + np.random.random()
+    server.evaluate_binary(doc["question"], doc["answer"], results[0])
+    drawn += random.random()
+    questions = [Request(messages=[{"role": "user", "content": f"{part} of {doc['question']}"}]) for part in "ab"]
+    asyncio.run(server.evaluate_batch(questions))
+    return {"right": drawn + np.random.random()}
+"""
+
+
+def test_what_scorers_draw_around_their_questions_follows_from_the_document_alone(
+    judge: JudgeHandle, tmp_path: Path
+) -> None:
+    write_task(tmp_path / "tasks", KEYS, documents=DOCUMENTS, utils=DRAWING)
+    # Later documents are answered sooner, so that scorers take turns in another order than they began in.
+    judge.answer = lambda asked: Reply("1", delay=(24 - number_of(asked)) / 100)
+    evaluate(config_for(tmp_path / "tasks"), tmp_path / "run", Recorder(), backend=ScriptedBackend(echo))
+    assert judge.most_open > 1
+    scores = {sample["doc_id"]: sample["scores"]["right"] for sample in samples_in(tmp_path / "run")}
+    assert len(scores) == 24
+    for doc_id, score in scores.items():
+        python, numpy = random.Random(f"0 {doc_id}"), np.random.RandomState([1234, doc_id])
+        assert score == python.random() + numpy.random_sample() + python.random() + numpy.random_sample(), doc_id
 
 
 def test_the_model_goes_on_while_many_judgements_are_waited_for(

@@ -67,6 +67,11 @@ def test_a_specification_survives_both_directions() -> None:
         stall_timeout=30.0,
         merge=MergeMode.AUTO,
         track=("wandb:digits",),
+        process_with_media=True,
+        bootstrap_iters=0,
+        override_tasks=True,
+        timezone="Asia/Singapore",
+        compat=("fewshot_stream",),
     )
     for example in (spec, dataclasses.replace(spec, limit_fraction=None, limit_count=7), EvaluationSpec("m", ("t",))):
         assert read_evaluation_spec(write_evaluation_spec(example)) == (example, [])

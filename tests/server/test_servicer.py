@@ -60,16 +60,17 @@ async def test_a_job_is_returned_as_it_was_accepted(rig: Rig) -> None:
 
 async def test_whole_numbers_reach_the_worker_as_integers(rig: Rig) -> None:
     spec = rig.spec()
-    spec.gen_kwargs.update({"max_new_tokens": 16, "temperature": 0.5, "nested": {"values": [1, 2.5, True, None, "9"]}})
+    spec.gen_kwargs.update({"max_new_tokens": 16, "temperature": 0.5})
+    spec.gen_kwargs.update({"constraints": {"values": [1, 2.5, True, None, "9"]}})
     _, execution = await rig.running(spec=spec)
     received = execution.job.spec.gen_kwargs  # type: ignore[union-attr]
     assert received == {
         "max_new_tokens": 16,
         "temperature": 0.5,
-        "nested": {"values": [1, 2.5, True, None, "9"]},
+        "constraints": {"values": [1, 2.5, True, None, "9"]},
     }
     assert type(received["max_new_tokens"]) is int
-    assert [type(value) for value in received["nested"]["values"]] == [int, float, bool, type(None), str]
+    assert [type(value) for value in received["constraints"]["values"]] == [int, float, bool, type(None), str]
 
 
 async def test_samples_are_logged_and_one_device_is_taken_unless_asked_otherwise(rig: Rig) -> None:

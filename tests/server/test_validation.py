@@ -101,6 +101,12 @@ async def test_an_empty_request_names_what_it_lacks(rig: Rig) -> None:
         ({"tasks": [TASK] * 1001}, "spec.tasks"),
         ({"include_path": [""]}, "spec.include_path[0]"),
         ({"output_dir": "relative/results"}, "spec.output_dir"),
+        ({"bootstrap_iters": -1}, "spec.bootstrap_iters"),
+        ({"bootstrap_iters": 2_000_000}, "spec.bootstrap_iters"),
+        ({"timezone": "Mars/Olympus"}, "spec.timezone"),
+        ({"timezone": "x" * 2000}, "spec.timezone"),
+        ({"compat": ["everything"]}, "spec.compat"),
+        ({"compat": [""]}, "spec.compat[0]"),
         ({"baseline": "/no/such/samples.jsonl"}, "spec.baseline"),
         ({"baseline": "."}, "spec.baseline"),
         ({"baseline": "x" * 5000}, "spec.baseline"),
@@ -117,13 +123,30 @@ async def test_a_number_that_json_does_not_have_is_refused(rig: Rig, number: flo
     assert set(await refused(rig, spec)) == {"spec.gen_kwargs.top_p"}
 
 
+async def test_a_task_that_overrides_another_is_the_one_that_is_checked(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"task: {TASK}\noutput_type: generate_visual_cot\n")
+    fields = {"include_path": [str(tmp_path)], "tasks": [TASK]}
+    await rig.submit(spec=rig.spec(**fields))
+    request = pb.EvaluateRequest(spec=rig.spec(**fields, override_tasks=True))
+    found = violations(await failure(rig.stub.Evaluate(request)))
+    assert "generate_visual_cot" in found["spec.tasks[0]"]
+
+
+async def test_a_generation_argument_that_the_model_does_not_take_is_refused(rig: Rig) -> None:
+    spec = rig.spec()
+    spec.gen_kwargs.update({"max_new_token": 5, "top_p": 0.5})
+    found = await refused(rig, spec)
+    assert set(found) == {"spec.gen_kwargs.max_new_token"}
+    assert "did you mean 'max_new_tokens'" in found["spec.gen_kwargs.max_new_token"]
+
+
 async def test_a_structure_may_be_32_deep_and_no_deeper(rig: Rig) -> None:
     def spec_with(levels: int, wrap: Callable[[Any], Any]) -> job_pb2.EvaluationSpec:
         value: Any = 1
         for _ in range(levels - 1):  # The structure itself is the first.
             value = wrap(value)
         spec = rig.spec()
-        spec.gen_kwargs.update({"top": value})
+        spec.gen_kwargs.update({"sequence_bias": value})
         return spec
 
     for wrap in (lambda value: [value], lambda value: {"a": value}):
@@ -131,7 +154,7 @@ async def test_a_structure_may_be_32_deep_and_no_deeper(rig: Rig) -> None:
         assert (await rig.get(job.job_id)).evaluation.gen_kwargs == spec_with(32, wrap).gen_kwargs
     too_deep = pb.EvaluateRequest(spec=spec_with(33, lambda value: [value]))
     (field,) = violations(await failure(rig.stub.Evaluate(too_deep)))
-    assert field.startswith("spec.gen_kwargs.top[0]")
+    assert field.startswith("spec.gen_kwargs.sequence_bias[0]")
 
 
 async def test_a_structure_that_is_too_large_is_refused(rig: Rig) -> None:
@@ -143,7 +166,7 @@ async def test_a_structure_that_is_too_large_is_refused(rig: Rig) -> None:
 async def test_a_specification_is_bounded_as_a_whole(rig: Rig) -> None:
     def spec_with(size: int) -> job_pb2.EvaluationSpec:
         spec = rig.spec(system_instruction="x" * 60_000)
-        spec.gen_kwargs["text"] = "x" * size
+        spec.gen_kwargs["stop_strings"] = "x" * size
         return spec
 
     found = await refused(rig, spec_with(220_000))

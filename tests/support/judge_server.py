@@ -68,7 +68,8 @@ class JudgeHandle:
         self.answer: Callable[[Asked], Reply] = lambda asked: Reply()
         """For every other request; called on its thread, so it may wait for others."""
         self.models: list[str] | None = None
-        """What ``GET /models`` lists; None: there is no such address."""
+        """What ``GET /models`` lists; None: it answers :attr:`no_models_status`."""
+        self.no_models_status = 404
         self.open = 0
         self.most_open = 0
         self.lock = threading.Lock()
@@ -112,7 +113,7 @@ def running_judge() -> Iterator[JudgeHandle]:
         def do_GET(self) -> None:
             listed = [{"id": name, "object": "model", "created": 0, "owned_by": "me"} for name in handle.models or ()]
             body = json.dumps({"object": "list", "data": listed}).encode()
-            self.send_response(404 if handle.models is None else 200)
+            self.send_response(handle.no_models_status if handle.models is None else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -52,18 +52,16 @@ FULL = EvaluationSpec(
     max_tokens=8,
     include_path=("job",),
     max_error_share=0.5,
+    stall_timeout=90.0,
+    process_with_media=True,
+    bootstrap_iters=9,
+    override_tasks=True,
+    timezone="Asia/Singapore",
+    compat=("fewshot_stream",),
 )
 
 
-IN_PROCESS_ONLY = (
-    "override_tasks",
-    "compat",
-    "process_with_media",
-    "log_samples_suffix",
-    "bootstrap_iters",
-    "timezone",
-    "resolved_cli_args",
-)
+IN_PROCESS_ONLY = ("log_samples_suffix", "resolved_cli_args")
 """Settings that the contract does not have: for evaluations without a server."""
 
 
@@ -98,6 +96,12 @@ def test_every_field_of_a_specification_reaches_the_engine() -> None:
         baseline="base",
         max_tokens=8,
         max_error_share=0.5,
+        stall_timeout=90.0,
+        process_with_media=True,
+        bootstrap_iters=9,
+        override_tasks=True,
+        timezone="Asia/Singapore",
+        compat=frozenset({"fewshot_stream"}),
     )
     plain = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu")
     unchanged = [

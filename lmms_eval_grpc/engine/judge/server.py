@@ -18,6 +18,7 @@ from lmms_eval_grpc.engine.judge.endpoints import PROVIDERS
 from lmms_eval_grpc.engine.judge.failures import JudgeError, note_outcome
 from lmms_eval_grpc.engine.judge.pictures import image_url
 from lmms_eval_grpc.engine.judge.protocol import Request, Response, ServerConfig, is_compat_parsing
+from lmms_eval_grpc.engine.judge.turns import waiting
 from lmms_eval_grpc.engine.judge.usage import USAGE
 
 T = TypeVar("T")
@@ -167,7 +168,7 @@ class JudgeServer:
         if known is not None:
             USAGE.add(known.model, cached=1)
             return Response(known.content, known.model), _nothing
-        with _slots(endpoint.url, config.max_concurrent):
+        with waiting(), _slots(endpoint.url, config.max_concurrent):
             reply = transport.complete(endpoint, payload, config)
         tokens = {name: reply.usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
         USAGE.add(
@@ -190,7 +191,8 @@ class JudgeServer:
         with ThreadPoolExecutor(min(len(calls), max(1, self.config.max_concurrent))) as pool:
             # Each in a copy of this context, so that failures reach whoever collects them here.
             running = [loop.run_in_executor(pool, contextvars.copy_context().run, call) for call in calls]
-            outcomes = await asyncio.gather(*running, return_exceptions=True)
+            with waiting():
+                outcomes = await asyncio.gather(*running, return_exceptions=True)
         results: list[T] = []
         for outcome in outcomes:
             if isinstance(outcome, BaseException):

@@ -14,6 +14,7 @@ from lmms_eval_grpc.engine.models.huggingface.arguments import (
     THINKING,
     TOTAL_PIXELS,
     arguments,
+    generation_keys,
 )
 from lmms_eval_grpc.engine.models.managed.arguments import (
     SGLANG_ARGUMENTS,
@@ -21,6 +22,7 @@ from lmms_eval_grpc.engine.models.managed.arguments import (
     VLLM_ARGUMENTS,
 )
 from lmms_eval_grpc.engine.models.openai.arguments import ASYNC_OPENAI_ARGUMENTS, OPENAI_ARGUMENTS
+from lmms_eval_grpc.engine.models.openai.arguments import generation_keys as openai_generation_keys
 
 _HUGGINGFACE_LOADER = "lmms_eval_grpc.engine.models.huggingface.backend:load"
 
@@ -58,6 +60,7 @@ def _family(
         modalities=("text", *reads),
         requires=(*_LIBRARIES, *requires),
         model_types=model_types,
+        generation_keys=generation_keys,
     )
 
 
@@ -75,6 +78,7 @@ def _server(name: str, arguments: Mapping[str, ModelArgument], **more: Any) -> M
         modalities=("text", "image", "video", "audio"),
         requires=("openai", "pillow"),
         several_devices="refused",
+        generation_keys=openai_generation_keys,
         **more,
     )
 
@@ -83,7 +87,16 @@ def _managed(name: str, description: str, arguments: Mapping[str, ModelArgument]
     """An inference server that the job starts and asks through OpenAI's API."""
     loader = "lmms_eval_grpc.engine.models.managed.backend:load"
     modalities = ("text", "image", "video", "audio")
-    return ModelEntry(name, description, loader, arguments, modalities=modalities, several_devices="own", **more)
+    return ModelEntry(
+        name,
+        description,
+        loader,
+        arguments,
+        modalities=modalities,
+        several_devices="own",
+        generation_keys=openai_generation_keys,
+        **more,
+    )
 
 
 ENTRIES: tuple[ModelEntry, ...] = (

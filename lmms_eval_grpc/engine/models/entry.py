@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lmms_eval_grpc.engine.api import Problem
+from lmms_eval_grpc.engine.models.generation_arguments import describe_unknown
 from lmms_eval_grpc.engine.models.protocol import Backend
 
 REQUIRED = object()
@@ -110,6 +111,9 @@ class ModelEntry:
     """Whether ``force_simple`` may be asked for: there is an implementation that takes a prompt and visuals."""
     own_process: bool = False
     """Whether it must run where no task's code does, because of what it imports."""
+    generation_keys: Callable[[], frozenset[str] | None] = lambda: None
+    """The keys of generation arguments that it takes; None: only the backend knows. Called where no model library may
+    be imported."""
     source: str = ""
     """Whose it is, where it is neither this package's nor a plug-in's."""
 
@@ -143,6 +147,15 @@ class ModelEntry:
                 allowed = ", ".join(map(str, known.choices))
                 problems.append(Problem(f"model_args.{key}", f"{key} must be one of {allowed}, not {value!r}"))
         return problems
+
+    def check_generation(self, generation: Mapping[str, Any], field: str = "gen_kwargs") -> list[Problem]:
+        """The keys of ``generation`` that the model does not take; ``field`` is where they were given."""
+        known = self.generation_keys()
+        if known is None:
+            return []
+        return [
+            Problem(f"{field}.{key}", describe_unknown(key, self.name, known)) for key in generation if key not in known
+        ]
 
     def fill_in(self, model_args: Mapping[str, Any]) -> dict[str, Any]:
         """The values of all arguments by their own names: those given, and the defaults of the others.

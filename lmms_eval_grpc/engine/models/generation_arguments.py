@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
@@ -11,6 +12,16 @@ IGNORED_KEYS = frozenset({"image_aspect_ratio", "visual_cot", "max_agentic_steps
 """Keys that tasks of lmms-eval carry for other backends or for the run loop; they mean nothing to a generation."""
 
 RENAMED_KEYS = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"}
+
+COMMON_KEYS = frozenset({"until", "max_new_tokens", "temperature", "do_sample"}) | IGNORED_KEYS | RENAMED_KEYS.keys()
+"""Keys that every backend takes."""
+
+
+def describe_unknown(key: str, model: str, known: Iterable[str]) -> str:
+    """The sentence that refuses ``key``, with the nearest of the ``known`` keys."""
+    near = difflib.get_close_matches(key, sorted(known), n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"it takes {', '.join(sorted(known))}"
+    return f"model {model!r} has no generation argument {key!r}; {hint}"
 
 
 def read_stops(until: Any) -> tuple[str, ...]:

@@ -5,9 +5,11 @@ Light: imports no model library, so that tasks, scoring and the run loop can nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from lmms_eval_grpc.engine.models.sampling import samples
 
 Message = Mapping[str, Any]
 """``{"role": "user" | "system" | "assistant", "content": [item, …]}`` where an item is
@@ -89,6 +91,10 @@ class Capabilities:
     generation arguments (``visual_cot: true``, ``bagel_interleaved: {…}``, …). The answer is text. Tasks that score
     the drawings read it as the JSON object ``{"text": str, "images": [path, …]}``.
     """
+    may_sample: Callable[[Mapping[str, Any]], bool] = samples
+    """Whether a request with these generation arguments may be answered differently the next time. Such answers are
+    not kept for other evaluations. Told anew after each batch: a backend may learn it from a server's refusals. Of a
+    backend that may run as replicas it can be pickled."""
 
 
 class Backend(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.data.media.environment import decode_backend
 from lmms_eval_grpc.engine.judge.protocol import is_compat_parsing
 from lmms_eval_grpc.engine.record.code_version import code_version
 from lmms_eval_grpc.engine.record.plain_json import to_plain
@@ -49,8 +49,6 @@ _PACKAGES = (
 )
 """Packages whose version can change a score."""
 
-_DECODE_BACKEND = "LMMS_VIDEO_DECODE_BACKEND"
-
 
 def build_manifest(
     config: EvaluationConfig,
@@ -60,15 +58,14 @@ def build_manifest(
     device: Mapping[str, Any] | None = None,
     processor_backend: str = "",
     doc_ids: Mapping[str, Sequence[int]] | None = None,
-    decode_backend: str = "",
     baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest as plain JSON values, secrets left out.
 
     ``model_identity`` is the backend's own account of the checkpoint, ``device`` of the hardware; ``processor_backend``
-    names what turns images into pixels and ``decode_backend`` what decodes videos, because two such libraries give
-    different ones. ``doc_ids`` are the documents that each task runs; else what limit and offset select.
-    ``baseline`` is the earlier run that this one is compared with.
+    names what turns images into pixels, because two such libraries give different ones, as do two decoders of videos.
+    ``doc_ids`` are the documents that each task runs; else what limit and offset select. ``baseline`` is the earlier
+    run that this one is compared with.
     """
     python, numpy, torch, fewshot = config.seed
     manifest = {
@@ -81,7 +78,7 @@ def build_manifest(
         "model_args": dict(config.model_args),
         "device": {"name": config.device, **(device or {})},
         "processor_backend": processor_backend,
-        "decode_backend": decode_backend or os.environ.get(_DECODE_BACKEND) or "pyav",
+        "decode_backend": decode_backend(),
         "seeds": {"python": python, "numpy": numpy, "torch": torch, "fewshot": fewshot},
         "limit": config.limit,
         "offset": config.offset,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.models.entry import ModelEntry
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Backend,
@@ -35,6 +36,21 @@ def require_capabilities(tasks: Sequence[Task], backend: Backend) -> None:
         if kind == "generate_visual_cot" and not able.visual_cot:
             message = f"task {task.name}: output_type {kind} needs a model that draws while it thinks"
             raise EvaluationError("UNSUPPORTED_TASK", f"{message}; this model backend does not")
+
+
+def require_generation_arguments(tasks: Sequence[Task], entry: ModelEntry) -> None:
+    """Raises EvaluationError INVALID_GENERATION_ARGS for generation arguments of tasks that the model does not take.
+
+    Before the model is loaded, with all of them; the evaluation's own ``gen_kwargs`` are among the tasks'.
+    """
+    problems = [
+        f"task {task.name}: {problem.description}"
+        for task in tasks
+        if not task.scores_likelihoods
+        for problem in entry.check_generation(task.config.generation_kwargs or {})
+    ]
+    if problems:
+        raise EvaluationError("INVALID_GENERATION_ARGS", "\n".join(problems))
 
 
 def expected_parts(task: Task, doc_id: int) -> range:

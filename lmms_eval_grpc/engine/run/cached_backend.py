@@ -60,18 +60,28 @@ class CachedBackend:
         self, requests: Sequence[R], ask: Callable[[Sequence[R]], Iterator[list[Answer]]]
     ) -> Iterator[list[Answer]]:
         """Lazily, as the backend fetches: no request is built twice, and none before the backend wants it."""
-        fetched = _Fetched(requests, lambda request: request_key(request, self._key_identity), self._cache)
+        fetched = _Fetched(requests, self._key_of, self._cache)
         ready: list[Answer] = []
         with closing(_iterate(ask(fetched))) as batches:
             for batch in batches:
                 generated = [answer for answer in batch if not fetched.is_withheld(answer.index)]
-                self._cache.put(fetched.keyed(generated))
+                # Asked again: by now the backend may know better what the server takes.
+                self._cache.put(fetched.keyed(generated, lambda request: not self._may_sample(request)))
                 ready += fetched.settle(batch)
                 if generated or not batch or len(ready) >= _BUNDLE:
                     yield ready
                     ready = []
         if ready:
             yield ready
+
+    def _key_of(self, request: Request) -> str | None:
+        """None for a request that samples, whose next response may be another."""
+        return None if self._may_sample(request) else request_key(request, self._key_identity)
+
+    def _may_sample(self, request: Request) -> bool:
+        if isinstance(request, LoglikelihoodRequest):
+            return False
+        return self._backend.capabilities.may_sample(request.generation)
 
 
 class _AlreadyAskedError(Exception):
@@ -96,6 +106,8 @@ class _Fetched(Sequence[R], Generic[R]):
         """Position of the request that the model gets, by key."""
         self._known: dict[str, GenerationResponse] = {}
         """Responses by key, of the cache and of this call."""
+        self._open: dict[int, R] = {}
+        """Requests with a key that the model has got and not answered, by position, without their messages."""
         self._withheld: set[int] = set()
         self._waiting: dict[str, list[int]] = {}
         """Positions of withheld requests by the key of the equal one that is being asked."""
@@ -120,6 +132,7 @@ class _Fetched(Sequence[R], Generic[R]):
             if known is not None:
                 self._known.setdefault(key, known)
             elif key not in self._known and self._asked.setdefault(key, index) == index:
+                self._open[index] = replace(request, messages=())
                 return request
             self._withheld.add(index)
         raise _AlreadyAskedError
@@ -128,10 +141,15 @@ class _Fetched(Sequence[R], Generic[R]):
         with self._lock:
             return index in self._withheld
 
-    def keyed(self, answers: Sequence[Answer]) -> dict[str, GenerationResponse]:
-        """The model's own responses by key, as far as they may be kept."""
+    def keyed(self, answers: Sequence[Answer], may_keep: Callable[[R], bool]) -> dict[str, GenerationResponse]:
+        """The model's own responses by key, as far as they may be kept. To be called once for each answer."""
         with self._lock:
-            return {self._keys[answer.index]: answer.response for answer in answers if answer.index in self._keys}
+            asked = [(answer, self._open.pop(answer.index, None)) for answer in answers]
+            return {
+                self._keys[answer.index]: answer.response
+                for answer, request in asked
+                if request is not None and may_keep(request)
+            }
 
     def settle(self, batch: Sequence[Answer]) -> list[Answer]:
         """The batch with known responses in place of what the backend made of withheld requests.

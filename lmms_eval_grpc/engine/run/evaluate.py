@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationOutcome, Reporter, Stage
+from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, EvaluationOutcome, Reporter, Stage
+from lmms_eval_grpc.engine.data.media import environment as media_environment
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
@@ -19,7 +20,7 @@ from lmms_eval_grpc.engine.record.baseline import load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
-from lmms_eval_grpc.engine.run.answers import require_capabilities
+from lmms_eval_grpc.engine.run.answers import require_capabilities, require_generation_arguments
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
 from lmms_eval_grpc.engine.run.log import RunLog
 from lmms_eval_grpc.engine.run.policy import TokenBudget
@@ -99,10 +100,14 @@ def _evaluate(
 
     with clock.stage(Stage.PREPARING):
         progress.report(Stage.PREPARING)
+        _check_environment()
         # Tasks come first: they fail more often than models, and in a fraction of the time.
         loaded = load(config) if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
         tasks = loaded.tasks
         doc_ids = {task.name: task.doc_ids(config.limit, config.offset) for task in tasks}
+        entry = registry.resolve(config.model)
+        if backend is None and entry is not None:
+            require_generation_arguments(tasks, entry)
         progress.counters.samples_total = sum(map(len, doc_ids.values()))
         baseline = load_baseline(config.baseline, tasks, doc_ids) if config.baseline else None
         progress.stop_if_cancelled()
@@ -178,6 +183,13 @@ def _evaluate(
         output_tokens_per_second=progress.output_tokens_per_second,
         groups=group_scores,
     )
+
+
+def _check_environment() -> None:
+    """Raises INVALID_ENVIRONMENT for variables whose values every sample with a video would fail over."""
+    found = media_environment.problems()
+    if found:
+        raise EvaluationError("INVALID_ENVIRONMENT", "\n".join(found))
 
 
 def _header(

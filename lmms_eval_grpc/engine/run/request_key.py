@@ -18,7 +18,6 @@ from lmms_eval_grpc.engine.record.plain_json import to_plain
 FORMAT_VERSION = 1
 
 _MEDIA = ("image", "video", "audio")
-_COUNTS = ("n", "best_of", "num_return_sequences")
 _ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned before anybody looks at it."""
 
@@ -31,29 +30,19 @@ def request_key(request: Request, identity: Mapping[str, Any]) -> str | None:
     """SHA-256 (hexadecimal) of the request's kind, messages, media and arguments, and of ``identity``, the model's.
 
     Media count by their content, wherever they lie; the task's name does not count, so tasks that ask the same share
-    the response. None for a request that samples, whose next response may be another, and for one whose media cannot be
-    digested: a broken picture is for the model to complain about.
+    the response. None for a request whose media cannot be digested: a broken one is for the model to complain about.
     """
     try:
         if isinstance(request, LoglikelihoodRequest):
             asked: dict[str, Any] = {"continuation": request.continuation}
-        elif is_deterministic(request.generation):
-            asked = {"generation": _canonical_arguments(request.generation)}
         else:
-            return None
+            asked = {"generation": _canonical_arguments(request.generation)}
         asked["messages"] = [_canonical(message) for message in request.messages]
     except Exception:  # Pillow's decoders raise whatever they like
         return None
     parts = {"version": FORMAT_VERSION, "kind": type(request).__name__, "model": to_plain(identity), **asked}
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_deterministic(generation: Mapping[str, Any]) -> bool:
-    """Whether the same prompt with these arguments has the same answer: nothing is drawn, and one answer is made."""
-    if generation.get("do_sample") or (generation.get("temperature") or 0) > 0:
-        return False
-    return all((generation.get(name) or 1) <= 1 for name in _COUNTS)
 
 
 def _canonical_arguments(generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 from lmms_eval_grpc.engine.judge.failures import questions_asked
+from lmms_eval_grpc.engine.judge.turns import taking_turns
 from lmms_eval_grpc.engine.scoring.process import FilteredScore, ScoringError, score_sample
 from lmms_eval_grpc.engine.seeds import seed_for_document
 from lmms_eval_grpc.engine.tasks.task import Task
@@ -29,7 +31,8 @@ class ScoringPool:
 
     Scorers that compute are run at once on the caller's thread: threads would only get in each other's way. As soon as
     one has asked a judge, the samples that follow are scored on ``workers`` threads, because they wait for most of the
-    time, and the caller goes on meanwhile. Such scorers run at the same time as each other.
+    time, and the caller goes on meanwhile. Such scorers wait at the same time as each other; of their own code one runs
+    at a time, so that what they draw follows from the seeds and the document.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class ScoringPool:
         self._outcomes: deque[tuple[int, Future[Outcome]]] = deque()
         self._open: SimpleQueue[tuple[Future[Outcome], int, Sequence[Any]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._turn = threading.Lock()
         self._asks_judges = False
         self._closed = False
 
@@ -98,7 +102,9 @@ class ScoringPool:
         while (item := self._open.get()) is not None and not self._closed:
             future, doc_id, responses = item
             try:
-                future.set_result(_score(self._task, doc_id, responses))
+                with taking_turns(self._turn, partial(seed_for_document, self._task.evaluation, doc_id)):
+                    outcome = _score(self._task, doc_id, responses)
+                future.set_result(outcome)
             except BaseException as error:  # whoever takes the outcome is to hear of it
                 future.set_exception(error)
 

@@ -12,6 +12,7 @@ _ROLES = frozenset({"system", "user", "assistant"})
 _ITEM_TYPES = frozenset({"text", "image", "video", "audio"})
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp"})
 _AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".webm"})
+_PART_KEYS = ("video_start", "video_end", "audio_start", "audio_end")
 
 
 def user_turn(visuals: Iterable[Any], text: str) -> Message:
@@ -23,8 +24,8 @@ def visual_item(visual: Any) -> dict[str, Any]:
     """The content item for one visual.
 
     A PIL image is an image. A path or URL is known by its ending, and is a video where that says nothing. A mapping
-    has a ``type`` (video if it has none) and a ``url`` or ``path``; with ``video_start``, ``video_end`` or ``bytes`` it
-    is handed on whole, and decoded audio (``array``, ``sampling_rate``) is audio.
+    has a ``type`` (video if it has none) and a ``url`` or ``path``; with the times of a part (``video_start``,
+    ``audio_end``, …) or ``bytes`` it is handed on whole, and decoded audio (``array``, ``sampling_rate``) is audio.
 
     Raises TypeError for anything else.
     """
@@ -33,7 +34,7 @@ def visual_item(visual: Any) -> dict[str, Any]:
     if isinstance(visual, Mapping):
         if "array" in visual and "sampling_rate" in visual:
             return {"type": visual.get("type", "audio"), "url": visual}
-        whole = "video_start" in visual or "video_end" in visual or visual.get("bytes") is not None
+        whole = any(key in visual for key in _PART_KEYS) or visual.get("bytes") is not None
         url = visual if whole else visual.get("url", visual.get("path", visual))
         return {"type": visual.get("type", "video"), "url": url}
     if isinstance(visual, str | PurePath):

@@ -21,6 +21,7 @@ from PIL import Image
 
 from lmms_eval_grpc.engine.data.digest import digest_value
 from lmms_eval_grpc.engine.data.folders import datasets_cache, hugging_face_home
+from lmms_eval_grpc.engine.data.media import environment
 from lmms_eval_grpc.engine.data.media.array_store import ArrayStore
 from lmms_eval_grpc.engine.data.media.audio import Samples, load_audio
 from lmms_eval_grpc.engine.data.media.digest import media_digest
@@ -28,7 +29,6 @@ from lmms_eval_grpc.engine.data.media.images import load_image
 from lmms_eval_grpc.engine.data.media.video import (
     FramePolicy,
     Video,
-    decode_backend,
     decoder_version,
     installed_versions,
     load_video,
@@ -37,7 +37,6 @@ from lmms_eval_grpc.engine.data.media.video import (
 _FORMAT = 1  # raised when decoding changes, so that entries of before are not found
 _AUDIO_LIBRARIES = ("soundfile", "soxr", "av")
 _GIB = 1 << 30
-_USUAL_BYTES = 16 * _GIB
 _USUAL_MEMORY_BYTES = _GIB // 4
 
 Medium = TypeVar("Medium")
@@ -68,7 +67,7 @@ class MediaCache:
         decode = functools.partial(load_video, source, policy, start=start, end=end, max_pixels=max_pixels)
         if self._store is None:
             return decode()
-        backend = decode_backend()
+        backend = environment.decode_backend()
         how = [dataclasses.asdict(policy), start, end, max_pixels, backend, decoder_version(backend)]
         return self._once(_key("video", source, how), decode, self._stored_video, self._store_video)
 
@@ -163,17 +162,10 @@ def media_cache() -> MediaCache:
     ``$LMMS_EVAL_GRPC_MEDIA_CACHE`` is its folder, or ``off``; by default ``lmms_eval_grpc_media`` in the datasets
     cache. ``$LMMS_EVAL_GRPC_MEDIA_CACHE_GIB`` bounds it, by default 16. Raises ValueError for another number.
     """
-    text = os.environ.get("LMMS_EVAL_GRPC_MEDIA_CACHE_GIB", "").strip()
-    try:
-        max_bytes = int(float(text) * _GIB) if text else _USUAL_BYTES
-    except (ValueError, OverflowError):
-        max_bytes = -1
-    if max_bytes < 0:
-        raise ValueError(f"LMMS_EVAL_GRPC_MEDIA_CACHE_GIB must be a number of GiB, 0 or more, but is {text!r}")
-    chosen = os.environ.get("LMMS_EVAL_GRPC_MEDIA_CACHE", "").strip()
-    if chosen.lower() == "off" or max_bytes == 0:
+    max_bytes, folder = environment.cache_bytes(), environment.cache_folder()
+    if folder == "off" or max_bytes == 0:
         return MediaCache(None)
-    return MediaCache(ArrayStore(Path(chosen).expanduser() if chosen else _usual_folder(), max_bytes))
+    return MediaCache(ArrayStore(Path(folder) if folder else _usual_folder(), max_bytes))
 
 
 def _usual_folder() -> Path:

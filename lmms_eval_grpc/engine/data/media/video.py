@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lmms_eval_grpc.engine.data.media.environment import decode_backend
 from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
 from lmms_eval_grpc.engine.data.media.frames import FramePolicy, select_frames
 from lmms_eval_grpc.engine.data.media.images import fit_pixels, load_image
@@ -26,16 +26,16 @@ from lmms_eval_grpc.engine.data.media.timeline import Timeline
 __all__ = [
     "FramePolicy",
     "Video",
-    "decode_backend",
     "decoder_version",
     "installed_versions",
     "load_video",
     "select_frames",
 ]
 
-BACKENDS = ("pyav", "torchcodec", "dali")
 _FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp"})
-_FRAMES_A_SECOND_UNSAID = 1.0
+FRAMES_A_SECOND_UNSAID = 1.0
+"""Of frames that come without a rate."""
+_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,6 @@ class Video:
     total_frames: int
     """How many frames the whole video has."""
 
-    def images(self) -> list[Image.Image]:
-        """The frames as pictures."""
-        return [Image.fromarray(frame) for frame in self.frames]
-
-
-def decode_backend() -> str:
-    """``$LMMS_VIDEO_DECODE_BACKEND``: pyav (the default), torchcodec or dali. Raises ValueError for another."""
-    name = os.environ.get("LMMS_VIDEO_DECODE_BACKEND", "").strip().lower() or "pyav"
-    if name not in BACKENDS:
-        raise ValueError(f"LMMS_VIDEO_DECODE_BACKEND must be one of {', '.join(BACKENDS)}, but is {name!r}")
-    return name
-
 
 _LIBRARIES = {
     "pyav": ("av",),
@@ -76,7 +64,7 @@ _LIBRARIES = {
 
 
 def decoder_version(backend: str) -> str:
-    """What is installed of the libraries behind a name of :func:`decode_backend`, with versions."""
+    """What is installed of the libraries behind a name of :func:`.decode_backend`, with versions."""
     return installed_versions(_LIBRARIES[backend])
 
 
@@ -125,18 +113,18 @@ def load_video(
         duration = timeline.duration if count == timeline.total else count / timeline.fps
         return [first + index for index in select_frames(count, timeline.fps, duration, policy)]
 
-    content, fps = _content(source)
+    content, fps = video_content(source)
     if isinstance(content, (Path, bytes)):
         return _decode(content, choose, max_pixels, describe(source))
     return _from_frames(content, fps, choose, max_pixels, describe(source))
 
 
-def _content(source: Any) -> tuple[Path | bytes | Sequence[Any] | npt.NDArray[Any], float | None]:
+def video_content(source: Any) -> tuple[Path | bytes | Sequence[Any] | npt.NDArray[Any], float | None]:
     """The encoded video, or its frames with their number a second where that is said."""
     if isinstance(source, Mapping):
         for key in ("frames", "bytes", "path", "url"):
             if source.get(key) is not None:
-                content, _ = _content(source[key])
+                content, _ = video_content(source[key])
                 return content, source.get("fps")
         message = "a video's mapping needs one of frames, bytes, path and url"
         raise MediaError(f"{message}, but has {', '.join(map(str, source)) or 'nothing'}")
@@ -170,7 +158,7 @@ def _from_frames(
         raise MediaError(f"video {name}: an array must be frames × height × width × 3 of uint8, not {shape}")
     if len(frames) == 0:
         raise MediaError(f"video {name} has no frames")
-    timeline = Timeline.regular(len(frames), fps or _FRAMES_A_SECOND_UNSAID)
+    timeline = Timeline.regular(len(frames), fps or FRAMES_A_SECOND_UNSAID)
     indices = choose(timeline)
     chosen = [fit_pixels(load_image(frames[index]), None, max_pixels) for index in indices]
     return assemble(dict(zip(indices, map(np.asarray, chosen), strict=True)), timeline)
@@ -185,13 +173,17 @@ def _decode(place: Path | bytes, choose: Callable[[Timeline], list[int]], max_pi
     return assemble(frames, timeline)
 
 
-def assemble(frames: Mapping[int, npt.NDArray[np.uint8]], timeline: Timeline) -> Video:
-    """A video from its decoded frames by index; frames of another size than the first are brought to that."""
+def assemble(frames: dict[int, npt.NDArray[np.uint8]], timeline: Timeline) -> Video:
+    """A video from its decoded frames by index, which are taken out of ``frames``.
+
+    Frames of another size than the first are brought to that.
+    """
     indices = sorted(frames)
     height, width, _ = frames[indices[0]].shape
-    same = [
-        frame if frame.shape[:2] == (height, width) else np.asarray(Image.fromarray(frame).resize((width, height)))
-        for frame in (frames[index] for index in indices)
-    ]
+    stacked = np.empty((len(indices), height, width, _CHANNELS), dtype=np.uint8)
+    for place, index in enumerate(indices):
+        frame = frames.pop(index)  # freed one by one, so that they are not all there twice
+        same = frame.shape[:2] == (height, width)
+        stacked[place] = frame if same else np.asarray(Image.fromarray(frame).resize((width, height)))
     times = tuple(timeline.times[index] for index in indices)
-    return Video(np.stack(same), times, timeline.fps, timeline.duration, tuple(indices), timeline.total)
+    return Video(stacked, times, timeline.fps, timeline.duration, tuple(indices), timeline.total)

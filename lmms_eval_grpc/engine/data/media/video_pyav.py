@@ -51,6 +51,26 @@ def decode(place: Path | bytes, choose: Choice, max_pixels: int | None, name: st
         raise MediaError(f"video {name} cannot be decoded: {error}") from error
 
 
+def announced(place: Path | bytes) -> tuple[int, float, int]:
+    """Frames, frames a second, and pixels of each, as the file's header has them.
+
+    Where it has no number of frames, that follows from how long it lasts; where it does not say that either, all
+    packets are counted. Raises MediaError or what PyAV raises.
+    """
+    with _open(place) as container:
+        stream = _stream(container, "")
+        rate = float(stream.average_rate or stream.guessed_rate or 1)
+        pixels = stream.codec_context.width * stream.codec_context.height
+        total = stream.frames
+        if not total and stream.duration:
+            total = round(float(stream.duration * stream.time_base) * rate)
+        if not total and container.duration:
+            total = round(container.duration / av.time_base * rate)
+        if not total:
+            total = sum(packet.size > 0 for packet in container.demux(stream))
+        return total, rate, pixels
+
+
 def read_timeline(place: Path | bytes, name: str) -> Timeline:
     """When the frames of a video are shown, for decoders that do not say so themselves."""
     try:

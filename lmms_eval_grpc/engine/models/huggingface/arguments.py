@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from lmms_eval_grpc.engine.models.entry import REQUIRED, ModelArgument
+from lmms_eval_grpc.engine.models.generation_arguments import COMMON_KEYS
+from lmms_eval_grpc.engine.packages import package_folder
 
 Arguments = Mapping[str, ModelArgument]
+
+_GENERATION_CONFIG = "generation/configuration_utils.py"
+_FIELD = re.compile(r"^ +self\.([a-z]\w*) = kwargs\.pop\(", re.MULTILINE)
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -112,3 +119,15 @@ SPLITTING: Arguments = {
         (bool, type(None)), None, "Cut large images into tiles; unset: as the checkpoint says."
     )
 }
+
+
+@functools.cache
+def generation_keys() -> frozenset[str] | None:
+    """The keys of generation arguments that the installed transformers takes, read from its file; None: not known."""
+    folder = package_folder("transformers")
+    try:
+        text = (folder / _GENERATION_CONFIG).read_text(encoding="utf-8") if folder else ""
+    except OSError:
+        return None
+    fields = frozenset(_FIELD.findall(text))
+    return COMMON_KEYS | fields if "max_new_tokens" in fields else None

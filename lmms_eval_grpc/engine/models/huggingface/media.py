@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
+from lmms_eval_grpc.engine.data.media.budget import open_video
 from lmms_eval_grpc.engine.data.media.cache import media_cache
 from lmms_eval_grpc.engine.data.media.images import fit_pixels
 from lmms_eval_grpc.engine.data.media.video import FramePolicy, Video
@@ -140,7 +141,7 @@ class MediaReader:
         source = next((item[key] for key in ("url", kind) if item.get(key) is not None), None)
         if kind == "image":
             return self._read_image(source)
-        return self._read_video(source, item) if kind == "video" else self._read_sound(source)
+        return self._read_video(source, item) if kind == "video" else self._read_sound(source, item)
 
     def _read_image(self, source: Any) -> list[dict[str, Any]]:
         image = media_cache().image(source, self._options.max_pixels if self._options.fit_images else None)
@@ -156,10 +157,16 @@ class MediaReader:
         start, end = item.get("start_time"), item.get("end_time")
         share = DECODED_PIXELS // (policy.max_num_frames or _MOST_FRAMES)
         bound = max(share, options.max_pixels or 0)
-        video = media_cache().video(source, policy, start=start, end=end, max_pixels=bound)
-        if not self._native_video:
-            self._images += [self._fit(frame) for frame in video.images()]
+        with open_video(source, policy, start=start, end=end, max_pixels=bound) as video:
+            if self._native_video:
+                self._videos.append(self._make_clip(video, _count_frames(video, start, end)))
+                return [{"type": "video"}]
+            self._images += [self._fit(Image.fromarray(frame)) for frame in video.frames]
             return [{"type": "image"} for _ in video.frames]
+
+    def _make_clip(self, video: Video, total: int) -> Clip:
+        """``total``: frames that the choice was made from."""
+        options = self._options
         bounded = any((options.min_pixels, options.max_pixels, options.total_pixels))
         frames, fitted = video.frames, False
         if options.patch_factor is not None and bounded:
@@ -168,14 +175,13 @@ class MediaReader:
             )
             fitted = True
         patched = options.patch_factor is not None
-        total = _count_frames(video, start, end)
-        self._videos.append(Clip(frames, video.indices, video.fps, total, patched, fitted))
-        return [{"type": "video"}]
+        return Clip(frames, video.indices, video.fps, total, patched, fitted)
 
-    def _read_sound(self, source: Any) -> list[dict[str, Any]]:
+    def _read_sound(self, source: Any, item: Mapping[str, Any]) -> list[dict[str, Any]]:
         options = self._options
         assert options.sampling_rate is not None
-        samples = media_cache().audio(source, options.sampling_rate)
+        start, end = item.get("start_time"), item.get("end_time")
+        samples = media_cache().audio(source, options.sampling_rate, start=start, end=end)
         size = options.longest_sound or len(samples)
         parts = [samples[first : first + size] for first in range(0, len(samples), size)]
         self._sounds += parts

@@ -18,8 +18,10 @@ from typing import Any, TextIO
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, digest_file
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.hub_cache import resolve_commit
 from lmms_eval_grpc.engine.models.lmms_eval import contract
 from lmms_eval_grpc.engine.models.lmms_eval.contract import Document
+from lmms_eval_grpc.engine.models.lmms_eval.draws import samples_by_default
 from lmms_eval_grpc.engine.models.lmms_eval.loading import load_class, make_model
 from lmms_eval_grpc.engine.models.lmms_eval.names import version_of
 from lmms_eval_grpc.engine.models.protocol import (
@@ -30,6 +32,7 @@ from lmms_eval_grpc.engine.models.protocol import (
     LoglikelihoodRequest,
     Request,
 )
+from lmms_eval_grpc.engine.models.sampling import always_samples, samples_unless_told
 from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX, lmms_eval_folder
 from lmms_eval_grpc.engine.record.redact import redact
 
@@ -68,6 +71,8 @@ class LmmsEvalBackend:
             loglikelihood=self._simple and not _only_refuses(type(self.model).loglikelihood),
             loglikelihood_is_loss=True,
             visual_cot=_overrides(type(self.model), "generate_visual_cot"),
+            # What it makes of arguments that are not given only its code says.
+            may_sample=always_samples if samples_by_default(type(self.model)) else samples_unless_told,
         )
 
     @property
@@ -185,6 +190,7 @@ def _identify(model_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
         "backend": "lmms_eval",
         "pretrained": pretrained,
         "weights_digest": weights,
+        "revision": resolve_commit(pretrained, values.get("revision")),
         "model_class": f"{model_class.__module__}.{model_class.__qualname__}",
         "files": {key: digest for key, value in sorted(values.items()) if (digest := _digest_named_file(value))},
         "arguments": redact({key: value for key, value in sorted(values.items()) if key not in _NO_DIFFERENCE}),

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, digest_template, read_text
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.hub_cache import resolve_commit
 from lmms_eval_grpc.engine.models.managed.commands import BUILDERS, ServerCommand
 from lmms_eval_grpc.engine.models.managed.server import ManagedServer
 from lmms_eval_grpc.engine.models.openai.backend import OpenAIBackend
@@ -45,6 +46,8 @@ def start(command: ServerCommand, key: str, values: Mapping[str, Any]) -> Manage
     }
     server = ManagedServer(command, key, values["startup_timeout"])
     server.start()
+    # Only now: a server that loads its model for the first time has just put it into the cache.
+    identity["revision"] = resolve_commit(values["pretrained"], values.get("revision"))
     address = ServerAddress(server.base_url, key, trust_env=False)
     backend = OpenAIBackend(
         address,

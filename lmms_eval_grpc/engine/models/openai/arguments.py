@@ -1,10 +1,30 @@
-"""The ``model_args`` of servers that speak OpenAI's API, in the names of lmms-eval's backends. Imports no library."""
+"""The ``model_args`` and generation arguments of servers that speak OpenAI's API. Imports no library.
+
+Names are those of lmms-eval's backends.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from lmms_eval_grpc.engine.models.entry import REQUIRED, ModelArgument
+from lmms_eval_grpc.engine.models.generation_arguments import COMMON_KEYS
+
+PLAIN_KEYS = ("seed", "presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort")
+SAMPLING_KEYS = ("top_p",)
+OTHER_SERVERS_KEYS = (
+    *("top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "length_penalty"),
+)
+"""Not in OpenAI's API; sent beside it, for servers such as vLLM that know them. Others refuse the request."""
+ONE_KEYS = ("n", "num_return_sequences", "num_beams")
+"""Only 1 is taken."""
+LOCAL_KEYS = ("use_cache",)
+"""How a model in this process computes; a server has its own way."""
+
+
+def generation_keys() -> frozenset[str]:
+    """The keys of generation arguments that requests can carry."""
+    return COMMON_KEYS.union(PLAIN_KEYS, SAMPLING_KEYS, OTHER_SERVERS_KEYS, ONE_KEYS, LOCAL_KEYS)
 
 
 def request_arguments(

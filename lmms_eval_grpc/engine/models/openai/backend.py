@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import openai
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.data.media.environment import decode_limit
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.openai.client import ChatClient, Lifeline, sdk_client
 from lmms_eval_grpc.engine.models.openai.concurrency import FIRST_LIMIT, AdaptiveLimit, Gate
@@ -19,7 +21,8 @@ from lmms_eval_grpc.engine.models.openai.conversation import to_api_messages
 from lmms_eval_grpc.engine.models.openai.dispatch import LOOKAHEAD, Emit, answer_all, stream
 from lmms_eval_grpc.engine.models.openai.failures import classify
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions, ServerAddress, read_address, read_requests
-from lmms_eval_grpc.engine.models.openai.parameters import Dialect, Parameters, read_parameters
+from lmms_eval_grpc.engine.models.openai.parameters import Dialect, Parameters, may_sample, read_parameters
+from lmms_eval_grpc.engine.models.openai.payloads import PayloadGate
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     Capabilities,
@@ -67,11 +70,14 @@ class OpenAIBackend:
         self._model = model
         self._dialect = Dialect(model, takes_stop=takes_stop)
         self._lifeline = lifeline
+        self._payload_limit = decode_limit()
 
     @property
     def capabilities(self) -> Capabilities:
         # The API's log-probabilities are of what the model says, never of a given text behind images.
-        return Capabilities(modalities=frozenset({"text", "image", "video", "audio"}), loglikelihood=False)
+        return Capabilities(
+            modalities=frozenset({"text", "image", "video", "audio"}), loglikelihood=False, may_sample=self._may_sample
+        )
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -105,13 +111,17 @@ class OpenAIBackend:
             client = ChatClient(
                 self._address, self._model, self.options, gate, self._dialect, self.fingerprints, self._lifeline
             )
+            payloads = PayloadGate(self._payload_limit, BUILDERS)
             loop = asyncio.get_running_loop()
 
             async def answer(index: int) -> Answer:
-                built = await loop.run_in_executor(builders, build, index)
-                if isinstance(built, Answer):
-                    return built
-                return Answer(index, await client.ask(*built))
+                with contextlib.ExitStack() as held:
+                    async with payloads.turn():
+                        built = await loop.run_in_executor(builders, build, index)
+                        if isinstance(built, Answer):
+                            return built
+                        held.enter_context(payloads.hold(built[0]))
+                    return Answer(index, await client.ask(*built))
 
             with ThreadPoolExecutor(BUILDERS, thread_name_prefix="build") as builders:
                 try:
@@ -121,6 +131,9 @@ class OpenAIBackend:
                     await client.close()
 
         return stream(work)
+
+    def _may_sample(self, generation: Mapping[str, Any]) -> bool:
+        return may_sample(generation, self.options, self._dialect)
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> Iterator[list[Answer]]:
         raise EvaluationError("UNSUPPORTED_TASK", "OpenAI's API gives no likelihoods of given texts")
@@ -138,8 +151,8 @@ async def _make_contact(address: ServerAddress, model: str) -> None:
                 async with asyncio.timeout(_CONTACT_TIMEOUT):
                     served = [listed.id async for listed in client.models.list()]
             except Exception as error:
-                # Many gateways offer no list, which says nothing about the model.
-                if isinstance(error, openai.APIStatusError) and error.status_code not in (401, 403):
+                # Many gateways offer no list, or not to every key, which says nothing about the model.
+                if isinstance(error, openai.APIStatusError) and error.status_code != 401:
                     return
                 failure = classify(error, address)
                 if failure.word not in ("UNREACHABLE", "TIMEOUT"):

@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletion
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation_arguments import truncate
 from lmms_eval_grpc.engine.models.openai.concurrency import Gate
-from lmms_eval_grpc.engine.models.openai.failures import RequestFailure, classify
+from lmms_eval_grpc.engine.models.openai.failures import RequestFailure, authentication_failed, classify
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions, ServerAddress
 from lmms_eval_grpc.engine.models.openai.parameters import Dialect, Parameters
 from lmms_eval_grpc.engine.models.protocol import GenerationResponse
@@ -33,6 +33,8 @@ _PATIENCE_WITH_LIMITS = 4
 """A request is told that many times more often to come later than it may fail."""
 _LOST_IN_A_ROW = 8
 """Requests that could not reach the server, one after the other, before the evaluation gives up."""
+_FORBIDDEN_IN_A_ROW = 8
+"""Requests that the server forbade, one after the other, before that is taken for the key's fault and not theirs."""
 
 
 class Lifeline(Protocol):
@@ -87,6 +89,7 @@ class ChatClient:
         self._lifeline = lifeline
         self._sdk = sdk_client(address)
         self._lost = 0
+        self._forbidden = 0
 
     async def ask(self, messages: list[dict[str, Any]], parameters: Parameters) -> GenerationResponse:
         """The model's answer, or the failure that remained after all attempts, as the response's ``error``.
@@ -143,7 +146,7 @@ class ChatClient:
         finally:
             await self._gate.leave()
         self._dialect.note_success(sent)
-        self._lost = 0
+        self._lost = self._forbidden = 0
         return None, response
 
     def _read(self, completion: Any, parameters: Parameters) -> GenerationResponse:
@@ -185,6 +188,10 @@ class ChatClient:
             self._lost += 1
             if self._lost >= _LOST_IN_A_ROW:
                 raise EvaluationError("MODEL_SERVER_UNREACHABLE", failure.message)
+        if failure.word == "FORBIDDEN":
+            self._forbidden += 1
+            if self._forbidden >= _FORBIDDEN_IN_A_ROW:
+                raise authentication_failed(failure.message)
         kind = f"after {attempts} attempts" if failure.transient else "for good"
         return GenerationResponse(error=f"{failure} ({kind})")
 

@@ -46,5 +46,5 @@ def _convert_item(item: Mapping[str, Any], options: RequestOptions) -> list[dict
     if kind == "video":
         return video_items(item, options)
     if kind == "audio":
-        return [audio_item(item.get("url", item.get("audio")))]
+        return [audio_item(item)]
     raise MessageError(f"this backend reads text, images, videos and audio, not {kind!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from lmms_eval_grpc.engine.retry_after import retry_after
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OVERLOADED = frozenset({429, 503, 529})
 _FILTERED = frozenset({"content_filter", "content_policy_violation"})
+_FILTER_WORDS = re.compile(r"moderation|flagged|content.?(filter|policy|management)|safety", re.IGNORECASE)
+"""In the message of a 403, which gateways give to inputs that they withhold as well as to keys."""
 _NO_MODEL = frozenset({"model_not_found", "DeploymentNotFound"})
 
 
@@ -22,8 +26,8 @@ class RequestFailure(Exception):
     """One attempt at one request failed."""
 
     word: str
-    """``RATE_LIMITED``, ``TIMEOUT``, ``UNREACHABLE``, ``SERVER_ERROR``, ``MALFORMED_RESPONSE``, ``CONTENT_FILTER`` or
-    ``REFUSED``."""
+    """``RATE_LIMITED``, ``TIMEOUT``, ``UNREACHABLE``, ``SERVER_ERROR``, ``MALFORMED_RESPONSE``, ``CONTENT_FILTER``,
+    ``FORBIDDEN`` or ``REFUSED``."""
     message: str
     transient: bool = False
     overloaded: bool = False
@@ -66,18 +70,14 @@ def _classify_status(error: openai.APIStatusError, address: ServerAddress) -> Re
     code = str(body.get("code") or "")
     detail = address.censor(" ".join(str(body.get("message") or error.response.text).split())[:500])
     message = f"{address.readable} answered {status}: {detail}"
-    if status in (401, 403):
-        raise EvaluationError("AUTHENTICATION_FAILED", f"{message}; check the key") from error
+    if status == 401:
+        raise authentication_failed(message) from error
     if status == 404 or code in _NO_MODEL:
         raise EvaluationError("UNKNOWN_SERVED_MODEL", f"{message}; check the model's name and base_url") from error
     if code == "insufficient_quota":  # told by the same status as being too fast, and no waiting helps
         raise EvaluationError("QUOTA_EXHAUSTED", message) from error
     if status not in _TRANSIENT:
-        inner = body.get("innererror")
-        filtered = code in _FILTERED or (
-            isinstance(inner, dict) and inner.get("code") == "ResponsibleAIPolicyViolation"
-        )
-        word = "CONTENT_FILTER" if filtered else "REFUSED"
+        word = "CONTENT_FILTER" if _is_filtered(status, code, body) else "FORBIDDEN" if status == 403 else "REFUSED"
         return RequestFailure(word, message, status=status, parameter=body.get("param"))
     return RequestFailure(
         "RATE_LIMITED" if status == 429 else "TIMEOUT" if status in (408, 504) else "SERVER_ERROR",
@@ -87,3 +87,16 @@ def _classify_status(error: openai.APIStatusError, address: ServerAddress) -> Re
         retry_after=retry_after(error.response.headers.get),
         status=status,
     )
+
+
+def authentication_failed(message: str) -> EvaluationError:
+    """What ends the evaluation where the server does not let us in."""
+    return EvaluationError("AUTHENTICATION_FAILED", f"{message}; check the key and what it permits")
+
+
+def _is_filtered(status: int, code: str, body: Mapping[str, Any]) -> bool:
+    """Whether a refusal is of what this request says, and not of who asks."""
+    inner = body.get("innererror")
+    if code in _FILTERED or (isinstance(inner, dict) and inner.get("code") == "ResponsibleAIPolicyViolation"):
+        return True
+    return status == 403 and _FILTER_WORDS.search(str(body.get("message") or "")) is not None

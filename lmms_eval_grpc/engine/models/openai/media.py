@@ -35,31 +35,32 @@ def video_items(item: Mapping[str, Any], options: RequestOptions) -> list[dict[s
     if options.pass_video_url:
         return [{"type": "video_url", "video_url": {"url": _address(source)}}]
     # Late: decoding needs libraries that requests without videos do not.
-    from lmms_eval_grpc.engine.data.media.cache import media_cache
+    from lmms_eval_grpc.engine.data.media.budget import open_video
     from lmms_eval_grpc.engine.data.media.frames import FramePolicy
 
     # lmms-eval takes its frames by Qwen's reader, whatever the model.
     policy = FramePolicy(options.nframes if options.fps is None else options.max_frames, options.fps, "qwen_vl")
-    video = media_cache().video(
-        source, policy, start=item.get("start_time"), end=item.get("end_time"), max_pixels=options.max_pixels
-    )
     items: list[dict[str, Any]] = []
-    for frame, seconds in zip(video.images(), video.timestamps, strict=True):
-        if options.is_qwen3_vl:
-            items.append({"type": "text", "text": f"<{seconds:.1f} seconds>"})
-        url = encode_image(fit_pixels(frame, options.min_pixels, options.max_pixels), options)
-        items.append({"type": "image_url", "image_url": {"url": url}})
+    times = {"start": item.get("start_time"), "end": item.get("end_time")}
+    with open_video(source, policy, **times, max_pixels=options.max_pixels) as video:
+        for frame, seconds in zip(video.frames, video.timestamps, strict=True):
+            if options.is_qwen3_vl:
+                items.append({"type": "text", "text": f"<{seconds:.1f} seconds>"})
+            fitting = fit_pixels(Image.fromarray(frame), options.min_pixels, options.max_pixels)
+            items.append({"type": "image_url", "image_url": {"url": encode_image(fitting, options)}})
     return items
 
 
-def audio_item(source: Any) -> dict[str, Any]:
+def audio_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """A recording as one channel of 16-bit WAV. Raises :class:`MediaError`."""
     import soundfile  # late, as above
 
     from lmms_eval_grpc.engine.data.media.cache import media_cache
 
+    source = item.get("url", item.get("audio"))
+    samples = media_cache().audio(source, AUDIO_RATE, start=item.get("start_time"), end=item.get("end_time"))
     buffer = io.BytesIO()
-    soundfile.write(buffer, media_cache().audio(source, AUDIO_RATE), AUDIO_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, samples, AUDIO_RATE, format="WAV", subtype="PCM_16")
     return {"type": "input_audio", "input_audio": {"data": _base64(buffer.getvalue()), "format": "wav"}}
 
 

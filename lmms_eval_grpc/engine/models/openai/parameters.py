@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -10,22 +11,24 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.generation_arguments import IGNORED_KEYS, RENAMED_KEYS, read_stops
+from lmms_eval_grpc.engine.models.openai.arguments import (
+    LOCAL_KEYS,
+    ONE_KEYS,
+    OTHER_SERVERS_KEYS,
+    PLAIN_KEYS,
+    SAMPLING_KEYS,
+)
 from lmms_eval_grpc.engine.models.openai.failures import RequestFailure
 from lmms_eval_grpc.engine.models.openai.options import RequestOptions
+from lmms_eval_grpc.engine.models.sampling import samples
 
 logger = logging.getLogger(__name__)
 
 MOST_STOPS = 4
 """Stop strings that the API takes; all are cut from the text in any case."""
 
-_PLAIN = ("seed", "presence_penalty", "frequency_penalty", "logit_bias", "reasoning_effort")
-_SAMPLING = ("top_p",)
-_OTHER_SERVERS = ("top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "length_penalty")
-"""Not in OpenAI's API; sent beside it, for servers such as vLLM that know them. Others refuse the request."""
-_ONE = ("n", "num_return_sequences", "num_beams")
-_LOCAL = ("use_cache",)
-"""How a model in this process computes; a server has its own way."""
-
+_DRAWING = ("temperature", "do_sample", "n", "best_of")
+"""Fields of ``extra_body`` that may make the server draw, or answer several times."""
 _DROPPABLE = frozenset({"stop", "temperature", "top_p", "seed"})
 _REASONING = re.compile(r"(^|/)(o[1-9]|gpt-5)")
 
@@ -60,19 +63,19 @@ def read_parameters(generation: Mapping[str, Any], options: RequestOptions) -> P
         fields["temperature"] = temperature
     extra: dict[str, Any] = {}
     for key, value in wanted.items():
-        if key in _ONE:
+        if key in ONE_KEYS:
             if value not in (None, 1):
                 raise EvaluationError(
                     "INVALID_GENERATION_ARGS", f"{key} must be 1 for this backend, not {value!r}; use repeats instead"
                 )
-        elif value is None or key in _LOCAL:
+        elif value is None or key in LOCAL_KEYS:
             continue
-        elif key in _PLAIN:
+        elif key in PLAIN_KEYS:
             fields[key] = value
-        elif key in _SAMPLING:
+        elif key in SAMPLING_KEYS:
             if do_sample:
                 fields[key] = value
-        elif key in _OTHER_SERVERS:
+        elif key in OTHER_SERVERS_KEYS:
             if do_sample or key not in ("top_k", "min_p"):
                 extra[key] = value
         else:
@@ -86,6 +89,18 @@ def read_parameters(generation: Mapping[str, Any], options: RequestOptions) -> P
     return Parameters(fields, {**extra, **(options.extra_body or {})}, stops)
 
 
+def may_sample(generation: Mapping[str, Any], options: RequestOptions, dialect: Dialect) -> bool:
+    """Whether the server may draw: it is asked to, by ``extra_body`` too, or it does not take a temperature."""
+    extra = dict(options.extra_body or {})
+    told = {name: extra.pop(name) for name in _DRAWING if name in extra}
+    if samples({**generation, **told}):
+        return True
+    text = json.dumps(extra, default=str)
+    if "temperature" in text or "do_sample" in text:  # for a part of the server, in a form of its own
+        return True
+    return "temperature" not in told and not dialect.takes("temperature")
+
+
 class Dialect:
     """Which of the parameters this server takes for this model: known by its name, or learnt from its refusals."""
 
@@ -95,6 +110,10 @@ class Dialect:
         self._new_limit = bool(_REASONING.search(model))
         if self._new_limit:  # reasoning models sample as they think fit
             self._dropped |= {"temperature", "top_p"}
+
+    def takes(self, name: str) -> bool:
+        """Whether the field is sent, as far as is known by now."""
+        return name not in self._dropped
 
     def speak(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """``fields`` as the server takes them."""

@@ -22,32 +22,50 @@ from lmms_eval_grpc.engine.models.replicas.courier import Call
 from lmms_eval_grpc.engine.models.replicas.devices import share_out
 from lmms_eval_grpc.engine.models.replicas.messages import Load, Loaded, Method
 from lmms_eval_grpc.engine.models.replicas.nursery import Nursery, standing
-from lmms_eval_grpc.engine.models.replicas.replica import Replica, ReplicaDied
+from lmms_eval_grpc.engine.models.replicas.replica import CLOSE_GRACE, Replica, ReplicaDied, end_all
 
 logger = logging.getLogger(__name__)
+
+USUAL_PATIENCE = 1800.0
+"""Seconds; a batch may take long, and a replica that is ended in vain costs more than one that hangs for a while."""
 
 
 class ReplicatedBackend:
     """A model that is loaded on several devices, asked as if it were one. Made by :meth:`load`."""
 
     def __init__(
-        self, replicas: Sequence[Replica], loaded: Loaded, nursery: Nursery, *, owns_nursery: bool, seed: int | None
+        self,
+        replicas: Sequence[Replica],
+        loaded: Loaded,
+        nursery: Nursery,
+        *,
+        owns_nursery: bool,
+        seed: int | None,
+        patience: float,
     ) -> None:
         self.replicas = replicas
         self._loaded = loaded
         self._nursery = nursery
         self._owns_nursery = owns_nursery
         self._seed = seed
+        self._patience = patience
         self._calls = 0
 
     @classmethod
     def load(
-        cls, order: Load, replicas: int, *, seed: int | None = None, nursery: Nursery | None = None
+        cls,
+        order: Load,
+        replicas: int,
+        *,
+        seed: int | None = None,
+        nursery: Nursery | None = None,
+        patience: float = USUAL_PATIENCE,
     ) -> ReplicatedBackend:
         """Starts ``replicas`` processes, which load the model at the same time.
 
         One that cannot is left out, as long as another can. ``order.device`` is the evaluation's device, and
-        ``order.threads`` is for all together. ``seed`` is for the torch of each, before every window.
+        ``order.threads`` is for all together. ``seed`` is for the torch of each, before every window. One that
+        has requests and answers none for ``patience`` seconds, while others answer theirs, is ended and started again.
 
         Raises:
             EvaluationError: as the registry does, ``DEVICE_UNAVAILABLE`` or ``REPLICAS_DIED``.
@@ -65,11 +83,11 @@ class ReplicatedBackend:
         except BaseException:
             for one in made:
                 one.kill()
-                one.revive()
+            end_all(made, 0.0)
             if ours is None:
                 raised.close()
             raise
-        return cls(made, loaded, raised, owns_nursery=ours is None, seed=seed)
+        return cls(made, loaded, raised, owns_nursery=ours is None, seed=seed, patience=patience)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -94,8 +112,7 @@ class ReplicatedBackend:
     def close(self) -> None:
         for one in self.replicas:
             one.ask_to_close()
-        for one in self.replicas:
-            one.close()
+        end_all(self.replicas, CLOSE_GRACE)
         if self._owns_nursery:
             self._nursery.close()
 
@@ -105,7 +122,7 @@ class ReplicatedBackend:
             raise EvaluationError("REPLICAS_DIED", "none of the model's replicas is left")
         self._calls += 1
         seed = None if self._seed is None else f"{self._seed}/{self._calls}"
-        call = Call(method, requests, usable, batch_size=usable[0].order.batch_size, seed=seed)
+        call = Call(method, requests, usable, batch_size=usable[0].order.batch_size, seed=seed, patience=self._patience)
         yield from call.batches()
 
 
@@ -123,7 +140,9 @@ def load_replicas(config: EvaluationConfig, replicas: int) -> ReplicatedBackend:
         config.force_simple,
         torch.get_num_threads(),
     )
-    return ReplicatedBackend.load(order, replicas, seed=config.seed[2])
+    # Half of the time after which the whole evaluation would be taken for hung, should all others have to wait for it.
+    patience = USUAL_PATIENCE if config.stall_timeout is None else config.stall_timeout / 2
+    return ReplicatedBackend.load(order, replicas, seed=config.seed[2], patience=patience)
 
 
 def describe_devices(backend: Backend, device: str, num_gpus: int) -> dict[str, Any]:

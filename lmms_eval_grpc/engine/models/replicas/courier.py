@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from queue import Empty, SimpleQueue
@@ -13,7 +15,7 @@ from queue import Empty, SimpleQueue
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
 from lmms_eval_grpc.engine.models.replicas.messages import Answers, Done, Go, Method
-from lmms_eval_grpc.engine.models.replicas.replica import Replica, ReplicaDied, pack
+from lmms_eval_grpc.engine.models.replicas.replica import Replica, ReplicaDied, end_all, pack
 from lmms_eval_grpc.engine.models.replicas.work import MAX_DEATHS, WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Call:
         *,
         batch_size: int | None,
         seed: str | None,
+        patience: float,
     ) -> None:
         self.method: Method = method
         self.requests = requests
@@ -42,9 +45,11 @@ class Call:
         self.work = WorkQueue(len(requests), len(replicas), batch_size)
         self.results: SimpleQueue[list[Answer] | BaseException] = SimpleQueue()
         self._replicas = replicas
+        self._patience = patience
+        self._couriers = [_Courier(replica, self) for replica in replicas]
         self._threads = [
-            threading.Thread(target=_Courier(replica, self).run, name=f"courier-{replica.number}", daemon=True)
-            for replica in replicas
+            threading.Thread(target=courier.run, name=f"courier-{replica.number}", daemon=True)
+            for replica, courier in zip(replicas, self._couriers, strict=True)
         ]
         self._running = len(replicas)
         self._lock = threading.Lock()
@@ -66,6 +71,7 @@ class Call:
                     raise result
                 left -= len(result)
                 yield result
+                self._end_silent()
         finally:
             self.work.stop()
             if left:
@@ -74,8 +80,22 @@ class Call:
             for thread in self._threads:
                 thread.join()
             if left:
+                end_all(self._replicas, 0.0)
                 for replica in self._replicas:
                     replica.revive()
+
+    def _end_silent(self) -> None:
+        """Ends replicas that hang: that say nothing for too long, while others were able to answer."""
+        now = time.monotonic()
+        for courier in self._couriers:
+            since = courier.silent_since
+            if since is None or now - since < self._patience:
+                continue
+            if any(other.answered_at > since for other in self._couriers if other is not courier):
+                courier.silent_since = None
+                courier.replica.abandon(
+                    f"answered nothing for {now - since:.0f} s while others did, so it was taken to hang and ended"
+                )
 
     def seed_for(self, first: int) -> int | None:
         """The random seed of the window that begins with request ``first``, whichever replica gets it."""
@@ -97,7 +117,11 @@ class _Courier:
     """Serves one replica during one call, on a thread of its own."""
 
     def __init__(self, replica: Replica, call: Call) -> None:
-        self._replica = replica
+        self.replica = replica
+        self.silent_since: float | None = None
+        """When the replica, which has requests, said something last, or got them; None: it has none."""
+        self.answered_at = -math.inf
+        """When it answered a request last."""
         self._call = call
         self._work = call.work
         self._flights: deque[set[int]] = deque()
@@ -106,19 +130,19 @@ class _Courier:
     def run(self) -> None:
         last_words = ""
         try:
-            while not (self._replica.given_up or self._work.stopped or self._work.finished):
+            while not (self.replica.given_up or self._work.stopped or self._work.finished):
                 try:
                     if self._make_ready():
                         self._deliver()
                 except ReplicaDied:
                     last_words = self._handle_death()
                 except EvaluationError as error:
-                    if self._replica.loaded is not None:
+                    if self.replica.loaded is not None:
                         raise
                     # A model that was loaded before cannot be loaded again: the others go on.
-                    self._replica.bury()
-                    self._replica.given_up = True
-                    last_words = f"replica {self._replica.number} cannot be started again: {error.message}"
+                    self.replica.bury()
+                    self.replica.given_up = True
+                    last_words = f"replica {self.replica.number} cannot be started again: {error.message}"
                     logger.error("%s", last_words)
         except BaseException as error:
             self._call.results.put(error)
@@ -128,13 +152,13 @@ class _Courier:
     def _make_ready(self) -> bool:
         """Starts a replica that is not there. False when everything is answered before it has loaded its model: the
         next call finds it loaded then."""
-        if not self._replica.running:
-            self._replica.start()
-        while self._replica.loaded is None:
+        if not self.replica.running:
+            self.replica.start()
+        while self.replica.loaded is None:
             if self._work.stopped or self._work.finished:
                 return False
-            if self._replica.heard(IDLE_SECONDS):
-                self._replica.wait_until_loaded()
+            if self.replica.heard(IDLE_SECONDS):
+                self.replica.wait_until_loaded()
         return True
 
     def _deliver(self) -> None:
@@ -143,7 +167,7 @@ class _Courier:
             # One window is worked on, a second one waits in the replica.
             indices = self._work.take(wait=not self._flights) if len(self._flights) < 2 else None
             if indices is not None:
-                if not self._flights and self._replica.heard():  # it can have nothing to say but its end
+                if not self._flights and self.replica.heard():  # it can have nothing to say but its end
                     self._work.give_back(indices)
                     raise ReplicaDied
                 self._send(indices)
@@ -169,28 +193,33 @@ class _Courier:
                 flight.discard(index)
                 self._publish([Answer(index, GenerationResponse(error=f"{type(error).__name__}: {error}".strip()))])
                 continue
-            self._replica.send(packed)
+            self.replica.send(packed)
             size += len(packed)
             sent += 1
-            while self._replica.heard():
+            while self.replica.heard():
                 self._hear()
             if self._work.stopped:
                 return
         if sent:
-            self._replica.send(pickle.dumps(Go(self._call.method, self._call.seed_for(indices[0]))))
+            self.replica.send(pickle.dumps(Go(self._call.method, self._call.seed_for(indices[0]))))
+            if len(self._flights) == 1:
+                self.silent_since = time.monotonic()
         else:
             self._flights.remove(flight)
 
     def _hear(self) -> None:
-        message = self._replica.receive()
+        message = self.replica.receive()
+        self.silent_since = time.monotonic()
         if isinstance(message, Answers):
             flight = self._flights[0]
             answers = [answer for answer in message.answers if answer.index in flight]
             flight.difference_update(answer.index for answer in answers)
-            self._replica.note_fruit()
+            self.replica.note_fruit()
+            self.answered_at = time.monotonic()
             self._publish(answers)
         elif isinstance(message, Done):
             forgotten = self._flights.popleft()
+            self.silent_since = self.silent_since if self._flights else None
             error = "the model backend gave no answer to this request"
             self._publish([Answer(index, GenerationResponse(error=error)) for index in sorted(forgotten)])
 
@@ -201,22 +230,23 @@ class _Courier:
 
     def _handle_death(self) -> str:
         """Deals the dead replica's requests out again and returns how it ended."""
+        self.silent_since = None
         try:
-            while self._replica.running and self._flights:  # what it said before its end
+            while self.replica.running and self._flights:  # what it said before its end
                 self._hear()
         except (ReplicaDied, EvaluationError):
             pass
-        cause = self._replica.bury()
-        how = f"replica {self._replica.number} {cause}"
+        cause = self.replica.bury()
+        how = f"replica {self.replica.number} {cause}"
         current, *waiting = [sorted(flight) for flight in self._flights] or [[]]
         self._flights.clear()
         if self._work.stopped:
             return how
-        again = "it is not started again" if self._replica.given_up else "it is started again"
+        again = "it is not started again" if self.replica.given_up else "it is started again"
         open_requests = len(current) + sum(map(len, waiting))
         logger.warning("%s; requests that are asked again: %d; %s", how, open_requests, again)
         blamed = self._work.redistribute(current, [index for indices in waiting for index in indices])
         error = f"{MAX_DEATHS} replicas of the model ended while they had this request; the last one {cause}"
         self._publish([Answer(index, GenerationResponse(error=error)) for index in blamed])
-        tail = self._replica.tail()
+        tail = self.replica.tail()
         return f"{how}; the end of its output:\n{tail}" if tail else how

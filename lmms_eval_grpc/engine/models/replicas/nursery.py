@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -17,6 +18,9 @@ from lmms_eval_grpc.engine import prctl
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT
 from lmms_eval_grpc.engine.models.replicas import nursery_process
+
+KILL_GRACE = 10.0
+"""Seconds that a killed replica may take to be gone."""
 
 _standing: Nursery | None = None
 SEARCH_PATH = tuple(sys.path)
@@ -85,14 +89,29 @@ class Nursery:
         command = {"do": "fork", "number": number, "environment": dict(environment)}
         return int(self._ask(command, [connection, output])["pid"])
 
-    def end(self, pid: int, grace: float) -> int | None:
-        """Waits up to ``grace`` seconds for the replica's end, kills it if need be, and returns its exit status (minus
-        the signal); None where nobody knows it."""
+    def end(self, pids: Sequence[int], grace: float) -> dict[int, int]:
+        """Waits up to ``grace`` seconds for the replicas' ends, together, and kills those that are left.
+
+        Returns their exit statuses, minus the signal where one ended them; without those that nobody knows, because
+        the nursery is lost or a driver keeps the process. Others may have replicas born or ended meanwhile.
+        """
+        left, statuses = set(pids), {}
         try:
-            status = self._ask({"do": "end", "pid": pid, "grace": grace})["status"]
+            for patience in (grace, KILL_GRACE):
+                deadline, pause = time.monotonic() + patience, 0.001
+                while left:
+                    found = self._ask({"do": "reap", "pids": sorted(left)})["ended"]
+                    statuses.update(dict(found))
+                    left.difference_update(statuses)
+                    if not left or time.monotonic() >= deadline:
+                        break
+                    time.sleep(pause)
+                    pause = min(2 * pause, 0.05)
+                if left:
+                    self._ask({"do": "kill", "pids": sorted(left)})
         except EvaluationError:
-            return None
-        return None if status is None else int(status)
+            pass
+        return statuses
 
     def close(self) -> None:
         """Ends the nursery and its replicas."""

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -47,10 +46,14 @@ def serve(sock: socket.socket) -> NoReturn:
                 pid = _fork(sock, command, descriptors)
                 children.add(pid)
                 answer: dict[str, Any] = {"pid": pid}
+            elif command["do"] == "reap":
+                ended = _reap(command["pids"])
+                children.difference_update(ended)
+                answer = {"ended": [[pid, status] for pid, status in ended.items()]}
             else:
-                status = _end(command["pid"], command["grace"])
-                children.discard(command["pid"])
-                answer = {"status": status}
+                for pid in children.intersection(command["pids"]):
+                    os.kill(pid, signal.SIGKILL)
+                answer = {}
         except OSError as error:
             answer = {"error": str(error)}
         finally:
@@ -94,21 +97,14 @@ def _fork(sock: socket.socket, command: dict[str, Any], descriptors: Sequence[in
     return pid
 
 
-def _end(pid: int, grace: float) -> int | None:
-    """Waits ``grace`` seconds for the process's end, then kills it. Returns its exit status, minus the signal where one
-    ended it; None if it is there still, waiting for a driver."""
-    for patience in (grace, 10.0):
-        deadline, pause = time.monotonic() + patience, 0.001
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(pause)
-            pause = min(2 * pause, 0.05)
-        os.kill(pid, signal.SIGKILL)
-    return None
+def _reap(pids: Sequence[int]) -> dict[int, int]:
+    """Exit statuses, minus the signal where one ended the process, of those that have ended. Waits for none."""
+    found = {}
+    for pid in pids:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            found[pid] = os.waitstatus_to_exitcode(status)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

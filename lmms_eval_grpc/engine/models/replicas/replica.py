@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -36,7 +36,7 @@ class ReplicaDied(Exception):
 
 
 class Replica:
-    """One process with a model. Used by one thread at a time; only :meth:`kill` may come from another."""
+    """One process with a model. Used by one thread at a time; :meth:`kill` and :meth:`abandon` may come from others."""
 
     def __init__(self, number: int, device: ReplicaDevice, order: Load, nursery: Nursery) -> None:
         self.number = number
@@ -130,7 +130,7 @@ class Replica:
 
     def bury(self) -> str:
         """Cleans up after a death, decides whether another start is worthwhile, and returns how it came to its end."""
-        status = self._end(DEATH_GRACE)
+        (status,) = end_all([self], DEATH_GRACE)
         self._fruitless_deaths += 0 if self._killed else 1
         if self._fruitless_deaths >= MAX_FRUITLESS_DEATHS:
             self.given_up = True
@@ -149,10 +149,17 @@ class Replica:
                     os.kill(self.pid, signal.SIGKILL)
 
     def revive(self) -> None:
-        """Cleans up after :meth:`kill`; the next start is allowed again."""
-        self._end(0.0)
+        """Allows another start after :meth:`kill`."""
         with self._lock:
             self._killed = False
+
+    def abandon(self, complaint: str) -> None:
+        """Ends a process that hangs; whoever uses it then finds it dead, of what ``complaint`` says."""
+        with self._lock:
+            if self.pid is not None and not self._killed:
+                self._complaint = complaint
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
 
     def ask_to_close(self) -> None:
         """Has a running replica free its model and end."""
@@ -160,22 +167,18 @@ class Replica:
             if self.running:
                 self.send(pickle.dumps(Close()))
 
-    def close(self) -> None:
-        """Ends the process, with some grace."""
-        self._end(CLOSE_GRACE)
-
-    def _end(self, grace: float) -> int | None:
-        if self._connection is None:
-            return None
-        with self._lock:  # from here on nobody sends signals to this number, which is free once it is reaped
+    def _take_pid(self) -> int | None:
+        """From here on nobody sends signals to this number, which is free once it is reaped."""
+        with self._lock:
             pid, self.pid = self.pid, None
-        assert pid is not None
-        status = self._nursery.end(pid, grace)
-        self._connection.close()
+        return pid
+
+    def _clean_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
         self._connection = self.loaded = None
         if self._printer is not None:
             self._printer.join(timeout=1.0)  # a program that the replica started may hold its output open
-        return status
 
     def _open_connection(self) -> Connection:
         if self._connection is None:
@@ -189,6 +192,19 @@ class Replica:
                 if text := line.rstrip():
                     self._tail.append(text if len(text) <= TAIL_LINE_LENGTH else f"{text[:TAIL_LINE_LENGTH]}…")
                     sys.stderr.write(f"replica {self.number}: {text}\n")
+
+
+def end_all(replicas: Sequence[Replica], grace: float) -> list[int | None]:
+    """Waits up to ``grace`` seconds for the ends of the replicas' processes, together, kills the rest, and cleans up.
+
+    Returns each one's exit status, minus the signal; None for one that was not running, or whose end nobody knows.
+    """
+    pids = [one._take_pid() if one.running else None for one in replicas]
+    running = [pid for pid in pids if pid is not None]
+    statuses = replicas[0]._nursery.end(running, grace) if running else {}
+    for one in replicas:
+        one._clean_up()
+    return [None if pid is None else statuses.get(pid) for pid in pids]
 
 
 def pack(index: int, request: Request) -> bytes:
