@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +33,11 @@ class Program:
 
     def __init__(self, command: list[str], *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HEARTBEAT_SECONDS": "1"},
         )
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._readers = [Thread(target=self._read, args=(name,), daemon=True) for name in self._lines]
@@ -52,6 +58,16 @@ class Program:
     def states(self) -> list[tuple[int, str]]:
         """Sequence and name of every state change it printed."""
         return [(int(sequence), state) for sequence, state in STATE.findall(self.printed)]
+
+    def wait_running(self) -> str:
+        """Waits until its job runs; the job's id."""
+        wait_until(
+            lambda: "RUNNING" in dict(self.states()).values() or self.process.poll() is not None,
+            240,
+            lambda: f"it does not run: {self.printed} {self.complaints}",
+        )
+        (job_id,) = re.findall(r"^job (\w+)$", self.printed, re.MULTILINE)
+        return str(job_id)
 
     def wait(self) -> int:
         """Its exit code."""
@@ -101,18 +117,28 @@ class ClientBehaviour:
         self, program: list[str], server: HeldServer, held: Path, tiny_checkpoint: Path
     ) -> None:
         run = Program(program, server.address, str(tiny_checkpoint), "held_digits")
-        wait_until(
-            lambda: "RUNNING" in dict(run.states()).values() or run.process.poll() is not None,
-            240,
-            lambda: f"it does not run: {run.printed} {run.complaints}",
-        )
-        (job_id,) = re.findall(r"^job (\w+)$", run.printed, re.MULTILINE)
+        job_id = run.wait_running()
         server.kill()
         held.unlink()
         server.start()
         assert run.wait() == 0, run.complaints
         assert run.states() == told_states(server, job_id)
         assert [state for _, state in run.states()] == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "COMPLETED"]
+
+    def test_a_silent_server_is_asked_again(
+        self, program: list[str], server: HeldServer, held: Path, tiny_checkpoint: Path
+    ) -> None:
+        run = Program(program, server.address, str(tiny_checkpoint), "held_digits")
+        job_id = run.wait_running()
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: "trying again" in run.complaints, 120, lambda: f"it sits there: {run.printed}")
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        held.unlink()
+        assert run.wait() == 0, run.complaints
+        assert run.states() == told_states(server, job_id)
 
     def test_a_bad_request_is_explained(self, program: list[str], server: HeldServer, tmp_path: Path) -> None:
         run = Program(program, server.address, str(tmp_path / "no-checkpoint"), "held_digit")

@@ -17,6 +17,8 @@ import {
   watchJob,
 } from "../src/index.js";
 
+const heartbeatMs = 1000 * Number(process.env.HEARTBEAT_SECONDS ?? 15);
+
 async function main(address: string, checkpoint: string, task: string, model = "huggingface"): Promise<number> {
   const client = connect(address);
   const { jobId } = await submit(client, {
@@ -24,7 +26,8 @@ async function main(address: string, checkpoint: string, task: string, model = "
     labels: { client: "typescript" },
   });
   console.log(`job ${jobId}`);
-  for await (const event of watchJob(client, jobId)) report(event);
+  const onReconnect = (cause: unknown): void => console.error(`trying again: ${cause}`);
+  for await (const event of watchJob(client, jobId, { heartbeatMs, onReconnect })) report(event);
 
   const { job } = await client.getJob({ jobId });
   if (job?.result.case !== "evaluationResult") {

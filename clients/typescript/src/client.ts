@@ -7,14 +7,15 @@ import { type Client, Code, ConnectError, createClient } from "@connectrpc/conne
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { type EvaluateRequestSchema, EvaluationService } from "../gen/lmms_eval_grpc/v1/evaluation_service_pb.js";
 import { type Job, type JobEvent, JobState } from "../gen/lmms_eval_grpc/v1/job_pb.js";
+import { mayPass } from "./errors.js";
 import { Reconnection } from "./reconnection.js";
 
 export type EvaluationClient = Client<typeof EvaluationService>;
 
-/** A client of the server at `address` ("host:port", or a URL for TLS: "https://host:port"). */
+/** A client of the server at `address`: "host:port", or for TLS "https://host:port". A dead connection is noticed by pings. */
 export function connect(address: string): EvaluationClient {
   const baseUrl = address.includes("://") ? address : `http://${address}`;
-  return createClient(EvaluationService, createGrpcTransport({ baseUrl }));
+  return createClient(EvaluationService, createGrpcTransport({ baseUrl, pingIntervalMs: 30_000, pingTimeoutMs: 10_000 }));
 }
 
 export interface Patience {
@@ -47,6 +48,8 @@ export interface WatchOptions extends Patience {
   /** The server says something at least this often, 1 s to 5 min; after three times as much silence the connection counts
    * as lost. Default 15 s. */
   heartbeatMs?: number;
+  /** Told each time that the connection broke, before the next try. */
+  onReconnect?: (cause: unknown) => void;
 }
 
 /**
@@ -56,7 +59,7 @@ export interface WatchOptions extends Patience {
 export async function* watchJob(
   client: EvaluationClient,
   jobId: string,
-  { afterSequence = 0n, heartbeatMs = 15_000, giveUpAfterMs = 300_000 }: WatchOptions = {},
+  { afterSequence = 0n, heartbeatMs = 15_000, giveUpAfterMs = 300_000, onReconnect }: WatchOptions = {},
 ): AsyncGenerator<JobEvent, void, undefined> {
   const reconnection = new Reconnection(giveUpAfterMs);
   let after = afterSequence;
@@ -85,6 +88,7 @@ export async function* watchJob(
     } finally {
       clearTimeout(timer);
     }
+    if (mayPass(failure)) onReconnect?.(failure);
     await reconnection.pauseAfter(failure);
   }
 }
