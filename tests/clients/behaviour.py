@@ -24,7 +24,7 @@ STATE = re.compile(r"^\[(\d+)\] (QUEUED|RUNNING|CANCELLING|COMPLETED|FAILED|CANC
 def build(*commands: list[str], folder: Path) -> None:
     """Runs the commands that a README shows, in ``folder``."""
     for command in commands:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=800)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
