@@ -311,11 +311,11 @@ def test_a_run_may_be_compared_with_one_before_it(tmp_path: Path, tiny_checkpoin
     assert document["config"]["resolved_cli_args"]["baseline"] == str(first)
     (compared,) = {one["documents"] for one in document["baseline_comparisons"][TASK].values()}
     assert compared == 3
-    for other in (f"{{{common}, output_path: {tmp_path / 'a'}}}", f"{{{common}}}"):  # which keep no samples
-        path = write(tmp_path, f"\n- {other}\n- {{{common}, baseline: {tmp_path / 'a'}}}\n")
-        done = evaluate("--config", str(path))
-        assert done.returncode == ExitCode.USAGE
-        assert "[1].baseline: there is no file or folder" in done.stderr
+    unkept = tmp_path / "unkept"  # without samples
+    path = write(tmp_path, f"\n- {{{common}, output_path: {unkept}}}\n- {{{common}, baseline: {unkept}}}\n")
+    done = evaluate("--config", str(path))
+    assert done.returncode == ExitCode.USAGE
+    assert "[1].baseline: there is no file or folder" in done.stderr
 
 
 def test_nothing_runs_where_one_run_is_wrong(tmp_path: Path, tiny_checkpoint: Path) -> None:
