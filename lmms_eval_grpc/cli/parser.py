@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lmms_eval_grpc import __version__
 from lmms_eval_grpc.cli import arguments, flags_eval, flags_evaluation, flags_submit
@@ -43,15 +43,44 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return super()._format_action_invocation(shown)
 
 
+class _Wrong(list[str]):
+    """In place of a value that is refused: nothing reads it, but lists are extended by it."""
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse with this command line's manners: no abbreviated flags (they break when flags are added)."""
+    """argparse with this command line's manners: no abbreviated flags (they break when flags are added), and all values
+    that are refused are told at once."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **options)  # type: ignore[arg-type]
+        self._faults: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed = super().parse_known_args(args, namespace)
+        if self._faults:
+            self.error(self._faults.pop())
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong, and where to look; all the flags of ``eval`` would hide it."""
-        self.exit(ExitCode.USAGE, f"{self.prog}: error: {message}\nsee {self.prog} --help\n")
+        lines = [f"{self.prog}: error: {fault}" for fault in (*self._faults, message)]
+        self.exit(ExitCode.USAGE, "\n".join([*lines, f"see {self.prog} --help\n"]))
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            self._faults.append(str(error))
+            return _Wrong()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            if not isinstance(value, _Wrong):
+                super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            if action.dest == "command":  # what its arguments are depends on it
+                raise
+            self._faults.append(str(error))
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -335,7 +335,10 @@ class EvalClient(AdminMethods, ClientBase):
         )
 
     def watch_queue(self) -> Iterator[service.QueueSnapshot | service.QueueChange]:
-        """Yields the queue and then its changes, without end. After a break there is a new snapshot."""
+        """Yields the queue and then its changes, without end.
+
+        There is a new snapshot after a break, and when the queue was paused, resumed, reordered or drained.
+        """
         state = QueueWatch(self._settings.heartbeat_interval)
         return self._transport.follow(
             lambda stub: stub.WatchQueue,

@@ -117,3 +117,17 @@ def test_versions_are_told_without_a_server() -> None:
     assert done.stdout.startswith("lmms-eval-grpc ")
     assert "\ngrpcio " in done.stdout
     assert run_command("--version").stdout.split()[0] == "lmms-eval-grpc"
+
+
+def test_all_values_that_are_refused_are_told_at_once() -> None:
+    done = run_command(
+        *("submit", "--model", "m", "--limit", "x", "--offset", "y", "--max_tokens", "z"),
+        *("--agentic_trace_mode", "loud", "--label", "no"),
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    *faults, hint = done.stderr.splitlines()
+    assert hint == "see lmms-eval-grpc submit --help"
+    named = [fault.split("argument ", 1)[-1].split("/")[0].split(":")[0] for fault in faults]
+    assert named[:-1] == ["--limit", "--offset", "--max_tokens", "--agentic_trace_mode", "--label"]
+    assert "are required: --tasks" in faults[-1]

@@ -131,6 +131,20 @@ def test_a_broken_cache_is_ignored_and_replaced(
     assert files_read == []
 
 
+def test_drafts_of_processes_that_were_killed_are_removed_and_those_being_written_are_not(
+    tree: Path, reopen: Callable[[], TaskIndex], tmp_path: Path
+) -> None:
+    reopen()
+    (kept,) = (tmp_path / "cache").iterdir()
+    abandoned, written = kept.with_name(f"{kept.name}.k3j"), kept.with_name(f"{kept.name}.x7b")
+    for draft in (abandoned, written):
+        draft.write_text("{")
+    os.utime(abandoned, (0, 0))
+    rewrite(tree / "a.yaml", (tree / "a.yaml").read_text())
+    reopen()
+    assert set((tmp_path / "cache").iterdir()) == {kept, written}
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     index = TaskIndex.open([tree], include_defaults=False, cache_folder=tmp_path / "file" / "cache")

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,14 @@ def run(args: argparse.Namespace, output: Output) -> int:
     runs = read_runs(Path(args.config)) if args.config else [FileRun({})]
     several = len(runs) > 1
     problems: list[tuple[str, str]] = []
+    samples_to_come: list[Path] = []
     for number, one in enumerate(runs):
         try:
             with exported(one.variables, lambda _: None):
-                _check(resolve_values(one.values, given))
+                values = resolve_values(one.values, given)
+                _check(values, samples_to_come)
+                if values["output_path"] and (values["log_samples"] or values["predict_only"]):
+                    samples_to_come.append(_absolute(values["output_path"]))
         except UsageError as error:
             if not several:
                 raise
@@ -60,10 +64,22 @@ def run(args: argparse.Namespace, output: Output) -> int:
     return next((code for code in codes if code), ExitCode.OK)
 
 
-def _check(values: Mapping[str, Any]) -> None:
-    """Raises UsageError for whatever is wrong and can be seen without a model or data."""
-    if _listing(values) is None and not values["power_analysis"]:
-        make_settings(values)
+def _check(values: Mapping[str, Any], samples_to_come: Sequence[Path]) -> None:
+    """Raises UsageError for whatever is wrong and can be seen without a model or data.
+
+    A baseline in one of the folders ``samples_to_come``, where earlier runs will write, need not be there yet.
+    """
+    if _listing(values) is not None or values["power_analysis"]:
+        return
+    baseline = values["baseline"]
+    place = _absolute(baseline) if baseline else None
+    if place and not place.exists() and any(folder in (place, *place.parents) for folder in samples_to_come):
+        values = {**values, "baseline": None}
+    make_settings(values)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def _run_one(values: Mapping[str, Any], output: Output) -> int:

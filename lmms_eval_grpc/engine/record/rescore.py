@@ -14,7 +14,7 @@ from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, Evaluat
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
-from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.engine.record.samples import SampleRecord, scored_records, unscored_record
 from lmms_eval_grpc.engine.record.stored import StoredSample, read_samples
 from lmms_eval_grpc.engine.record.usage import judges
 from lmms_eval_grpc.engine.scoring.aggregate import ScoredSample, aggregate_task
@@ -99,31 +99,20 @@ def rescore_task(task: Task, samples: Iterable[StoredSample]) -> RescoredTask:
         _check_document(task, sample)
         common[doc_id] = _common(task, sample)
         if sample.outcome == "budget_exceeded":
-            record = SampleRecord(filter="", outcome="budget_exceeded", error=sample.error, **common[doc_id])
-            records.append(record)
+            records.append(unscored_record(common[doc_id], "budget_exceeded", sample.error))
             skipped += 1
         elif sample.outcome == "model_error" or not sample.responses:
             error = sample.error or "no response is stored"
-            records.append(SampleRecord(filter="", outcome="model_error", error=error, **common[doc_id]))
+            records.append(unscored_record(common[doc_id], "model_error", error))
         else:
             answers[doc_id] = [_restore(task, response) for response in sample.responses]
     scored: list[ScoredSample] = []
     for doc_id, outcome in score_samples(task, answers.items()):
         if isinstance(outcome, ScoringError):
-            failed = SampleRecord(filter="", outcome=outcome.outcome, error=outcome.message, **common[doc_id])
-            records.append(failed)
+            records.append(unscored_record(common[doc_id], outcome.outcome, outcome.message))
             continue
         scored.append(ScoredSample(doc_id, outcome))
-        records.extend(
-            SampleRecord(
-                filter=score.filter,
-                outcome="ok",
-                filtered_responses=score.filtered_responses,
-                scores=score.scores,
-                **common[doc_id],
-            )
-            for score in outcome
-        )
+        records.extend(scored_records(common[doc_id], outcome))
     records.sort(key=lambda record: record.doc_id)
     errored = len(by_document) - len(scored) - skipped
     seconds = time.monotonic() - began

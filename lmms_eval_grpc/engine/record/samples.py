@@ -6,9 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from lmms_eval_grpc.engine.record.plain_json import dump_line
+
+if TYPE_CHECKING:
+    from lmms_eval_grpc.engine.scoring.process import FilteredScore
 
 Outcome = Literal["ok", "model_error", "scoring_error", "judge_error", "budget_exceeded"]
 
@@ -70,6 +73,25 @@ class SampleRecord:
 
 
 _FIELDS = tuple(item.name for item in fields(SampleRecord))
+
+
+def scored_records(common: Mapping[str, Any], scores: Iterable[FilteredScore]) -> list[SampleRecord]:
+    """A scored sample's records. ``common`` are the fields that do not depend on the scores."""
+    return [
+        SampleRecord(
+            filter=score.filter,
+            outcome="ok",
+            filtered_responses=score.filtered_responses,
+            scores=score.scores,
+            **common,
+        )
+        for score in scores
+    ]
+
+
+def unscored_record(common: Mapping[str, Any], outcome: Outcome, error: str) -> SampleRecord:
+    """The record of a sample without scores, and why it has none."""
+    return SampleRecord(filter="", outcome=outcome, error=error, **common)
 
 
 class _Sample(Protocol):

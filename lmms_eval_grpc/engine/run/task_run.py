@@ -12,7 +12,7 @@ from typing import Any
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, Reporter, Stage, TaskScore
 from lmms_eval_grpc.engine.models.protocol import Backend, GenerationResponse
 from lmms_eval_grpc.engine.record.baseline import Baseline, compare_with_baseline
-from lmms_eval_grpc.engine.record.samples import Outcome, SampleRecord
+from lmms_eval_grpc.engine.record.samples import Outcome, SampleRecord, scored_records, unscored_record
 from lmms_eval_grpc.engine.run.answers import ask, expected_parts, scored_value
 from lmms_eval_grpc.engine.run.log import AnswerKey, RunLog
 from lmms_eval_grpc.engine.run.policy import TokenBudget, check_errors
@@ -218,22 +218,11 @@ class _TaskRun:
             return
         unwritten = [score for score in scores if not samples.has(self.task.name, doc_id, score.filter, "ok")]
         if unwritten:
-            common = self._describe(doc_id, answered)
-            samples.append(
-                SampleRecord(
-                    filter=score.filter,
-                    outcome="ok",
-                    filtered_responses=score.filtered_responses,
-                    scores=score.scores,
-                    **common,
-                )
-                for score in unwritten
-            )
+            samples.append(scored_records(self._describe(doc_id, answered), unwritten))
 
     def _fail(self, doc_id: int, outcome: Outcome, reason: str, answered: _Answered) -> None:
         self.context.progress.counters.samples_errored += 1
-        record = SampleRecord(filter="", outcome=outcome, error=reason, **self._describe(doc_id, answered))
-        self._failed.append(record)
+        self._failed.append(unscored_record(self._describe(doc_id, answered), outcome, reason))
         check_errors(
             self.task.name,
             errored=len(self._failed),
@@ -261,7 +250,7 @@ class _TaskRun:
             self.context.progress.counters.note_usage(responses)
             # A prompt that was not built is not worth the decoding of its media.
             common = self._describe(doc_id, _Answered(responses, self._prompts.get(doc_id, "")))
-            records.append(SampleRecord(filter="", outcome="budget_exceeded", error=error, **common))
+            records.append(unscored_record(common, "budget_exceeded", error))
         return records
 
     def _describe(self, doc_id: int, answered: _Answered) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _VERSION = 1
 _FUNCTION, _DIRECTORY = "!function", "directory"
 _CWD = "cwd:"
 """Marks an include's name that was looked up in the working directory first and not found there."""
+_ABANDONED_SECONDS = 3600.0
+"""Age of a draft that nobody can be writing any more."""
 
 Stamp = list[int]
 """Modification time in nanoseconds, size in bytes, inode."""
@@ -81,6 +84,7 @@ class FolderCache:
         document = {"version": _VERSION, "folder": self._folder, "included": included, "files": self._kept}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_abandoned()
             descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.")
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -91,6 +95,12 @@ class FolderCache:
                 raise
         except OSError:
             return  # A full or read-only disk: the next process scans again.
+
+    def _remove_abandoned(self) -> None:
+        """Drafts of processes that were killed while they wrote."""
+        for draft in self.path.parent.glob(f"{self.path.name}.*"):
+            if time.time() - draft.stat().st_mtime > _ABANDONED_SECONDS:
+                draft.unlink(missing_ok=True)
 
     def _is_fresh(self, need: str) -> bool:
         fresh = self._fresh.get(need)

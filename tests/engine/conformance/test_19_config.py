@@ -293,6 +293,31 @@ def test_several_runs_one_of_which_fails(tmp_path: Path, checkpoint: Path, tiny_
     assert f"{results}" in done.stdout
 
 
+def test_a_run_may_be_compared_with_one_before_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    common = f"model: idefics3, model_args: 'pretrained={tiny_checkpoint}', tasks: {TASK}, limit: 3"
+    first = tmp_path / "first"
+    path = write(
+        tmp_path,
+        f"""
+- {{{common}, output_path: {first}, log_samples: true}}
+- {{{common}, output_path: {tmp_path / "second"}, baseline: {first}}}
+""",
+    )
+    done = evaluate("--config", str(path))
+    assert done.returncode == ExitCode.OK, done.stderr
+    (results,) = (tmp_path / "second").rglob("*_results.json")
+    document = json.loads(results.read_text())
+    assert str(first) in json.dumps(document)
+    assert document["config"]["resolved_cli_args"]["baseline"] == str(first)
+    (compared,) = {one["documents"] for one in document["baseline_comparisons"][TASK].values()}
+    assert compared == 3
+    unkept = tmp_path / "unkept"  # without samples
+    path = write(tmp_path, f"\n- {{{common}, output_path: {unkept}}}\n- {{{common}, baseline: {unkept}}}\n")
+    done = evaluate("--config", str(path))
+    assert done.returncode == ExitCode.USAGE
+    assert "[1].baseline: there is no file or folder" in done.stderr
+
+
 def test_nothing_runs_where_one_run_is_wrong(tmp_path: Path, tiny_checkpoint: Path) -> None:
     path = write(
         tmp_path,
