@@ -27,8 +27,8 @@ class QueueView:
 
 
 class JobQueue:
-    """Queued jobs by priority, then submission, a failed attempt counting as a new one. A pure data structure: no I/O, no
-    clock."""
+    """Queued jobs by priority, then submission, which a failed attempt counts as, too. A pure data structure: no I/O,
+    no clock."""
 
     def __init__(self) -> None:
         self._keys: list[tuple[int, int, int]] = []

@@ -27,6 +27,9 @@ MARKER = "LMMS_EVAL_GRPC_WORKER"
 IDENTITY_FILE = "worker.json"
 """File in a job's folder that names the worker that runs it."""
 
+TELL_WHERE = signal.SIGUSR1
+"""Has a worker write the stacks of all its threads to its log, also while no Python code of it runs."""
+
 _PROC = Path("/proc")
 
 
@@ -158,6 +161,32 @@ def kill_tree(root: int, timeout: float = math.inf) -> None:
         return found
 
     _repeat(kill_descendants, timeout)
+
+
+def tell_where(identity: WorkerIdentity) -> bool:
+    """Asks the worker to write to its log where it is; False when it is gone."""
+    process = read_process(identity.pid)
+    if process is None or not process.alive or process.start_ticks != identity.start_ticks:
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(identity.pid, TELL_WHERE)
+        return True
+    return False
+
+
+def bytes_read(pids: Iterable[int]) -> int:
+    """What these processes have read so far, from anywhere; those that cannot be asked count nothing."""
+    return sum(map(_bytes_read, pids))
+
+
+def _bytes_read(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "io").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(": ") for line in lines)
+    # Files that are mapped into memory, as weights are, count where they come from a disk.
+    return int(counts.get("rchar", 0)) + int(counts.get("read_bytes", 0))
 
 
 def kill(pid: int) -> None:

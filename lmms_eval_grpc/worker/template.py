@@ -156,6 +156,8 @@ def prepare_worker() -> None:
     """Undoes, in a forked worker, what only the template needs, and gives it its own name and random numbers."""
     gc.enable()
     faulthandler.enable()
+    # Asked by a server that takes this worker to hang: its log then ends with where.
+    faulthandler.register(processes.TELL_WHERE, chain=False)
     prctl.set_process_name("eval-worker")
     if numpy := sys.modules.get("numpy"):
         # Python reseeds its own generator after a fork, numpy does not: all workers would draw the same numbers.

@@ -97,7 +97,9 @@ async def test_attempts_that_the_servers_end_cut_short_are_not_counted(new_servi
 
 
 @NO_REST
-async def test_a_job_that_failed_waits_behind_those_that_were_there_and_before_later_ones(new_service: NewService) -> None:
+async def test_a_job_that_failed_waits_behind_those_that_were_there(
+    new_service: NewService,
+) -> None:
     service = await new_service()
     poison = await service.submit(retry_policy=RetryPolicy())
     there = [await service.submit() for _ in range(2)]

@@ -37,8 +37,8 @@ def test_progress_within_the_interval_is_held_back_and_only_the_newest_is_sent()
         wire.progress(done)
     assert wire.seen() == [(JobStage.GENERATING, 0)]
     wire.now += 2 * MIN_INTERVAL
-    wire.reporter.flush_due()
-    wire.reporter.flush_due()
+    wire.reporter.tick()
+    wire.reporter.tick()
     assert wire.seen() == [(JobStage.GENERATING, 0), (JobStage.GENERATING, 9)]
 
 
@@ -46,7 +46,7 @@ def test_nothing_is_flushed_before_its_time() -> None:
     wire = _Wire()
     wire.progress(0)
     wire.progress(1)
-    wire.reporter.flush_due()
+    wire.reporter.tick()
     assert wire.seen() == [(JobStage.GENERATING, 0)]
 
 
