@@ -61,6 +61,13 @@ class Template:
     def serve(self, import_seconds: float) -> None:
         """Returns when the server is gone."""
         self._watch_children()
+        try:
+            self._serve(import_seconds)
+        finally:
+            # The sockets go with this object, before the last children do.
+            signal.set_wakeup_fd(-1)
+
+    def _serve(self, import_seconds: float) -> None:
         threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a count, not paths
         self._send(TemplateEvent(ready=TemplateReady(import_seconds=import_seconds, thread_count=threads)))
         poll = select.poll()

@@ -16,17 +16,20 @@ from tests.faults.life import TEMPLATE, WORKER, Life
 SERVER = "server"
 HANG = "hang"
 """Stops a worker's process, which then lives and does nothing."""
+HANG_TEMPLATE = "template hangs"
 PAUSE = "pause"
 """Stops the server's process, and lets it go on a moment later."""
-SHARES = {WORKER: 0.68, TEMPLATE: 0.13, SERVER: 0.13, HANG: 0.03, PAUSE: 0.03}
+SHARES = {WORKER: 0.68, TEMPLATE: 0.13, SERVER: 0.13}
+STOPS = {HANG: 0.03, HANG_TEMPLATE: 0.01, PAUSE: 0.03}
+"""What comes to the kills, by their number."""
 PATIENCE = 120.0
 
 
 def make_plan(rng: random.Random, strikes: int) -> list[str]:
     """The strikes, in their order: so many kills, and some stops beside them."""
     plan = [kind for kind, share in SHARES.items() for _ in range(max(1, round(share * strikes)))]
-    kills = sum(kind not in (HANG, PAUSE) for kind in plan)
-    plan += [WORKER] * (strikes - kills)
+    plan += [WORKER] * (strikes - len(plan))
+    plan += [kind for kind, share in STOPS.items() for _ in range(max(1, round(share * strikes)))]
     rng.shuffle(plan)
     return plan
 
@@ -48,7 +51,7 @@ class Killer:
 
     @property
     def kills(self) -> int:
-        return sum(count for kind, count in self.done.items() if kind not in (HANG, PAUSE))
+        return sum(count for kind, count in self.done.items() if kind in SHARES)
 
     async def run(self) -> None:
         """To the plan's end."""
@@ -78,11 +81,12 @@ class Killer:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
             return True
-        victims = await asyncio.to_thread(self._life.named, WORKER if kind == HANG else kind)
+        name = TEMPLATE if kind in (TEMPLATE, HANG_TEMPLATE) else WORKER
+        victims = await asyncio.to_thread(self._life.named, name)
         if not victims:
             return False
         try:
-            self._rng.choice(victims).send_signal(signal.SIGSTOP if kind == HANG else signal.SIGKILL)
+            self._rng.choice(victims).send_signal(signal.SIGKILL if kind in SHARES else signal.SIGSTOP)
         except psutil.NoSuchProcess:
             return False
         return True
