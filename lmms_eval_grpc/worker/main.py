@@ -40,10 +40,16 @@ def run(sock: socket.socket) -> None:
     last = run_job(job, reporter)
     sys.stdout.flush()
     sys.stderr.flush()
+    finish(reporter, last)
+
+
+def finish(reporter: JobReporter, last: WorkerEvent) -> None:
+    """Sends the last word, or, where that is too large for any server, that it is."""
     try:
         reporter.finish(last)
     except FrameError as error:
-        reporter.finish(_failed(JobError(JobErrorCode.EVALUATION, "RESULT_TOO_LARGE", _too_large(error))))
+        message = f"the result cannot be told: {error}; ask for fewer tasks in one job. Its results files are written"
+        reporter.finish(_failed(JobError(JobErrorCode.EVALUATION, "RESULT_TOO_LARGE", message)))
 
 
 def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:
@@ -105,10 +111,6 @@ def _identify(job_dir: Path) -> None:
     identity = processes.identify(os.getpid(), os.environ.get(processes.MARKER, ""))
     if identity is not None:
         processes.write_identity(job_dir, identity)
-
-
-def _too_large(error: FrameError) -> str:
-    return f"the result cannot be told: {error}; ask for fewer tasks in one job. Its results files are written"
 
 
 def _failed(error: JobError) -> WorkerEvent:
