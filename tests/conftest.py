@@ -41,4 +41,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "the fault suite (tests/faults)")
     group.addoption("--fault-seed", type=int, help="seed of the schedule of kills (default: FAULT_SEED, else random)")
     group.addoption("--fault-jobs", type=int, help="number of jobs; kills in proportion")
-    group.addoption("--faults-long", action="store_true", help="200 jobs and 60 kills instead of 60 and 20")
+    group.addoption("--faults-long", action="store_true", help="1,000 jobs and 300 kills instead of 200 and 60")

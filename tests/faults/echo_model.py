@@ -61,6 +61,15 @@ class Words:
         return doc["answer"]
 """
 
+FEW_IMPORTS = """
+# Run by every Python process of the suite: its template imports what this plug-in's jobs need, in a third of the time.
+from lmms_eval_grpc.engine.models import preload
+
+preload._LIBRARIES = ("torch", "datasets", "pandas", "pyarrow.parquet", "lmms_eval_grpc.engine.run.evaluate")
+preload._family_modules = lambda: iter(())
+preload._prepare_conversions = lambda: None
+"""
+
 
 def score(samples: int) -> float:
     """The exact match of the first so many documents."""
@@ -73,12 +82,13 @@ def install(folder: Path) -> dict[str, str]:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fault-echo\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[lmms_eval_grpc.models]\nfault_echo = tests.faults.echo_model:ENTRY\n")
+    (info.parent / "sitecustomize.py").write_text(FEW_IMPORTS)
     tasks = folder / "tasks"
     tasks.mkdir()
     (tasks / "fault_words.yaml").write_text(TASK)
     (tasks / "fault_words.py").write_text(TASK_CODE)
     root = Path(__file__).parents[2]
-    paths = [str(root), str(info.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(info.parent), str(root), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
