@@ -33,6 +33,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two such attempts: doubled from the one to the other."""
 LEFTOVERS_TIMEOUT = 30.0
 """Seconds that a start of the server waits for the end of what an earlier one left running."""
+ORPHANS_TIMEOUT = 5.0
+"""The same, for what belongs to no job, such as a template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class LocalExecutor:
             UnknownDevice: the settings name a device that this machine does not have.
         """
         self._devices = await asyncio.to_thread(find_devices, self._settings.devices)
+        if left := await asyncio.to_thread(processes.end_orphans, ORPHANS_TIMEOUT):
+            logger.warning("processes %s of servers that are gone cannot be killed", ", ".join(map(str, left)))
         (self._warm if self._settings.use_template else self._cold).start()
 
     async def stop(self) -> None:
