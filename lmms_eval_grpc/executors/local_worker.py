@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms_eval_grpc.executors.base import is_shortage
-from lmms_eval_grpc.executors.log_bound import bound_log
+from lmms_eval_grpc.executors.death import describe_death
+from lmms_eval_grpc.executors.log_bound import keep_log_short
 from lmms_eval_grpc.executors.log_tail import read_log_tail
 from lmms_eval_grpc.executors.memory_kills import MemoryKills, count_memory_kills
 from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
@@ -39,8 +39,6 @@ REAP_TIMEOUT = 5.0
 UNKILLABLE_AFTER = 10.0
 """Seconds after which a process that was killed and is there still is worth a line in the log; a server that is being
 stopped waits no longer."""
-LOG_INTERVAL = 0.5
-"""Seconds between two looks at how large a worker's log is."""
 LAST_WORDS_TIMEOUT = 2.0
 """Seconds that a worker that hangs gets to write where it does."""
 _LARGE_JSON = 256 * 1024
@@ -158,7 +156,7 @@ class LocalExecution:
         writer.write(encode_frame(WorkerCommand(run=self._run)))
         listening = asyncio.create_task(self._listen(reader))
         stopping = asyncio.create_task(self._stop_when_asked(writer, identity))
-        tending = [asyncio.create_task(self._keep_log_short())]
+        tending = [asyncio.create_task(keep_log_short(self._log_path))]
         if identity is not None:
             tending.append(asyncio.create_task(self._end_if_it_hangs(identity)))
         try:
@@ -175,9 +173,11 @@ class LocalExecution:
         finally:
             for task in (stopping, listening, *tending):
                 task.cancel()
-        for task in (stopping, *tending):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        for outcome in await asyncio.gather(*tending, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.error("job %s: its worker was not looked after", self._run.job_id, exc_info=outcome)
         with contextlib.suppress(asyncio.CancelledError):
             return await listening
         return None
@@ -226,28 +226,17 @@ class LocalExecution:
 
         hang = await self._watchdog.wait_for_hang(look)
         logger.warning("job %s: %s", self._run.job_id, hang.message)
-        before = await self._patiently(_size, self._log_path)
+        before = await asyncio.to_thread(_size, self._log_path)
         if await self._patiently(processes.tell_where, identity):
             loop = asyncio.get_running_loop()
             deadline, size = loop.time() + LAST_WORDS_TIMEOUT, before
             while loop.time() < deadline:
                 await asyncio.sleep(_LONGEST_PAUSE / 5)
-                known, size = size, await self._patiently(_size, self._log_path)
+                known, size = size, await asyncio.to_thread(_size, self._log_path)
                 if size == known > before:
                     break  # It has said all that it had to say.
         self._hang = hang
         await self._end_members(identity)
-
-    async def _keep_log_short(self) -> None:
-        while True:
-            await asyncio.sleep(LOG_INTERVAL)
-            try:
-                missing = await self._patiently(bound_log, self._log_path)
-            except OSError as error:
-                logger.warning("job %s: its log cannot be shortened: %s", self._run.job_id, error)
-                continue
-            if missing:
-                logger.warning("job %s: its log is too long; %d bytes are left out", self._run.job_id, missing)
 
     async def _end_members(self, identity: processes.WorkerIdentity) -> bool:
         """Kills all processes of the worker and returns True when none is left, however long that takes: until then
@@ -292,49 +281,6 @@ class LocalExecution:
 
     def _with_log_tail(self, error: JobError) -> JobError:
         return JobError(error.code, error.reason, error.message, error.details, read_log_tail(self._log_path))
-
-
-def describe_death(status: int | None, kills_known: bool, memory_killed: bool) -> JobError:
-    """Why a worker without a last word is dead.
-
-    Args:
-        status: its exit status (minus the signal; None when nobody knows).
-        kills_known: whether the kernel tells of kills for want of memory.
-        memory_killed: whether there was one while the worker lived.
-    """
-    if memory_killed and status in (None, -signal.SIGKILL):
-        message = (
-            "the worker was killed while the kernel killed for want of memory: use a smaller batch_size or"
-            " max_batch_size, fewer pixels or frames per sample, or a machine with more memory"
-        )
-        details = {"exit_status": str(status), "signal": "SIGKILL"} if status is not None else {}
-        return JobError(JobErrorCode.OUT_OF_MEMORY, "KILLED_FOR_MEMORY", message, details)
-    if status is None:
-        return JobError(
-            JobErrorCode.WORKER_DIED,
-            "WORKER_KILLED",
-            "the worker died, and the template process that it was forked from could not say how: it died or hangs",
-        )
-    if status >= 0:
-        return JobError(
-            JobErrorCode.WORKER_DIED,
-            "WORKER_EXITED",
-            f"the worker ended with exit status {status} before the job was done",
-            {"exit_status": str(status)},
-        )
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    message = f"the worker was killed by {name}"
-    if name == "SIGKILL" and kills_known:
-        message += "; not by the kernel's out-of-memory killer, which counts its kills"
-    elif name == "SIGKILL":
-        message += (
-            "; if nobody did that on purpose, it was the kernel's out-of-memory killer: try a smaller batch_size, or a"
-            " machine with more memory"
-        )
-    return JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", message, {"exit_status": str(status), "signal": name})
 
 
 def _look(identity: processes.WorkerIdentity) -> Condition:

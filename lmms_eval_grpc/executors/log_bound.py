@@ -7,12 +7,18 @@ What stays keeps its place in the file, so that readers who remember an offset c
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import logging
 import os
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 MAX_BYTES = 64 * 1024 * 1024
 """What a log may take on disk before it is shortened."""
+INTERVAL = 0.5
+"""Seconds between two looks at how large it is."""
 _KEPT_HEAD = 1024 * 1024
 _KEPT_TAIL = 16 * 1024 * 1024
 _PAGE = 4096
@@ -20,6 +26,26 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+async def keep_log_short(path: Path) -> None:
+    """Shortens the log whenever it is too long, until cancelled, and once more then."""
+    try:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await asyncio.to_thread(_shorten, path)
+    finally:
+        await asyncio.to_thread(_shorten, path)
+
+
+def _shorten(path: Path) -> None:
+    try:
+        missing = bound_log(path)
+    except OSError as error:
+        logger.warning("%s cannot be shortened: %s", path, error)
+    else:
+        if missing:
+            logger.warning("%s is too long; %d bytes of it are left out", path, missing)
 
 
 def bound_log(path: Path, max_bytes: int = MAX_BYTES, kept_head: int = _KEPT_HEAD, kept_tail: int = _KEPT_TAIL) -> int:

@@ -97,8 +97,8 @@ async def test_the_log_tells_the_user_what_happened_and_holds_what_the_task_prin
 
 async def test_a_worker_that_prints_without_end_fills_no_disk(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = functools.partial(bound_log, max_bytes=4 << 20, kept_head=65536, kept_tail=65536)
-    monkeypatch.setattr("lmms_eval_grpc.executors.local_worker.bound_log", bound)
-    monkeypatch.setattr("lmms_eval_grpc.executors.local_worker.LOG_INTERVAL", 0.05)
+    monkeypatch.setattr("lmms_eval_grpc.executors.log_bound.bound_log", bound)
+    monkeypatch.setattr("lmms_eval_grpc.executors.log_bound.INTERVAL", 0.05)
     reports, job_dir = await jobs.run(jobs.spec("flood", limit_count=32))
     assert isinstance(reports[-1], Completed)
     status = (job_dir / "worker.log").stat()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_eval_grpc.executors.local_worker import describe_death
+from lmms_eval_grpc.executors.death import describe_death
 from lmms_eval_grpc.executors.memory_kills import MemoryKills, count_memory_kills
 from lmms_eval_grpc.jobs.events import Completed, Failed
 from lmms_eval_grpc.jobs.results import JobErrorCode
