@@ -35,3 +35,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) ->
     from tests.support.checkpoints import build_trained_checkpoints
 
     return build_trained_checkpoints(tmp_path_factory.mktemp("trained"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the fault suite (tests/faults)")
+    group.addoption("--fault-seed", type=int, help="seed of the schedule of kills (default: FAULT_SEED, else random)")
+    group.addoption("--fault-jobs", type=int, help="number of jobs; kills in proportion")
+    group.addoption("--faults-long", action="store_true", help="1,000 jobs and 300 kills instead of 200 and 60")

@@ -8,6 +8,8 @@ from lmms_eval_grpc.cli import arguments, flags_evaluation
 from lmms_eval_grpc.cli.flags_evaluation import spell
 
 PLACE = " on the server"
+RETRIABLE = ("worker_died", "out_of_memory", "stalled", "timeout", "evaluation", "internal")
+"""Kinds of failure that another attempt may mend."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +60,13 @@ def _add_place(group: argparse._ArgumentGroup) -> None:
         metavar="TIME",
         help="longest run: 90, 15m, 2h (default: none)",
     )
+    group.add_argument(
+        *spell("stall_timeout"),
+        type=arguments.parse_duration,
+        metavar="TIME",
+        help="longest time without progress, such as a sample answered, before the worker counts as hung and is killed"
+        " (default: the server's)",
+    )
 
 
 def _add_job(group: argparse._ArgumentGroup) -> None:
@@ -70,6 +79,21 @@ def _add_job(group: argparse._ArgumentGroup) -> None:
         help="a label of your own; may be repeated",
     )
     group.add_argument("--priority", type=int, default=0, metavar="N", help="higher runs first (default: 0)")
+    group.add_argument(
+        *spell("max_attempts"),
+        type=int,
+        metavar="N",
+        help="attempts in all, 1 to 10, when one fails; the next goes on from the recorded answers (default: 1, or 3"
+        " with --retry_on)",
+    )
+    group.add_argument(
+        *spell("retry_on"),
+        action="append",
+        choices=RETRIABLE,
+        metavar="FAILURE",
+        help=f"a failure after which another attempt is made; may be repeated: {', '.join(RETRIABLE)}"
+        " (default: worker_died, out_of_memory, stalled)",
+    )
     group.add_argument(
         *spell("request_id"),
         metavar="UUID",

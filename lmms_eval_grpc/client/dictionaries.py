@@ -182,13 +182,20 @@ def _request(spec: messages.EvaluationSpec) -> dict[str, Any]:
             continue
         if field.name == "seeds":
             more["seed"] = {part.name: number for part, number in value.ListFields()}
-        elif field.name == "run_timeout":
-            more["run_timeout"] = _seconds(value)
+        elif field.name in ("run_timeout", "stall_timeout"):
+            more[field.name] = _seconds(value)
+        elif field.name == "retry_policy":
+            more["retry_policy"] = _retry_policy(value)
         elif field.name in ("include_path", "compat"):
             more[field.name] = list(value)
         else:
             more[field.name] = value
     return basic | more
+
+
+def _retry_policy(policy: messages.RetryPolicy) -> dict[str, Any]:
+    codes = [messages.JobErrorCode.Name(code).removeprefix("JOB_ERROR_CODE_").lower() for code in policy.retry_on]
+    return {"max_attempts": policy.max_attempts, "retry_on": codes}
 
 
 def _batch_size(spec: messages.EvaluationSpec) -> int | str | None:

@@ -16,8 +16,10 @@ from lmms_eval_grpc.executors.devices import AUTO, LocalDevice, confine, find_de
 from lmms_eval_grpc.executors.local_worker import LocalExecution, NoWorker
 from lmms_eval_grpc.executors.template_child import ForkedWorker, TemplateUnavailable
 from lmms_eval_grpc.executors.template_process import TemplateProcess
+from lmms_eval_grpc.executors.watchdog import Patience
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
 
@@ -32,6 +34,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two such attempts: doubled from the one to the other."""
 LEFTOVERS_TIMEOUT = 30.0
 """Seconds that a start of the server waits for the end of what an earlier one left running."""
+ORPHANS_TIMEOUT = 5.0
+"""The same, for what belongs to no job, such as a template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class LocalExecutorSettings:
     torch_threads: int | None = None
     """Threads that torch may use in a worker. None: the cores, shared out among the slots; one where there are at most
     two cores, because there a second thread mostly waits for the first."""
+    heartbeat_timeout: float | None = 120.0
+    """Seconds without a sign of life after which a worker counts as hung and is killed. None: none."""
+    stall_timeout: float | None = None
+    """Seconds without progress after which it does, where the job names no bound of its own. None: none."""
     use_template: bool = True
     """False: every worker imports for itself, seconds slower; for plug-ins that do not bear a fork."""
 
@@ -82,6 +90,8 @@ class LocalExecutor:
             UnknownDevice: the settings name a device that this machine does not have.
         """
         self._devices = await asyncio.to_thread(find_devices, self._settings.devices)
+        if left := await asyncio.to_thread(processes.end_orphans, ORPHANS_TIMEOUT):
+            logger.warning("processes %s of servers that are gone cannot be killed", ", ".join(map(str, left)))
         (self._warm if self._settings.use_template else self._cold).start()
 
     async def stop(self) -> None:
@@ -113,7 +123,12 @@ class LocalExecutor:
             return await self._launch(stop, log_path, environment)
 
         execution = LocalExecution(
-            run, launch, marker=marker, log_path=log_path, cancel_grace=self._settings.cancel_grace
+            run,
+            launch,
+            marker=marker,
+            log_path=log_path,
+            cancel_grace=self._settings.cancel_grace,
+            patience=self._patience(job.spec),
         )
         self._executions.add(execution)
         execution.when_ended(self._executions.discard)
@@ -169,6 +184,10 @@ class LocalExecutor:
             attempt=job.attempt,
             torch_threads=threads,
         )
+
+    def _patience(self, spec: JobSpec) -> Patience:
+        own = spec.stall_timeout if isinstance(spec, EvaluationSpec) else None
+        return Patience(self._settings.heartbeat_timeout, self._settings.stall_timeout if own is None else own)
 
     def _find(self, devices: Sequence[Device]) -> list[LocalDevice]:
         by_name = {local.device.name: local for local in self._devices}

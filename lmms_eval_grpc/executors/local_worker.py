@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,12 @@ from typing import Any, TypeVar
 
 from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.executors.base import is_shortage
+from lmms_eval_grpc.executors.death import describe_death
+from lmms_eval_grpc.executors.log_bound import keep_log_short
 from lmms_eval_grpc.executors.log_tail import read_log_tail
+from lmms_eval_grpc.executors.memory_kills import MemoryKills, count_memory_kills
 from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
+from lmms_eval_grpc.executors.watchdog import Condition, Patience, Watchdog
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
@@ -37,6 +40,8 @@ REAP_TIMEOUT = 5.0
 UNKILLABLE_AFTER = 10.0
 """Seconds after which a process that was killed and is there still is worth a line in the log; a server that is being
 stopped waits no longer."""
+LAST_WORDS_TIMEOUT = 2.0
+"""Seconds that a worker that hangs gets to write where it does."""
 _LARGE_JSON = 256 * 1024
 _STREAM_LIMIT = 1024 * 1024
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.5
@@ -60,6 +65,7 @@ class LocalExecution:
         marker: str,
         log_path: Path,
         cancel_grace: float,
+        patience: Patience,
     ) -> None:
         """
         Args:
@@ -69,12 +75,15 @@ class LocalExecution:
             marker: what tells this worker's processes from all others.
             log_path: the worker's log.
             cancel_grace: seconds between asking the worker to stop and killing it.
+            patience: when the worker counts as hung.
         """
         self._run = run
         self._launch = launch
         self._marker = marker
         self._log_path = log_path
         self._cancel_grace = cancel_grace
+        self._watchdog = Watchdog(patience)
+        self._hang: JobError | None = None
         self._reports = _Reports()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
@@ -121,6 +130,7 @@ class LocalExecution:
         self._reports.close()
 
     async def _attempt(self) -> LastWord:
+        kills_before = await self._patiently(count_memory_kills)
         worker = await self._launch(self._stop_asked)
         if worker is None:
             return Stopped()
@@ -130,7 +140,9 @@ class LocalExecution:
             worker.sock.close()
             raise
         try:
-            last_word = await self._accompany(worker, reader, writer) or await self._explain(worker)
+            last_word = await self._accompany(worker, reader, writer)
+            if last_word is None:
+                last_word = await self._explain(worker, kills_before)
             if isinstance(last_word, Failed):
                 return Failed(await self._patiently(self._with_log_tail, last_word.error))
             return last_word
@@ -146,6 +158,9 @@ class LocalExecution:
         writer.write(encode_frame(WorkerCommand(run=self._run)))
         listening = asyncio.create_task(self._listen(reader))
         stopping = asyncio.create_task(self._stop_when_asked(writer, identity))
+        tending = [asyncio.create_task(keep_log_short(self._log_path))]
+        if identity is not None:
+            tending.append(asyncio.create_task(self._end_if_it_hangs(identity)))
         try:
             # A program that the worker started may hold its socket open, so the socket's end alone is not waited for.
             ends: set[asyncio.Future[Any]] = {listening, worker.exited}
@@ -158,10 +173,13 @@ class LocalExecution:
                 await self._patiently(_remove_identity, Path(self._run.job_dir))
                 await asyncio.wait({listening}, timeout=DRAIN_TIMEOUT)
         finally:
-            stopping.cancel()
-            listening.cancel()
+            for task in (stopping, listening, *tending):
+                task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
+        for outcome in await asyncio.gather(*tending, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.error("job %s: its worker was not looked after", self._run.job_id, exc_info=outcome)
         with contextlib.suppress(asyncio.CancelledError):
             return await listening
         return None
@@ -170,10 +188,16 @@ class LocalExecution:
         """Passes reports on until the last word, which it returns; None when the worker ends without one."""
         try:
             while (event := await read_frame(reader, WorkerEvent)) is not None:
+                self._watchdog.heard()
                 match event.WhichOneof("event"):
+                    case "heartbeat":
+                        self._watchdog.beat(event.heartbeat.steps)
                     case "progress_json":
-                        self._reports.put(codec.decode(Progress, event.progress_json))
+                        progress = codec.decode(Progress, event.progress_json)
+                        self._watchdog.progressed(progress)
+                        self._reports.put(progress)
                     case "task_result_json":
+                        self._watchdog.moved()
                         self._reports.put(codec.decode(TaskResult, event.task_result_json))
                     case "completed_json":
                         return Completed(await _decode_result(event.completed_json))
@@ -195,6 +219,26 @@ class LocalExecution:
                 await asyncio.wait_for(self._kill_asked.wait(), self._cancel_grace)
         if identity is not None:
             await self._end_members(identity)
+
+    async def _end_if_it_hangs(self, identity: processes.WorkerIdentity) -> None:
+        """Kills the worker once it hangs, when it has written to its log where."""
+
+        async def look() -> Condition:
+            return await self._patiently(_look, identity)
+
+        hang = await self._watchdog.wait_for_hang(look)
+        logger.warning("job %s: %s", self._run.job_id, hang.message)
+        before = await asyncio.to_thread(_size, self._log_path)
+        if await self._patiently(processes.tell_where, identity):
+            loop = asyncio.get_running_loop()
+            deadline, size = loop.time() + LAST_WORDS_TIMEOUT, before
+            while loop.time() < deadline:
+                await asyncio.sleep(_LONGEST_PAUSE / 5)
+                known, size = size, await asyncio.to_thread(_size, self._log_path)
+                if size == known > before:
+                    break  # It has said all that it had to say.
+        self._hang = hang
+        await self._end_members(identity)
 
     async def _end_members(self, identity: processes.WorkerIdentity) -> bool:
         """Kills all processes of the worker and returns True when none is left, however long that takes: until then
@@ -225,44 +269,33 @@ class LocalExecution:
                 logger.warning("job %s: the process table cannot be read: %s", self._run.job_id, error)
             await asyncio.sleep(_LONGEST_PAUSE)
 
-    async def _explain(self, worker: ForkedWorker) -> LastWord:
+    async def _explain(self, worker: ForkedWorker, kills_before: MemoryKills) -> LastWord:
         """The last word for a worker that had none."""
         if self._stop_asked.is_set():
             return Stopped()
+        if self._hang is not None:
+            return Failed(self._hang)
         # It has ended, and its template knows how, unless it hangs.
         await asyncio.wait({worker.exited}, timeout=REAP_TIMEOUT)
-        return Failed(describe_death(worker.exited.result() if worker.exited.done() else None))
+        kills = await self._patiently(count_memory_kills)
+        status = worker.exited.result() if worker.exited.done() else None
+        return Failed(describe_death(status, kills.known, kills.more_than(kills_before)))
 
     def _with_log_tail(self, error: JobError) -> JobError:
         return JobError(error.code, error.reason, error.message, error.details, read_log_tail(self._log_path))
 
 
-def describe_death(status: int | None) -> JobError:
-    """Why a worker without a last word is dead, from its exit status (minus the signal; None when nobody knows)."""
-    if status is None:
-        return JobError(
-            JobErrorCode.WORKER_DIED,
-            "WORKER_KILLED",
-            "the worker died, and the template process that it was forked from could not say how: it died or hangs",
-        )
-    if status >= 0:
-        return JobError(
-            JobErrorCode.WORKER_DIED,
-            "WORKER_EXITED",
-            f"the worker ended with exit status {status} before the job was done",
-            {"exit_status": str(status)},
-        )
+def _look(identity: processes.WorkerIdentity) -> Condition:
+    found = processes.members(identity)
+    state = next((process.state for process in found if process.pid == identity.pid), "")
+    return Condition(state, processes.bytes_read(process.pid for process in found))
+
+
+def _size(path: Path) -> int:
     try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    message = f"the worker was killed by {name}"
-    if name == "SIGKILL":
-        message += (
-            "; if nobody did that on purpose, it was the kernel's out-of-memory killer: try a smaller batch_size, or a"
-            " machine with more memory"
-        )
-    return JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", message, {"exit_status": str(status), "signal": name})
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _remove_identity(job_dir: Path) -> None:

@@ -254,7 +254,7 @@ def _command(descriptor: int, preload: bool) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """This process's environment, in which this very package is found."""
-    environment = dict(os.environ)
+    environment = {**os.environ, processes.SERVER_MARKER: processes.server_marker()}
     root = Path(lmms_eval_grpc.__file__).parent.parent
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))

@@ -37,6 +37,11 @@ class Job:
     result: JobResult | None = None
     error: JobError | None = None
     cancel_reason: str = ""
+    failures: int = 0
+    """Attempts that failed and were followed by another. Those that ended with their server are not counted."""
+    behind: int = 0
+    """Order of the newest job when a failed attempt put this one back: it waits behind all that were there. 0: none
+    did."""
 
     @property
     def kind(self) -> JobKind:
@@ -49,9 +54,11 @@ class Job:
         return self.spec.num_gpus if isinstance(self.spec, EvaluationSpec) else 1
 
     @property
-    def queue_key(self) -> tuple[int, int]:
-        """Sorts queued jobs: the next one to run first."""
-        return (-self.priority, self.order)
+    def queue_key(self) -> tuple[int, int, int]:
+        """Sorts queued jobs: the next one to run first. No two jobs share one."""
+        if self.failures:
+            return (-self.priority, self.behind, self.order)
+        return (-self.priority, self.order, 0)
 
     def after(self, event: JobEvent) -> Job:
         """The job as it is once ``event`` has happened.
@@ -73,14 +80,17 @@ class Job:
     def _entered(self, change: StateChange, event: JobEvent) -> Job:
         if change.previous is not None:
             check_transition(self.state, change.state)
+        # The error of an attempt that is followed by another is in the log; the job has none yet.
+        error = change.error if change.state.ended else None
         job = dataclasses.replace(
-            self, sequence=event.sequence, state=change.state, attempt=change.attempt, error=change.error
+            self, sequence=event.sequence, state=change.state, attempt=change.attempt, error=error
         )
         match change.state:
             case JobState.RUNNING:
                 return dataclasses.replace(job, start_time=event.time)
             case JobState.QUEUED:
-                return dataclasses.replace(job, start_time=None, devices=())
+                failures = job.failures + (change.error is not None)
+                return dataclasses.replace(job, start_time=None, devices=(), failures=failures)
             case JobState.CANCELLING:
                 return dataclasses.replace(job, cancel_reason=change.reason)
             case JobState.CANCELLED:

@@ -23,7 +23,8 @@ class JobState(StrEnum):
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
-    # Back to QUEUED: the server was restarted while the job ran.
+    # Back to QUEUED: the server was restarted while the job ran, there was no worker to be had, or the attempt failed
+    # and the job's retry policy asks for another.
     JobState.RUNNING: frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLING, JobState.QUEUED}),
     # A job that finished before its worker heard of the cancellation is complete: its results are real.
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.COMPLETED, JobState.FAILED}),

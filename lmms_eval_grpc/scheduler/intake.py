@@ -28,6 +28,11 @@ class Intake:
         """Jobs that are being made durable: not in the queue yet, but sure to come."""
         return len(self._incoming)
 
+    @property
+    def newest_order(self) -> int:
+        """The place in submission order of the job that was taken in last."""
+        return self._last_order
+
     async def start(self) -> None:
         """Goes on where the server before this one stopped."""
         self._last_order = await self._store.last_order()

@@ -32,12 +32,13 @@ class QueueView:
 
 
 class JobQueue:
-    """Queued jobs by priority, then submission. A pure data structure: no I/O, no clock."""
+    """Queued jobs by priority, then submission, which a failed attempt counts as, too. A pure data structure: no I/O,
+    no clock."""
 
     def __init__(self) -> None:
-        self._keys: list[tuple[int, int]] = []
+        self._keys: list[tuple[int, int, int]] = []
         self._jobs: dict[str, Job] = {}
-        self._by_key: dict[tuple[int, int], str] = {}
+        self._by_key: dict[tuple[int, int, int], str] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)

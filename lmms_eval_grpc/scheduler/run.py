@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lmms_eval_grpc.executors.base import Device, Execution, Executor, is_shortage
 from lmms_eval_grpc.jobs.codec import encode
@@ -21,6 +21,7 @@ from lmms_eval_grpc.jobs.spec import EvaluationSpec
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.journal import Journal
 from lmms_eval_grpc.scheduler.progress import ProgressThrottle, RemainingTime
+from lmms_eval_grpc.scheduler.retry import describe_retry, is_retried
 
 T = TypeVar("T")
 LastWord = Completed | Failed | Stopped | NotStarted
@@ -49,12 +50,15 @@ class Run:
         executor: Executor,
         journal: Journal,
         progress_interval: float,
+        newest_order: Callable[[], int],
     ) -> None:
+        """``newest_order`` tells the order of the job that was submitted last: a failed one waits behind it."""
         self._job_id = job_id
         self._devices = tuple(devices)
         self._job_dir = job_dir
         self._executor = executor
         self._journal = journal
+        self._newest_order = newest_order
         self._progress = ProgressThrottle(self._record_progress, progress_interval)
         self._remaining = RemainingTime()
         self._execution: Execution | None = None
@@ -130,10 +134,20 @@ class Run:
         while True:
             job = await self._insist(partial(self._journal.job, self._job_id))
             change, result = self._verdict(job, word)
+            more: dict[str, Any] = {"result": result}
+            if change.state is JobState.QUEUED and change.error is not None:
+                _LOG.warning("job %s is tried again: %s: %s", self._job_id, change.reason, change.error.message)
+                more["behind"] = self._newest_order()
             try:
-                await self._insist(partial(self._journal.record, self._job_id, change, result=result))
+                await self._insist(partial(self._journal.record, self._job_id, change, **more))
             except IllegalTransition:
                 continue  # Its cancellation came in between: judge again.
+            except Exception as error:
+                if not isinstance(word, Completed):
+                    raise
+                _LOG.exception("the result of job %s cannot be recorded", self._job_id)
+                word = Failed(_unrecordable(error))
+                continue
             return
 
     def _verdict(self, job: Job, word: LastWord) -> tuple[StateChange, JobResult | None]:
@@ -148,15 +162,21 @@ class Run:
                 _LOG.info("cancelled job %s ended with: %s", self._job_id, word.error.message)
             return change(JobState.CANCELLED, job.cancel_reason), None
         if self._timed_out:
-            return change(JobState.FAILED, error=_timeout(job, word)), None
+            return self._failed(job, _timeout(job, word)), None
         if self._server_stops:
             return change(JobState.QUEUED, "server stopped"), None
         if isinstance(word, NotStarted):
             return change(JobState.QUEUED, word.reason), None
         if isinstance(word, Failed):
-            return change(JobState.FAILED, error=word.error), None
+            return self._failed(job, word.error), None
         error = JobError(JobErrorCode.INTERNAL, "WORKER_STOPPED", "the worker stopped although nobody had asked it to")
-        return change(JobState.FAILED, error=error), None
+        return self._failed(job, error), None
+
+    @staticmethod
+    def _failed(job: Job, error: JobError) -> StateChange:
+        if is_retried(job, error):
+            return StateChange(job.state, JobState.QUEUED, job.attempt, describe_retry(job, error), error)
+        return StateChange(job.state, JobState.FAILED, job.attempt, "", error)
 
     def _time_out(self, limit: float) -> None:
         _LOG.info("job %s has run for %g s, its run_timeout: stopping it", self._job_id, limit)
@@ -209,6 +229,15 @@ def _same_outcome(one: TaskResult, other: TaskResult) -> bool:
     """Whether two results of a task differ in nothing but the time that it took. As texts: NaN is no other than NaN."""
     return encode(dataclasses.replace(one, elapsed_seconds=0.0)) == encode(
         dataclasses.replace(other, elapsed_seconds=0.0)
+    )
+
+
+def _unrecordable(error: Exception) -> JobError:
+    return JobError(
+        JobErrorCode.INTERNAL,
+        "RESULT_NOT_RECORDED",
+        f"the job is done, but its result cannot be recorded: {type(error).__name__}: {error}; its results files are in"
+        " the job's folder, unless the job names another",
     )
 
 

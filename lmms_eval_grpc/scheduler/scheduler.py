@@ -32,6 +32,7 @@ from lmms_eval_grpc.scheduler.pause import PauseFile
 from lmms_eval_grpc.scheduler.queue import JobQueue, QueueView
 from lmms_eval_grpc.scheduler.recovery import recover
 from lmms_eval_grpc.scheduler.retention import Collected, Retention
+from lmms_eval_grpc.scheduler.retry import rest
 from lmms_eval_grpc.scheduler.run import Run
 from lmms_eval_grpc.scheduler.settings import SchedulerSettings
 from lmms_eval_grpc.scheduler.slots import Assignment, SlotTable, assign, unfit
@@ -71,6 +72,7 @@ class Scheduler:
         self._runs: dict[str, Run] = {}
         self._carrying: set[asyncio.Task[None]] = set()
         self._running: dict[str, None] = {}
+        self._resting: set[str] = set()
         self._dispatcher: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -295,6 +297,8 @@ class Scheduler:
         if change.state is JobState.QUEUED:
             self._intake.queued(job.job_id)
             self._queue.add(job)
+            if change.error is not None:
+                self._let_rest(job)
         else:
             self._queue.discard(job.job_id)
         if change.state is JobState.RUNNING:
@@ -327,8 +331,18 @@ class Scheduler:
 
     def _next(self) -> Assignment | None:
         # A job that is back in the queue because no worker could be had lets go of its devices a moment later.
-        waiting = (job for job in self._queue if job.job_id not in self._runs)
+        waiting = (job for job in self._queue if job.job_id not in self._runs and job.job_id not in self._resting)
         return next(assign(waiting, self._slots.devices, self._slots.free), None)
+
+    def _let_rest(self, job: Job) -> None:
+        """Keeps a job whose attempt failed from its next one for a while; those behind it go first meanwhile."""
+
+        def wake() -> None:
+            self._resting.discard(job.job_id)
+            self._wake.set()
+
+        self._resting.add(job.job_id)
+        asyncio.get_running_loop().call_later(rest(job.failures), wake)
 
     async def _start(self, assignment: Assignment) -> None:
         """Records that the job runs, then starts its worker: never the other way round, for a worker that nobody knows
@@ -342,6 +356,7 @@ class Scheduler:
             executor=self._executor,
             journal=self._journal,
             progress_interval=self._settings.progress_interval,
+            newest_order=lambda: self._intake.newest_order,
         )
         self._runs[job_id] = run
         try:

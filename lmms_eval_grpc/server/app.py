@@ -91,6 +91,8 @@ class EvaluationServer:
                 include_paths=self.args.include_path,
                 torch_threads=self.args.torch_threads,
                 use_template=self.args.use_template,
+                heartbeat_timeout=self.args.heartbeat_timeout,
+                stall_timeout=self.args.stall_timeout,
             )
         )
         self._health = HealthServicer()

@@ -88,6 +88,21 @@ class ServerArgs:
             "minimum": 1,
         },
     )
+    heartbeat_timeout: float | None = field(
+        default=120.0,
+        metadata={
+            "help": "Seconds without a sign of life after which a worker counts as hung and is killed; none: never.",
+            "above": 0,
+        },
+    )
+    stall_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds without progress (a sample answered or scored, a stage entered, a mebibyte read) after"
+            " which a worker counts as hung and is killed, where the job names no bound; unset: never.",
+            "above": 0,
+        },
+    )
     max_queued_jobs: int = field(
         default=1000,
         metadata={"help": "Jobs that may wait at once.", "minimum": 1},

@@ -93,16 +93,16 @@ async def stream_logs(request: StreamLogsRequest, context: Context, journal: Jou
     offset = request.after_offset if request.after_offset >= 0 else max(0, size + request.after_offset)
     while True:
         ended = log.job.state.ended
-        size, data = await asyncio.to_thread(_read, path, offset)
+        size, start, data, torn = await asyncio.to_thread(_read, path, offset)
         if size == 0:
             await journal.log(request.job_id)  # There may have been a log, removed with the job.
         if offset > size:
             description = f"{offset} is behind the end of the log, which has {size} bytes; use an end_offset"
             raise InvalidRequest([Violation("after_offset", description)])
         # A character whose bytes are not all written yet waits for the rest, unless there will be none.
-        text, used = codecs.utf_8_decode(data, "replace", ended and len(data) < MAX_LOG_BYTES)
+        text, used = codecs.utf_8_decode(data, "replace", torn or (ended and len(data) < MAX_LOG_BYTES))
         if used:
-            offset += used
+            offset = start + used
             await context.write(StreamLogsResponse(text=text, end_offset=offset))
         elif ended or not request.follow:
             return
@@ -126,14 +126,19 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _read(path: Path, offset: int) -> tuple[int, bytes]:
-    """The size of a file (0 if there is none), and what it has from ``offset`` on, at most :data:`MAX_LOG_BYTES`."""
+def _read(path: Path, offset: int) -> tuple[int, int, bytes, bool]:
+    """The size of a file (0 if there is none), where from ``offset`` on there is something in it, what that is, at most
+    :data:`MAX_LOG_BYTES`, and whether a gap follows right after: the middle of a log that is too long is left out."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(offset)
-            return size, file.read(MAX_LOG_BYTES)
+            if offset >= size:
+                return size, offset, b"", False
+            start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            gap = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            data = os.pread(file.fileno(), min(MAX_LOG_BYTES, gap - start), start)
+            return size, start, data, start + len(data) == gap < size
     except FileNotFoundError:
-        return 0, b""
+        return 0, offset, b"", False
     except OSError as error:
         raise StoreUnavailable(f"the job's log cannot be read: {error.strerror}") from error

@@ -14,7 +14,8 @@ from lmms_eval_grpc.engine.check import check_config
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, LocalSource, parse_baseline
 from lmms_eval_grpc.executors.base import Device
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
-from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.jobs.results import JobErrorCode
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, RetryPolicy
 from lmms_eval_grpc.scheduler.slots import unfit
 from lmms_eval_grpc.server.catalog import TaskCatalog
 from lmms_eval_grpc.server.convert_spec import Submission, read_evaluate_request
@@ -40,6 +41,7 @@ MAX_TEXT = 64 * 1024
 MAX_SPEC_BYTES = 256 * 1024
 """Bytes of a whole specification: every response with a job carries it, and every change of a job writes it again."""
 MAX_RUN_TIMEOUT = 365 * 24 * 3600.0
+MAX_ATTEMPTS = 10
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SEEDS = ("python", "numpy", "torch", "fewshot")
@@ -213,7 +215,19 @@ def _check_ranges(spec: EvaluationSpec) -> Iterator[Violation]:
         yield Violation("spec.track", "this server tells no tracker yet; leave it out, and log from the client")
     if spec.run_timeout is not None and not 0 < spec.run_timeout <= MAX_RUN_TIMEOUT:
         yield Violation("spec.run_timeout", f"{spec.run_timeout} s is not more than 0 and at most a year")
+    if spec.stall_timeout is not None and not 0 < spec.stall_timeout <= MAX_RUN_TIMEOUT:
+        yield Violation("spec.stall_timeout", f"{spec.stall_timeout} s is not more than 0 and at most a year")
+    if spec.retry_policy is not None:
+        yield from _check_retries(spec.retry_policy)
     yield from _check_generation(spec.gen_kwargs)
+
+
+def _check_retries(policy: RetryPolicy) -> Iterator[Violation]:
+    if not 1 <= policy.max_attempts <= MAX_ATTEMPTS:
+        yield Violation("spec.retry_policy.max_attempts", f"{policy.max_attempts} is not between 1 and {MAX_ATTEMPTS}")
+    if JobErrorCode.INVALID in policy.retry_on:
+        remedy = "is for jobs that cannot run as asked, which no further attempt mends; leave it out"
+        yield Violation("spec.retry_policy.retry_on", f"JOB_ERROR_CODE_INVALID {remedy}")
 
 
 def _check_generation(gen_kwargs: Mapping[str, Any]) -> Iterator[Violation]:

@@ -37,7 +37,8 @@ class JobStore(Protocol):
 
     Every coroutine that writes returns only when the write is durable, and writes take effect in the order in which
     they were called, also when they are not awaited one by one. Storage failures raise
-    :class:`~lmms_eval_grpc.jobs.errors.StoreUnavailable` and leave what was there untouched.
+    :class:`~lmms_eval_grpc.jobs.errors.StoreUnavailable` and leave what was there untouched; what is too large for any
+    store of the kind raises ValueError.
 
     A job whose record cannot be read (a later release wrote it, or it is damaged) stays as it is and is in nobody's
     way: who asks for it gets :class:`~lmms_eval_grpc.jobs.errors.JobUnreadable`, who asks for many gets the others.

@@ -252,6 +252,9 @@ class SqliteStore:
             raise StoreUnavailable("the job store is closed")
         try:
             return await self._writer.write(operation)
+        except sqlite3.DataError as error:
+            # Trying again would not make it smaller.
+            raise ValueError(f"the job store cannot hold it: {error}") from error
         except sqlite3.Error as error:
             raise self._unavailable("written", error) from error
 

@@ -344,7 +344,7 @@ class Job(google.protobuf.message.Message):
     queue_position: builtins.int
     """Zero-based place in the queue. Set only while the job is queued."""
     attempt: builtins.int
-    """How often the job has been started. 0 while it waits for its first start; more than 1 after a recovery."""
+    """How often the job has been started. 0 while it waits for its first start; more than 1 after a recovery or a retry."""
     cancel_reason: builtins.str
     """Why the job was cancelled, as given to CancelJob. Empty otherwise."""
     request_id: builtins.str
@@ -1437,7 +1437,9 @@ class StateChange(google.protobuf.message.Message):
     """Why, where there is something to say ("server restarted", the reason of a cancellation)."""
     @property
     def error(self) -> global___JobError:
-        """Set when the job entered JOB_STATE_FAILED."""
+        """Why an attempt failed. Set when the job entered JOB_STATE_FAILED, and when it went back to JOB_STATE_QUEUED because its
+        retry policy asks for another attempt.
+        """
 
     def __init__(
         self,

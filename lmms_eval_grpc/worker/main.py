@@ -16,6 +16,7 @@ from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
 from lmms_eval_grpc.worker import processes, translate
 from lmms_eval_grpc.worker.connection import ServerConnection
+from lmms_eval_grpc.worker.frames import FrameError
 from lmms_eval_grpc.worker.reporter import JobReporter
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunCancelled, RunJob, WorkerEvent, WorkerStarted
 
@@ -35,11 +36,20 @@ def run(sock: socket.socket) -> None:
         stand_by(sock)  # before there are threads
     logger.info("job %s, attempt %d, process %d", job.job_id, job.attempt, os.getpid())
     reporter = JobReporter(connection.send, lambda: connection.cancelled)
-    connection.listen(reporter.flush_due)
+    connection.listen(reporter.tick)
     last = run_job(job, reporter)
     sys.stdout.flush()
     sys.stderr.flush()
-    reporter.finish(last)
+    finish(reporter, last)
+
+
+def finish(reporter: JobReporter, last: WorkerEvent) -> None:
+    """Sends the last word, or, where that is too large for any server, that it is."""
+    try:
+        reporter.finish(last)
+    except FrameError as error:
+        message = f"the result cannot be told: {error}; ask for fewer tasks in one job. Its results files are written"
+        reporter.finish(_failed(JobError(JobErrorCode.EVALUATION, "RESULT_TOO_LARGE", message)))
 
 
 def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:

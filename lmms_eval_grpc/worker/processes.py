@@ -24,8 +24,14 @@ T = TypeVar("T")
 MARKER = "LMMS_EVAL_GRPC_WORKER"
 """Environment variable that every worker sets to a value of its own."""
 
+SERVER_MARKER = "LMMS_EVAL_GRPC_SERVER"
+"""Environment variable of all that a server starts: which server that was."""
+
 IDENTITY_FILE = "worker.json"
 """File in a job's folder that names the worker that runs it."""
+
+TELL_WHERE = signal.SIGUSR1
+"""Has a worker write the stacks of all its threads to its log, also while no Python code of it runs."""
 
 _PROC = Path("/proc")
 
@@ -147,6 +153,29 @@ def end_members(identity: WorkerIdentity, timeout: float) -> list[Process]:
     return _repeat(lambda: kill_members(identity), timeout)
 
 
+def server_marker() -> str:
+    """The value of :data:`SERVER_MARKER` for what this process starts: no other process ever has the same."""
+    process = read_process(os.getpid())
+    return f"{_pid_namespace()}.{os.getpid()}.{process.start_ticks if process else 0}"
+
+
+def end_orphans(timeout: float) -> list[int]:
+    """Kills what servers that are gone have left behind, such as a template that hung when its server was killed, and
+    waits for the end. Blocks.
+
+    Returns:
+        Those that are there still after ``timeout`` seconds.
+    """
+
+    def kill_orphans() -> list[int]:
+        found = [pid for pid in map(int, filter(str.isdigit, os.listdir(_PROC))) if _is_orphan(pid)]  # noqa: PTH208
+        for pid in found:
+            kill(pid)
+        return found
+
+    return _repeat(kill_orphans, timeout)
+
+
 def kill_tree(root: int, timeout: float = math.inf) -> None:
     """Kills all descendants of ``root``, but not ``root`` itself, until none is left or ``timeout`` seconds are over.
     Reaps nobody."""
@@ -158,6 +187,32 @@ def kill_tree(root: int, timeout: float = math.inf) -> None:
         return found
 
     _repeat(kill_descendants, timeout)
+
+
+def tell_where(identity: WorkerIdentity) -> bool:
+    """Asks the worker to write to its log where it is; False when it is gone."""
+    process = read_process(identity.pid)
+    if process is None or not process.alive or process.start_ticks != identity.start_ticks:
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(identity.pid, TELL_WHERE)
+        return True
+    return False
+
+
+def bytes_read(pids: Iterable[int]) -> int:
+    """What these processes have read so far, from anywhere; those that cannot be asked count nothing."""
+    return sum(map(_bytes_read, pids))
+
+
+def _bytes_read(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "io").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(": ") for line in lines)
+    # Files that are mapped into memory, as weights are, count where they come from a disk.
+    return int(counts.get("rchar", 0)) + int(counts.get("read_bytes", 0))
 
 
 def kill(pid: int) -> None:
@@ -190,16 +245,40 @@ def _descendants(processes: Iterable[Process], roots: set[int]) -> set[int]:
 
 
 def _carries(pid: int, marker: str) -> bool:
-    try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    return f"{MARKER}={marker}".encode() in _environment(pid)
+
+
+def _is_orphan(pid: int) -> bool:
+    """Whether a server started it that is gone. What was started elsewhere, in a container say, where other processes
+    have the numbers of these, is not."""
+    prefix = f"{SERVER_MARKER}=".encode()
+    told = next((entry.removeprefix(prefix).decode() for entry in _environment(pid) if entry.startswith(prefix)), "")
+    namespace, _, rest = told.partition(".")
+    server_pid, _, start_ticks = rest.partition(".")
+    if namespace != _pid_namespace() or not server_pid.isdigit() or not _is_alive(pid):
         return False
-    return f"{MARKER}={marker}".encode() in environment.split(b"\0")
+    server = read_process(int(server_pid))
+    return server is None or not server.alive or str(server.start_ticks) != start_ticks
+
+
+def _environment(pid: int) -> list[bytes]:
+    """The variables that a program was started with, as ``NAME=value``; empty when that cannot be told."""
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
 
 
 def _is_alive(pid: int) -> bool:
     process = read_process(pid)
     return process is not None and process.alive
+
+
+def _pid_namespace() -> str:
+    try:
+        return str((_PROC / "self" / "ns" / "pid").stat().st_ino)
+    except OSError:
+        return "0"
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -9,20 +10,23 @@ from collections.abc import Callable
 
 from lmms_eval_grpc.engine.api import ProgressReport, Stage, TaskScore
 from lmms_eval_grpc.worker.translate import to_json, to_progress, to_task_result
-from lmms_eval_grpc.worker.v1.worker_pb2 import WorkerEvent
+from lmms_eval_grpc.worker.v1.worker_pb2 import Heartbeat, WorkerEvent
 
 logger = logging.getLogger(__name__)
 
 MIN_INTERVAL = 0.1
 """Least seconds between two progress events of one stage."""
+HEARTBEAT_INTERVAL = 2.0
+"""Seconds between two signs of life."""
 
 
 class JobReporter:
     """The engine's :class:`~lmms_eval_grpc.engine.api.Reporter`.
 
-    A progress report that comes too soon after the last is held back until its time has come (:meth:`flush_due`, called
-    from another thread while the engine computes), a newer one replaces it, or something final is said. A change of
-    stage is never held back, and nothing that was held back is lost before one.
+    A progress report that comes too soon after the last is held back until its time has come (:meth:`tick`, called from
+    another thread while the engine computes), a newer one replaces it, or something final is said. A change of stage is
+    never held back, and nothing that was held back is lost before one. Ticks also bring signs of life, which tell how
+    far the engine has come but not what it is at.
     """
 
     def __init__(
@@ -38,10 +42,18 @@ class JobReporter:
         self._stage: Stage | None = None
         self._held: ProgressReport | None = None
         self._sent_at = -MIN_INTERVAL
+        self._steps = 0
+        self._newest: ProgressReport | None = None
+        self._beaten_at = clock()
+        self._finished = False
 
     def progress(self, report: ProgressReport) -> None:
         """Sends or holds back."""
         with self._lock:
+            steady = dataclasses.replace(report, samples_per_second=0.0)
+            if steady != self._newest:
+                self._newest = steady
+                self._steps += 1
             if report.stage is not self._stage:
                 self._flush()
                 self._stage = report.stage
@@ -76,6 +88,7 @@ class JobReporter:
                 "%s: %d of %d samples have no score", result.task, result.samples_errored, result.samples_asked
             )
         with self._lock:
+            self._steps += 1
             self._flush()
             self._send(WorkerEvent(task_result_json=to_json(result)))
 
@@ -83,16 +96,23 @@ class JobReporter:
         """Whether the engine should stop."""
         return self._cancelled()
 
-    def flush_due(self) -> None:
-        """Sends what was held back, if its time has come."""
+    def tick(self) -> None:
+        """Sends what was held back, and a sign of life, if their times have come."""
         with self._lock:
-            if self._held is not None and self._clock() - self._sent_at >= MIN_INTERVAL:
+            if self._finished:
+                return
+            now = self._clock()
+            if self._held is not None and now - self._sent_at >= MIN_INTERVAL:
                 self._flush()
+            if now - self._beaten_at >= HEARTBEAT_INTERVAL:
+                self._beaten_at = now
+                self._send(WorkerEvent(heartbeat=Heartbeat(steps=self._steps)))
 
     def finish(self, last: WorkerEvent) -> None:
         """Sends what was held back, then the last word. Nothing is sent after it."""
         with self._lock:
             self._flush()
+            self._finished = True
             self._send(last)
 
     def _flush(self) -> None:

@@ -62,6 +62,13 @@ class Template:
     def serve(self, import_seconds: float) -> None:
         """Returns when the server is gone."""
         self._watch_children()
+        try:
+            self._serve(import_seconds)
+        finally:
+            # The sockets go with this object, before the last children do.
+            signal.set_wakeup_fd(-1)
+
+    def _serve(self, import_seconds: float) -> None:
         threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a count, not paths
         self._send(TemplateEvent(ready=TemplateReady(import_seconds=import_seconds, thread_count=threads)))
         poll = select.poll()
@@ -157,6 +164,8 @@ def prepare_worker() -> None:
     """Undoes, in a forked worker, what only the template needs, and gives it its own name and random numbers."""
     gc.enable()
     faulthandler.enable()
+    # Asked by a server that takes this worker to hang: its log then ends with where.
+    faulthandler.register(processes.TELL_WHERE, chain=False)
     prctl.set_process_name("eval-worker")
     # The worker has a folder of its own for temporary files; this remembers the template's.
     tempfile.tempdir = None

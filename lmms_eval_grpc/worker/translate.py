@@ -17,6 +17,7 @@ from lmms_eval_grpc.engine.api import (
     ProgressReport,
     TaskScore,
 )
+from lmms_eval_grpc.engine.exhaustion import causes, is_disk_full, is_out_of_memory
 from lmms_eval_grpc.engine.record.plain_json import to_plain
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import (
@@ -33,6 +34,10 @@ from lmms_eval_grpc.jobs.results import (
 )
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
 
+MEMORY_REMEDY = (
+    "use a smaller batch_size or max_batch_size, fewer pixels or frames per sample, more devices (num_gpus), or a"
+    " machine with more memory"
+)
 MAX_MESSAGE = 4000
 """Longest error message that leaves a worker, in characters; the log has all of it."""
 
@@ -174,6 +179,8 @@ def to_json(value: object) -> str:
 
 def to_error(error: EvaluationError) -> JobError:
     """What the engine says about an evaluation that cannot go on."""
+    if (shortage := _shortage(error, error.message)) is not None:
+        return shortage
     code = JobErrorCode.INVALID if error.reason in INVALID_REASONS else JobErrorCode.EVALUATION
     return JobError(code, error.reason, _shorten(error.message))
 
@@ -183,7 +190,20 @@ def to_unexpected_error(error: BaseException) -> JobError:
     text = str(error)
     kind = type(error).__name__
     message = f"{kind}: {text}" if text else kind
+    if (shortage := _shortage(error, message)) is not None:
+        return shortage
     return JobError(JobErrorCode.EVALUATION, "UNEXPECTED_ERROR", _shorten(message), {"exception": kind})
+
+
+def _shortage(error: BaseException, message: str) -> JobError | None:
+    """Want of memory or of disk space, whatever it made fail; None for all else."""
+    found = [*causes(error)]
+    if getattr(error, "reason", "") == "OUT_OF_MEMORY" or any(map(is_out_of_memory, found)):
+        return JobError(JobErrorCode.OUT_OF_MEMORY, "OUT_OF_MEMORY", f"{_shorten(message)}; {MEMORY_REMEDY}")
+    if any(map(is_disk_full, found)):
+        remedy = "free space on the disk and submit the job again"
+        return JobError(JobErrorCode.INTERNAL, "DISK_FULL", f"{_shorten(message)}; {remedy}")
+    return None
 
 
 def _to_metric(score: MetricScore) -> Metric:

@@ -45,6 +45,7 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
         *("--predict_only", "--num_gpus", "1", "--device", "cpu", "--output_path", str(rig.folder / "out")),
         *("--seed", "1,2,3,4", "--repeats", "2", "--system_instruction", "be brief, please"),
         *("--apply_chat_template", "--reasoning_tags", "none", "--run_timeout", "2m"),
+        *("--stall_timeout", "90", "--max_attempts", "4", "--retry_on", "stalled", "--retry-on", "timeout"),
         *("--agentic_trace_mode", "full", "--max_tokens", "1000", "--max_error_share", "0.25"),
         *("--process_with_media", "--bootstrap_iters", "0", "--override_tasks", "--timezone", "Asia/Singapore"),
         *("--compat", "fewshot_stream"),
@@ -79,6 +80,9 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
     assert spec.override_tasks
     assert spec.timezone == "Asia/Singapore"
     assert list(spec.compat) == ["fewshot_stream"]
+    assert spec.stall_timeout.seconds == 90
+    assert spec.retry_policy.max_attempts == 4
+    assert list(spec.retry_policy.retry_on) == [job_pb2.JOB_ERROR_CODE_STALLED, job_pb2.JOB_ERROR_CODE_TIMEOUT]
     assert list(spec.include_path) == [str(rig.folder)]
     assert dict(job.labels) == {"run": "sft-7", "note": "a=b"}
     assert job.priority == 5
@@ -86,7 +90,7 @@ def test_every_flag_reaches_the_server(rig: Rig) -> None:
 
 def test_the_client_takes_no_argument_that_has_no_flag() -> None:
     arguments = {name for name in inspect.signature(EvalClient.evaluate).parameters if name not in ("self", "options")}
-    assert arguments | set(EvaluationOptions.__annotations__) == {*PLAIN_FLAGS, "labels"}
+    assert arguments | set(EvaluationOptions.__annotations__) == {*PLAIN_FLAGS, "labels", "retry_policy"}
 
 
 @pytest.mark.parametrize("name", PLAIN_FLAGS)
@@ -118,7 +122,7 @@ def test_dashes_serve_as_well_as_underscores(rig: Rig) -> None:
 
 def test_what_is_not_given_is_left_to_the_server(rig: Rig) -> None:
     spec = stored(rig, "--limit", "-1").evaluation
-    for name in ("num_fewshot", "batch_size", "limit", "run_timeout"):
+    for name in ("num_fewshot", "batch_size", "limit", "run_timeout", "stall_timeout", "retry_policy"):
         assert not spec.HasField(name), name
     assert spec.log_samples
 

@@ -85,6 +85,9 @@ def test_the_request_reads_as_it_was_written() -> None:
     spec.limit.fraction = 0.5
     spec.seeds.torch = 7
     spec.run_timeout.seconds = 90
+    spec.stall_timeout.seconds = 30
+    spec.retry_policy.max_attempts = 2
+    spec.retry_policy.retry_on.append(job_pb2.JOB_ERROR_CODE_STALLED)
     spec.include_path.append("/tasks")
     told = dictionaries.job(job_pb2.Job(evaluation=spec))["request"]
     assert told == {
@@ -103,6 +106,8 @@ def test_the_request_reads_as_it_was_written() -> None:
         "repeats": 3,
         "seed": {"torch": 7},
         "run_timeout": 90.0,
+        "stall_timeout": 30.0,
+        "retry_policy": {"max_attempts": 2, "retry_on": ["stalled"]},
         "include_path": ["/tasks"],
     }
     assert isinstance(told["model_args"]["n"], int)

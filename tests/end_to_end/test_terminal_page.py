@@ -74,9 +74,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 @pytest.mark.parametrize("program", ["buf", "grpcurl"])
-def test_every_one_liner_works(
-    program: str, running: ServerProcess, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_every_one_liner_works(program: str, running: ServerProcess, tiny_checkpoint: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     if shutil.which(program, path=environment["PATH"]) is None:
         pytest.skip(f"needs {program} on the path; neither PyPI, npm nor Debian has an official one")

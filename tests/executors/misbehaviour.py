@@ -3,6 +3,9 @@
 import ctypes
 import multiprocessing.connection
 import os
+import pathlib
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -85,3 +88,38 @@ def raise_half_a_character(doc):
 
 def call_sys_exit(doc):
     sys.exit("the task had enough")
+
+
+def fall_asleep(doc):
+    time.sleep(HOLD)
+
+
+def stop_itself(doc):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def backtrack_for_ever(doc):
+    # One call into C that holds the interpreter's lock: no other thread of the process runs.
+    re.match("(a|aa)+$", "a" * 200 + "b")
+
+
+def ask_for_too_much_memory(doc):
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+    return bytearray(64 << 30)
+
+
+def be_killed_for_memory(doc):
+    # In a control group of its own, so that the kernel's choice is this process and no other.
+    log = pathlib.Path("/proc/self/fd/1").readlink()
+    group = pathlib.Path((log.parent.parent / "memory_group").read_text())
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    print("about to take too much memory", flush=True)
+    held = [os.urandom(1 << 20) for _ in range(256)]
+    return f"What digit is shown? {len(held)}"
+
+
+def flood(doc):
+    block = "x" * 1023 + "\n"
+    for _ in range(4096):
+        sys.stdout.write(block)
+    return "What digit is shown?"

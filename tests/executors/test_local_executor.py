@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from lmms_eval_grpc.executors.base import Execution, Executor
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
+from lmms_eval_grpc.executors.log_bound import bound_log
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import EvaluationResult, JobErrorCode, JobStage, Progress, TaskResult, Verdict
 from lmms_eval_grpc.jobs.spec import MergeSpec
@@ -93,6 +95,21 @@ async def test_the_log_tells_the_user_what_happened_and_holds_what_the_task_prin
     assert "completed; results: " in log
 
 
+async def test_a_worker_that_prints_without_end_fills_no_disk(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = functools.partial(bound_log, max_bytes=4 << 20, kept_head=65536, kept_tail=65536)
+    monkeypatch.setattr("lmms_eval_grpc.executors.log_bound.bound_log", bound)
+    monkeypatch.setattr("lmms_eval_grpc.executors.log_bound.INTERVAL", 0.05)
+    reports, job_dir = await jobs.run(jobs.spec("flood", limit_count=32))
+    assert isinstance(reports[-1], Completed)
+    status = (job_dir / "worker.log").stat()
+    assert status.st_size > 128 << 20
+    assert status.st_blocks * 512 < status.st_size / 2
+    log = (job_dir / "worker.log").read_bytes()
+    assert b"stage: preparing" in log[:65536]
+    assert b"bytes of output are left out here" in log[:131072]
+    assert b"completed; results" in log[-65536:]
+
+
 async def test_a_later_attempt_appends_to_the_log_and_takes_up_what_was_answered(jobs: Jobs) -> None:
     spec = jobs.spec("well_behaved")
     first, job_dir = await jobs.run(spec)
@@ -116,7 +133,7 @@ async def test_a_worker_killed_outright_is_reported_with_its_signal_and_the_end_
     error = last_error(reports).error
     assert (error.code, error.reason) == (JobErrorCode.WORKER_DIED, "WORKER_KILLED")
     assert error.details == {"signal": "SIGKILL", "exit_status": "-9"}
-    assert "out-of-memory" in error.message
+    assert "not by the kernel's out-of-memory killer" in error.message
     assert "about to be killed" in error.log_tail
     assert len(error.log_tail.encode()) <= 4096
     assert not (job_dir / processes.IDENTITY_FILE).exists()

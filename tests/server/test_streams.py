@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from lmms_eval_grpc.engine.record.samples import SampleRecord
+from lmms_eval_grpc.executors.log_bound import bound_log
 from lmms_eval_grpc.jobs.errors import InvalidRequest, JobNotFound
 from lmms_eval_grpc.server import streams
 from lmms_eval_grpc.store.base import SampleBatch
@@ -51,6 +52,30 @@ async def samples(rig: Rig, job_id: str, **fields: Any) -> list[pb.StreamSamples
 async def logs(rig: Rig, job_id: str, **fields: Any) -> list[pb.StreamLogsResponse]:
     call = rig.stub.StreamLogs(pb.StreamLogsRequest(job_id=job_id, **fields))
     return [message async for message in following(call)]
+
+
+async def test_the_middle_of_a_log_that_was_too_long_is_left_out_and_offsets_stay(rig: Rig) -> None:
+    job_id, _ = await rig.running()
+    path = rig.job_dir(job_id) / "worker.log"
+    lines = [f"line {number:9d}\n" for number in range(100_000)]
+    path.write_text("".join(lines))
+    assert bound_log(path, 1 << 20, 16384, 65536) > 1 << 20
+    assert path.stat().st_blocks * 512 < 1 << 18
+    assert bound_log(path, 1 << 20, 16384, 65536) == 0
+    with path.open("a") as file:
+        file.write("the end\n")
+    messages = await logs(rig, job_id)
+    text = "".join(message.text for message in messages)
+    assert "\0" not in text
+    assert text.startswith(lines[0])
+    assert text.endswith(f"{lines[-1]}the end\n")
+    assert "bytes of output are left out here" in text
+    assert messages[-1].end_offset == path.stat().st_size == 15 * 100_000 + 8
+    for message in messages:
+        (rest,) = ["".join(one.text for one in await logs(rig, job_id, after_offset=message.end_offset))]
+        assert text.endswith(rest)
+    (tail,) = await logs(rig, job_id, after_offset=-8)
+    assert tail.text == "the end\n"
 
 
 async def test_samples_come_in_order_with_all_their_fields(rig: Rig) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from lmms_eval_grpc.server.validate import MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_SPEC_BYTES
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
@@ -110,6 +111,14 @@ async def test_an_empty_request_names_what_it_lacks(rig: Rig) -> None:
         ({"baseline": "/no/such/samples.jsonl"}, "spec.baseline"),
         ({"baseline": "."}, "spec.baseline"),
         ({"baseline": "x" * 5000}, "spec.baseline"),
+        ({"stall_timeout": Duration(seconds=-1)}, "spec.stall_timeout"),
+        ({"retry_policy": job_pb2.RetryPolicy(max_attempts=11)}, "spec.retry_policy.max_attempts"),
+        ({"retry_policy": job_pb2.RetryPolicy(max_attempts=-1)}, "spec.retry_policy.max_attempts"),
+        ({"retry_policy": job_pb2.RetryPolicy(retry_on=[99])}, "spec.retry_policy.retry_on"),
+        (
+            {"retry_policy": job_pb2.RetryPolicy(retry_on=[job_pb2.JOB_ERROR_CODE_INVALID])},
+            "spec.retry_policy.retry_on",
+        ),
     ],
 )
 async def test_a_value_out_of_range_is_refused(rig: Rig, fields: dict[str, Any], field: str) -> None:

@@ -158,3 +158,19 @@ async def test_what_clients_are_told_does_not_name_the_servers_files(tmp_path: P
     assert str(tmp_path) not in str(refused.value)
     other.close()
     await store.close()
+
+
+async def test_what_is_too_large_for_the_file_is_refused_for_good_and_nothing_else_is(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "jobs.sqlite3")
+    await store.open()
+    assert store._writer is not None
+    # Of SQLite's own limit, a thousand million bytes, a part.
+    store._writer._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+    job, event = queued(1)
+    await store.insert(job, event)
+    running, event = then(job, JobState.RUNNING, cancel_reason="x" * 200_000)
+    with pytest.raises(ValueError, match="the job store cannot hold it"):
+        await store.append(running, event)
+    assert await store.get(job.job_id) == job
+    await store.append(*then(job, JobState.RUNNING))
+    await store.close()

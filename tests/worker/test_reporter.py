@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lmms_eval_grpc.engine.api import MetricScore, ProgressReport, Stage, TaskScore
 from lmms_eval_grpc.jobs import codec
-from lmms_eval_grpc.jobs.results import JobStage, Progress, TaskResult
-from lmms_eval_grpc.worker.reporter import MIN_INTERVAL, JobReporter
+from lmms_eval_grpc.jobs.results import JobError, JobStage, Progress, TaskResult
+from lmms_eval_grpc.worker import frames
+from lmms_eval_grpc.worker import main as worker_main
+from lmms_eval_grpc.worker.reporter import HEARTBEAT_INTERVAL, MIN_INTERVAL, JobReporter
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunCancelled, WorkerEvent
 
 
@@ -37,8 +41,8 @@ def test_progress_within_the_interval_is_held_back_and_only_the_newest_is_sent()
         wire.progress(done)
     assert wire.seen() == [(JobStage.GENERATING, 0)]
     wire.now += 2 * MIN_INTERVAL
-    wire.reporter.flush_due()
-    wire.reporter.flush_due()
+    wire.reporter.tick()
+    wire.reporter.tick()
     assert wire.seen() == [(JobStage.GENERATING, 0), (JobStage.GENERATING, 9)]
 
 
@@ -46,7 +50,7 @@ def test_nothing_is_flushed_before_its_time() -> None:
     wire = _Wire()
     wire.progress(0)
     wire.progress(1)
-    wire.reporter.flush_due()
+    wire.reporter.tick()
     assert wire.seen() == [(JobStage.GENERATING, 0)]
 
 
@@ -74,3 +78,41 @@ def test_a_task_result_and_the_last_word_come_after_the_progress_that_led_to_the
         "cancelled",
     ]
     assert codec.decode(TaskResult, wire.events[2].task_result_json).metrics[0].value == 0.5
+
+
+def beats(wire: _Wire) -> list[int]:
+    """The steps that heartbeats told."""
+    return [event.heartbeat.steps for event in wire.events if event.HasField("heartbeat")]
+
+
+def test_a_heartbeat_comes_in_its_interval_and_tells_whether_anything_moves() -> None:
+    wire = _Wire()
+    wire.reporter.tick()
+    assert beats(wire) == []
+    for samples in (0, 1, 1, 1):
+        wire.reporter.progress(ProgressReport(Stage.SCORING, samples_scored=samples, samples_per_second=wire.now))
+        wire.now += HEARTBEAT_INTERVAL
+        wire.reporter.tick()
+        wire.reporter.tick()
+    assert beats(wire) == [1, 2, 2, 2]
+
+
+def test_nothing_follows_the_last_word() -> None:
+    wire = _Wire()
+    wire.reporter.finish(WorkerEvent(cancelled=RunCancelled()))
+    wire.now += 10 * HEARTBEAT_INTERVAL
+    wire.reporter.tick()
+    assert wire.seen() == ["cancelled"]
+
+
+def test_a_result_that_is_too_large_to_be_sent_is_told_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    sent: list[bytes] = []
+    reporter = JobReporter(lambda event: sent.append(frames.encode_frame(event)), lambda: False)
+    worker_main.finish(reporter, WorkerEvent(completed_json="x" * 2000))
+    buffer = frames.FrameBuffer()
+    buffer.feed(b"".join(sent))
+    last = buffer.take(WorkerEvent)
+    assert last is not None
+    assert codec.decode(JobError, last.failed_json).reason == "RESULT_TOO_LARGE"
+    assert buffer.empty

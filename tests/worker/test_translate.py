@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 from pathlib import Path
@@ -197,13 +198,38 @@ def test_groups_with_metrics_become_results() -> None:
         ("TASK_LOAD_FAILED", JobErrorCode.INVALID),
         ("MODEL_LOAD_FAILED", JobErrorCode.INVALID),
         ("DATASET_UNAVAILABLE", JobErrorCode.INVALID),
-        ("OUT_OF_MEMORY", JobErrorCode.EVALUATION),
         ("TOO_MANY_ERRORS", JobErrorCode.EVALUATION),
     ],
 )
 def test_errors_that_lie_in_the_job_are_told_from_those_of_the_evaluation(reason: str, code: JobErrorCode) -> None:
     error = translate.to_error(EvaluationError(reason, "why"))
     assert (error.code, error.reason, error.message) == (code, reason, "why")
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "reason", "remedy"),
+    [
+        (MemoryError("bytearray"), JobErrorCode.OUT_OF_MEMORY, "OUT_OF_MEMORY", "smaller batch_size"),
+        (OSError(errno.ENOSPC, "No space left on device"), JobErrorCode.INTERNAL, "DISK_FULL", "free space"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), JobErrorCode.INTERNAL, "DISK_FULL", "free space"),
+        (OSError(errno.ENOENT, "No such file"), JobErrorCode.EVALUATION, "UNEXPECTED_ERROR", "FileNotFoundError"),
+    ],
+)
+def test_want_of_memory_or_disk_is_told_from_faults_of_the_evaluation_whatever_it_made_fail(
+    failure: Exception, code: JobErrorCode, reason: str, remedy: str
+) -> None:
+    error = translate.to_unexpected_error(failure)
+    assert (error.code, error.reason) == (code, reason)
+    assert remedy in error.message
+    wrapped = EvaluationError("TASK_LOAD_FAILED", "the task failed")
+    wrapped.__cause__ = failure
+    assert translate.to_error(wrapped).code is (code if reason != "UNEXPECTED_ERROR" else JobErrorCode.INVALID)
+
+
+def test_a_model_that_does_not_fit_is_want_of_memory() -> None:
+    error = translate.to_error(EvaluationError("OUT_OF_MEMORY", "the model does not fit"))
+    assert (error.code, error.reason) == (JobErrorCode.OUT_OF_MEMORY, "OUT_OF_MEMORY")
+    assert error.message.startswith("the model does not fit; use a smaller batch_size")
 
 
 def test_an_unexpected_error_says_its_type_and_is_not_endless() -> None:

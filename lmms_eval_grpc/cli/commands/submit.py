@@ -40,6 +40,7 @@ PLAIN_FLAGS = (
     "max_tokens",
     "max_error_share",
     "run_timeout",
+    "stall_timeout",
     "include_path",
     "process_with_media",
     "bootstrap_iters",
@@ -56,6 +57,7 @@ PLAIN_FLAGS = (
 def run(args: argparse.Namespace, output: Output) -> int:
     """Prints the job's id, alone when the output is no terminal."""
     given: dict[str, Any] = {name: getattr(args, name) for name in PLAIN_FLAGS if getattr(args, name) is not None}
+    given |= _retry_policy(args)
     with connect(args) as client:
         submitted = client.evaluate(**given, labels=dict(args.label))
         if args.validate_only:
@@ -74,3 +76,12 @@ def run(args: argparse.Namespace, output: Output) -> int:
         elif output.is_terminal:
             output.remark(f"follow it with: lmms-eval-grpc watch {job_id}")
     return ExitCode.OK
+
+
+def _retry_policy(args: argparse.Namespace) -> dict[str, Any]:
+    policy: dict[str, Any] = {}
+    if args.max_attempts is not None:
+        policy["max_attempts"] = args.max_attempts
+    if args.retry_on is not None:
+        policy["retry_on"] = args.retry_on
+    return {"retry_policy": policy} if policy else {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.exhaustion import tells_out_of_memory
 
 
 def check_errors(task: str, *, errored: int, asked: int, tolerated: float, newest: str) -> None:
-    """Raises :class:`EvaluationError` ``TOO_MANY_ERRORS`` once the task can no longer be scored within the tolerance.
+    """Raises :class:`EvaluationError` ``TOO_MANY_ERRORS`` once the task can no longer be scored within the tolerance;
+    ``OUT_OF_MEMORY`` where it is memory that the newest sample lacked, alone and in the smallest batch.
 
     ``tolerated`` is the largest share of ``asked`` that may fail. A few broken images in a benchmark of thousands are a
     fact of life, and every result carries the counts; beyond that share the mean over what is left is no longer the
@@ -16,7 +18,7 @@ def check_errors(task: str, *, errored: int, asked: int, tolerated: float, newes
     """
     if errored > tolerated * asked:
         raise EvaluationError(
-            "TOO_MANY_ERRORS",
+            "OUT_OF_MEMORY" if tells_out_of_memory(newest) else "TOO_MANY_ERRORS",
             f"task {task}: {errored} of {asked} samples failed, more than the {100 * tolerated:g}% that "
             f"max_error_share tolerates; for example: {newest}",
         )

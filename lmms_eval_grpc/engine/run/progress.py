@@ -47,6 +47,7 @@ class Counters:
     samples_resumed: int = 0
     samples_errored: int = 0
     samples_cached: int = 0
+    samples_scored: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     """Tokens of every answer used, those of earlier attempts included."""
@@ -145,6 +146,7 @@ class Progress:
                 samples_resumed=counters.samples_resumed,
                 samples_errored=counters.samples_errored,
                 samples_cached=counters.samples_cached,
+                samples_scored=counters.samples_scored,
                 samples_per_second=self.samples_per_second,
                 batch_size=counters.batch_size,
                 output_tokens=counters.generated_tokens,

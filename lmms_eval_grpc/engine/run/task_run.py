@@ -201,6 +201,7 @@ class _TaskRun:
                 self._fail(doc_id, outcome.outcome, outcome.message, answered)
             else:
                 self._scored.append(ScoredSample(doc_id, outcome))
+                self.context.progress.counters.samples_scored += 1
                 self._record(doc_id, outcome, answered)
 
     def _await_judges(self) -> None:

@@ -118,6 +118,7 @@ class WorkerEvent(google.protobuf.message.Message):
     COMPLETED_JSON_FIELD_NUMBER: builtins.int
     FAILED_JSON_FIELD_NUMBER: builtins.int
     CANCELLED_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
     progress_json: builtins.str
     """How far it is, as JSON (lmms_eval_grpc.jobs.results.Progress)."""
     task_result_json: builtins.str
@@ -134,6 +135,10 @@ class WorkerEvent(google.protobuf.message.Message):
     def cancelled(self) -> global___RunCancelled:
         """The job stopped because it was told to."""
 
+    @property
+    def heartbeat(self) -> global___Heartbeat:
+        """The worker is alive."""
+
     def __init__(
         self,
         *,
@@ -143,12 +148,31 @@ class WorkerEvent(google.protobuf.message.Message):
         completed_json: builtins.str = ...,
         failed_json: builtins.str = ...,
         cancelled: global___RunCancelled | None = ...,
+        heartbeat: global___Heartbeat | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "progress_json", "task_result_json", "completed_json", "failed_json", "cancelled"] | None: ...
+    def HasField(self, field_name: typing.Literal["cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "heartbeat", b"heartbeat", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "heartbeat", b"heartbeat", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "progress_json", "task_result_json", "completed_json", "failed_json", "cancelled", "heartbeat"] | None: ...
 
 global___WorkerEvent = WorkerEvent
+
+@typing.final
+class Heartbeat(google.protobuf.message.Message):
+    """The worker is alive: sent every two seconds by a thread of its own, whatever the engine is at."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: builtins.int
+    steps: builtins.int
+    """Grows with everything that is answered, scored or begun; stays while nothing moves."""
+    def __init__(
+        self,
+        *,
+        steps: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["steps", b"steps"]) -> None: ...
+
+global___Heartbeat = Heartbeat
 
 @typing.final
 class WorkerStarted(google.protobuf.message.Message):

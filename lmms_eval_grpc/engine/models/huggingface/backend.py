@@ -16,6 +16,7 @@ import transformers
 from safetensors import SafetensorError
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
 from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
@@ -33,7 +34,6 @@ from lmms_eval_grpc.engine.models.huggingface.memory import (
     BatchSizer,
     RowSize,
     is_device_lost,
-    is_out_of_memory,
     release_memory,
 )
 from lmms_eval_grpc.engine.models.huggingface.options import HuggingFaceOptions, plan_media

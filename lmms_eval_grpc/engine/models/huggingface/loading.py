@@ -15,8 +15,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
 from lmms_eval_grpc.engine.models.checkpoint_files import read_text
-from lmms_eval_grpc.engine.models.huggingface.memory import is_out_of_memory
 from lmms_eval_grpc.engine.models.huggingface.processor import load_processor
 
 _NAMES_SHOWN = 5

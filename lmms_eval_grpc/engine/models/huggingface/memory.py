@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
+
 AUTOMATIC_CEILING = 512
 """Largest batch that is chosen without being asked for."""
 
@@ -29,19 +31,6 @@ MEASURED_SHARE = 0.8
 
 NOISE_BYTES = 128 * 1024 * 1024
 """Batches that take less than this teach nothing: other threads and first-time allocations take as much."""
-
-_MESSAGES = (
-    *("DefaultCPUAllocator", "can't allocate memory"),
-    # What libraries and kernels ask of the driver themselves, past torch's own allocator.
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory"),
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, on any device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES)
 
 
 def is_device_lost(error: BaseException) -> bool:

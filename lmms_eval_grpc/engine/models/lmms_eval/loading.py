@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
 from lmms_eval_grpc.engine.models.entry import LoadSettings
-from lmms_eval_grpc.engine.models.huggingface.memory import is_out_of_memory
 from lmms_eval_grpc.engine.packages import LMMS_EVAL, StandIn, lmms_eval_folder, package_folder
 
 

@@ -1,0 +1,1 @@
+"""Faults, one kind at a time and many at random, against real servers, templates, workers and clients."""
