@@ -6,7 +6,7 @@ import errno
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lmms_eval_grpc.jobs.events import WorkerReport
 from lmms_eval_grpc.jobs.job import Job
@@ -77,3 +77,25 @@ class Executor(Protocol):
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> Execution:
         """Starts the job on these devices. ``job.attempt`` counts from 1. A start that fails is a report, not an
         exception: Failed when it is the job's fault, NotStarted when another job would not have been started either."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedJob:
+    """A job that waits, and what it will probably be executed with."""
+
+    job: Job
+    """As it waits: its next attempt has the number ``attempt + 1``."""
+    devices: tuple[Device, ...]
+    job_dir: Path
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """What an executor has as well that can do something for jobs before there are devices for them."""
+
+    def expect(self, upcoming: Sequence[ExpectedJob]) -> None:
+        """Tells which jobs will be executed next, one per device at most, as things stand now.
+
+        Takes the place of what was told before: what was done for a job that is not among them any more is undone.
+        Returns at once and never fails; a job must run as well if nothing came of it.
+        """

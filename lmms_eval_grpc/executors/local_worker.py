@@ -7,25 +7,22 @@ import contextlib
 import logging
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from lmms_eval_grpc.executors.base import is_shortage
 from lmms_eval_grpc.executors.log_tail import read_log_tail
-from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
+from lmms_eval_grpc.executors.template_child import ForkRefused
+from lmms_eval_grpc.executors.worker_process import WorkerProcess, forget_identity, patiently
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
-from lmms_eval_grpc.worker import processes
-from lmms_eval_grpc.worker.frames import FrameError, encode_frame, read_frame
-from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand, WorkerEvent
+from lmms_eval_grpc.worker.frames import FrameError
+from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand
 
 logger = logging.getLogger(__name__)
 
 LastWord = Completed | Failed | Stopped
-T = TypeVar("T")
 
 LINGER = 2.0
 """Seconds that a worker may take to end once it has said its last word or closed its socket."""
@@ -33,15 +30,7 @@ DRAIN_TIMEOUT = 60.0
 """Seconds that reading what a worker left in its socket may take: a large result on a busy machine takes a few."""
 REAP_TIMEOUT = 5.0
 """Seconds that a template may take to tell how a worker ended that is known to have ended."""
-UNKILLABLE_AFTER = 10.0
-"""Seconds after which a process that was killed and is there still is worth a line in the log; a server that is being
-stopped waits no longer."""
 _LARGE_JSON = 256 * 1024
-_STREAM_LIMIT = 1024 * 1024
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.5
-
-# Looking at a process that hangs in the kernel may itself hang: in threads that nothing else waits for.
-_process_threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="worker-processes")
 
 
 class NoWorker(Exception):
@@ -54,30 +43,29 @@ class LocalExecution:
     def __init__(
         self,
         run: RunJob,
-        launch: Callable[[asyncio.Event], Awaitable[ForkedWorker | None]],
+        launch: Callable[[asyncio.Event], Awaitable[WorkerProcess | None]],
+        keep: Callable[[WorkerProcess], bool],
         *,
-        marker: str,
-        log_path: Path,
         cancel_grace: float,
     ) -> None:
         """
         Args:
             run: what the worker is told to do.
-            launch: makes a worker; None when the event, which says that the job is to be stopped, was set before there
-                was one. Raises NoWorker, ForkRefused.
-            marker: what tells this worker's processes from all others.
-            log_path: the worker's log.
+            launch: makes or finds a worker; None when the event, which says that the job is to be stopped, was set
+                before there was one. Raises NoWorker, ForkRefused.
+            keep: takes a worker over that stays with its model; whether it did.
             cancel_grace: seconds between asking the worker to stop and killing it.
         """
         self._run = run
         self._launch = launch
-        self._marker = marker
-        self._log_path = log_path
+        self._keep = keep
         self._cancel_grace = cancel_grace
         self._reports = _Reports()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         self._cancel_reason = ""
+        self._accepted = False
+        self._stays = False
         self._task = asyncio.create_task(self._execute(), name=f"job-{run.job_id}")
 
     async def reports(self) -> AsyncIterator[WorkerReport]:
@@ -93,7 +81,7 @@ class LocalExecution:
             self._stop_asked.set()
 
     def when_ended(self, callback: Callable[[LocalExecution], object]) -> None:
-        """Has ``callback`` called once nothing of the worker is left."""
+        """Has ``callback`` called once nothing of the worker is left, or it has been given away."""
         self._task.add_done_callback(lambda _: callback(self))
 
     async def end(self) -> None:
@@ -119,41 +107,44 @@ class LocalExecution:
         self._reports.close()
 
     async def _attempt(self) -> LastWord:
-        worker = await self._launch(self._stop_asked)
-        if worker is None:
-            return Stopped()
-        try:
-            reader, writer = await asyncio.open_unix_connection(sock=worker.sock, limit=_STREAM_LIMIT)
-        except BaseException:
-            worker.sock.close()
-            raise
-        try:
-            last_word = await self._accompany(worker, reader, writer) or await self._explain(worker)
-            if isinstance(last_word, Failed):
-                return Failed(await self._patiently(self._with_log_tail, last_word.error))
-            return last_word
-        finally:
-            writer.close()
-            worker.exited.cancel()
+        while True:
+            worker = await self._launch(self._stop_asked)
+            if worker is None:
+                return Stopped()
+            self._accepted, self._stays = worker.fresh, False
+            try:
+                last_word = await self._accompany(worker)
+                if last_word is None and not self._accepted and not self._stop_asked.is_set():
+                    # One that was prepared or had kept its model, and has died or declined: nothing of the job is done.
+                    logger.info("job %s: its worker has not begun, another one does", self._run.job_id)
+                    continue
+                last_word = last_word or await self._explain(worker)
+                if isinstance(last_word, Failed):
+                    return Failed(await patiently(self._run.job_id, self._with_log_tail, last_word.error))
+                return last_word
+            finally:
+                if not self._stays:
+                    worker.close()
 
-    async def _accompany(
-        self, worker: ForkedWorker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> LastWord | None:
-        """From the worker's first breath until nothing is left of it: its last word, if it had one."""
-        identity = await self._patiently(processes.identify, worker.pid, self._marker)
-        writer.write(encode_frame(WorkerCommand(run=self._run)))
-        listening = asyncio.create_task(self._listen(reader))
-        stopping = asyncio.create_task(self._stop_when_asked(writer, identity))
+    async def _accompany(self, worker: WorkerProcess) -> LastWord | None:
+        """From the worker's first breath until nothing is left of it, or it is kept: its last word, if it had one."""
+        worker.send(WorkerCommand(run=self._run))
+        listening = asyncio.create_task(self._listen(worker))
+        stopping = asyncio.create_task(self._stop_when_asked(worker))
         try:
             # A program that the worker started may hold its socket open, so the socket's end alone is not waited for.
             ends: set[asyncio.Future[Any]] = {listening, worker.exited}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not worker.exited.done():
+            would_stay = self._stays
+            self._stays = would_stay and await self._give_away(worker, stopping)
+            if self._stays:
+                return listening.result()
+            if not (would_stay or worker.exited.done()):
                 await asyncio.wait({worker.exited}, timeout=LINGER)
-            if identity is None or await self._end_members(identity):
+            if await worker.end(self._kill_asked):
                 # What it wrote before its end is in the socket still, or being decoded. All who could write more are
                 # gone.
-                await self._patiently(_remove_identity, Path(self._run.job_dir))
+                await forget_identity(self._run.job_id, Path(self._run.job_dir))
                 await asyncio.wait({listening}, timeout=DRAIN_TIMEOUT)
         finally:
             stopping.cancel()
@@ -164,16 +155,29 @@ class LocalExecution:
             return await listening
         return None
 
-    async def _listen(self, reader: asyncio.StreamReader) -> LastWord | None:
+    async def _give_away(self, worker: WorkerProcess, stopping: asyncio.Task[None]) -> bool:
+        """Whether the worker, whose job is done, goes on without this execution."""
+        if not await worker.is_alone():
+            return False
+        await forget_identity(self._run.job_id, Path(self._run.job_dir))
+        if self._stop_asked.is_set():
+            return False
+        stopping.cancel()
+        return self._keep(worker)
+
+    async def _listen(self, worker: WorkerProcess) -> LastWord | None:
         """Passes reports on until the last word, which it returns; None when the worker ends without one."""
         try:
-            while (event := await read_frame(reader, WorkerEvent)) is not None:
+            while (event := await worker.next_event()) is not None:
                 match event.WhichOneof("event"):
+                    case "accepted":
+                        self._accepted = True
                     case "progress_json":
                         self._reports.put(codec.decode(Progress, event.progress_json))
                     case "task_result_json":
                         self._reports.put(codec.decode(TaskResult, event.task_result_json))
                     case "completed_json":
+                        self._stays = event.keeps_model
                         return Completed(await _decode_result(event.completed_json))
                     case "failed_json":
                         return Failed(codec.decode(JobError, event.failed_json))
@@ -185,45 +189,15 @@ class LocalExecution:
             pass
         return None
 
-    async def _stop_when_asked(self, writer: asyncio.StreamWriter, identity: processes.WorkerIdentity | None) -> None:
+    async def _stop_when_asked(self, worker: WorkerProcess) -> None:
         await self._stop_asked.wait()
         if not self._kill_asked.is_set():
-            writer.write(encode_frame(WorkerCommand(cancel=CancelRun(reason=self._cancel_reason))))
+            worker.send(WorkerCommand(cancel=CancelRun(reason=self._cancel_reason)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kill_asked.wait(), self._cancel_grace)
-        if identity is not None:
-            await self._end_members(identity)
+        await worker.end(self._kill_asked)
 
-    async def _end_members(self, identity: processes.WorkerIdentity) -> bool:
-        """Kills all processes of the worker and returns True when none is left, however long that takes: until then
-        they hold its devices. False if the server is being stopped and some do not die."""
-        loop = asyncio.get_running_loop()
-        warn_after, pause = UNKILLABLE_AFTER, _FIRST_PAUSE
-        began = loop.time()
-        while left := await self._patiently(processes.kill_members, identity):
-            took = loop.time() - began
-            if took >= warn_after:
-                logger.warning("job %s: %s", self._run.job_id, _describe_survivors(left, took))
-                warn_after *= 2
-            if took >= UNKILLABLE_AFTER and self._kill_asked.is_set():
-                return False
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        return True
-
-    async def _patiently(self, look: Callable[..., T], *arguments: Any) -> T:
-        """What ``look`` returns; tried again for as long as the machine has no descriptor or thread for it."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                return await loop.run_in_executor(_process_threads, look, *arguments)
-            except Exception as error:
-                if not is_shortage(error):
-                    raise
-                logger.warning("job %s: the process table cannot be read: %s", self._run.job_id, error)
-            await asyncio.sleep(_LONGEST_PAUSE)
-
-    async def _explain(self, worker: ForkedWorker) -> LastWord:
+    async def _explain(self, worker: WorkerProcess) -> LastWord:
         """The last word for a worker that had none."""
         if self._stop_asked.is_set():
             return Stopped()
@@ -232,7 +206,7 @@ class LocalExecution:
         return Failed(describe_death(worker.exited.result() if worker.exited.done() else None))
 
     def _with_log_tail(self, error: JobError) -> JobError:
-        return JobError(error.code, error.reason, error.message, error.details, read_log_tail(self._log_path))
+        return JobError(error.code, error.reason, error.message, error.details, read_log_tail(Path(self._run.log_path)))
 
 
 def describe_death(status: int | None) -> JobError:
@@ -261,22 +235,6 @@ def describe_death(status: int | None) -> JobError:
             " machine with more memory"
         )
     return JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", message, {"exit_status": str(status), "signal": name})
-
-
-def _remove_identity(job_dir: Path) -> None:
-    try:
-        processes.remove_identity(job_dir)
-    except OSError as error:
-        # The next start of the server will look for this worker in vain, no more.
-        logger.warning("%s", error)
-
-
-def _describe_survivors(left: Sequence[processes.Process], seconds: float) -> str:
-    which = ", ".join(f"{process.pid} (state {process.state})" for process in left)
-    return (
-        f"its processes {which} were killed {seconds:.0f} s ago and are there still, so its devices stay taken; one in"
-        " state D waits for a driver or a network file system"
-    )
 
 
 class _Reports:

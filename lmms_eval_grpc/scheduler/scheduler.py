@@ -6,10 +6,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lmms_eval_grpc.executors.base import Executor
+from lmms_eval_grpc.executors.base import Executor, ExpectedJob, LooksAhead
 from lmms_eval_grpc.jobs.errors import (
     InvalidRequest,
     JobNotFound,
@@ -294,11 +294,27 @@ class Scheduler:
             except StoreUnavailable as error:
                 _LOG.warning("no job can be started: %s", error)
                 asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
+            self._look_ahead()
 
     def _next(self) -> Assignment | None:
+        return next(assign(self._waiting(), self._slots.devices, self._slots.free), None)
+
+    def _waiting(self) -> Iterator[Job]:
         # A job that is back in the queue because no worker could be had lets go of its devices a moment later.
-        waiting = (job for job in self._queue if job.job_id not in self._runs)
-        return next(assign(waiting, self._slots.devices, self._slots.free), None)
+        return (job for job in self._queue if job.job_id not in self._runs)
+
+    def _look_ahead(self) -> None:
+        """Tells the executor which jobs come next: those that would start if every device were free."""
+        if not isinstance(self._executor, LooksAhead):
+            return
+        devices = self._slots.devices
+        upcoming = () if self._draining else assign(self._waiting(), devices, frozenset(range(len(devices))))
+        self._executor.expect(
+            [
+                ExpectedJob(one.job, tuple(devices[index] for index in one.indices), self.job_dir(one.job.job_id))
+                for one in upcoming
+            ]
+        )
 
     async def _start(self, assignment: Assignment) -> None:
         """Records that the job runs, then starts its worker: never the other way round, for a worker that nobody knows

@@ -80,6 +80,8 @@ class EvaluationServer:
                 include_paths=self.args.include_path,
                 torch_threads=self.args.torch_threads,
                 use_template=self.args.use_template,
+                prepare_next=self.args.prepare_next,
+                keep_model_warm=self.args.keep_model_warm or None,
             )
         )
         self._health = HealthServicer()

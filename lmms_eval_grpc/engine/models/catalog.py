@@ -23,6 +23,7 @@ from lmms_eval_grpc.engine.models.managed.arguments import (
 from lmms_eval_grpc.engine.models.openai.arguments import ASYNC_OPENAI_ARGUMENTS, OPENAI_ARGUMENTS
 
 _HUGGINGFACE_LOADER = "lmms_eval_grpc.engine.models.huggingface.backend:load"
+_HUGGINGFACE_PREPARER = "lmms_eval_grpc.engine.models.huggingface.backend:prepare"
 
 _ASSISTANT = "You are a helpful assistant."
 _OMNI = (
@@ -58,6 +59,7 @@ def _family(
         modalities=("text", *reads),
         requires=(*_LIBRARIES, *requires),
         model_types=model_types,
+        preparer=_HUGGINGFACE_PREPARER,
     )
 
 

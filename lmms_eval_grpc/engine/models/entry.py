@@ -77,6 +77,13 @@ Loader = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Backend]
 Raises :class:`EvaluationError` with a reason such as ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
 """
 
+Preparer = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Loader]
+"""Does what of loading a model needs no device, and touches none. The loader that it returns makes the same backend as
+the entry's own, sooner; it is called at most once, for the same arguments, and whatever has changed by then counts.
+
+Raises whatever it likes: the model is then loaded without it.
+"""
+
 _MODULE_OF_PACKAGE = {"pillow": "PIL"}
 """Names to import of packages that are installed by another name."""
 
@@ -110,6 +117,8 @@ class ModelEntry:
     """Whether ``force_simple`` may be asked for: there is an implementation that takes a prompt and visuals."""
     own_process: bool = False
     """Whether it must run where no task's code does, because of what it imports."""
+    preparer: str = ""
+    """``module:function`` of a :data:`Preparer`; empty: there is none."""
     source: str = ""
     """Whose it is, where it is neither this package's nor a plug-in's."""
 
