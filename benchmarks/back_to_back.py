@@ -11,6 +11,7 @@ next one's first. Then, in the two latter ways, a queue of jobs of one sample ea
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -72,7 +73,7 @@ def main() -> None:
         for way in arguments.ways:
             with running_server(Path(folder) / way, WAYS[way]) as (client, jobs_dir):
                 jobs = run_all(client, checkpoints, arguments.tasks, arguments.samples)
-                gaps = [gap(client, jobs_dir, *pair) for pair in zip(jobs, jobs[1:], strict=False)]
+                gaps = [gap(client, jobs_dir, *pair) for pair in itertools.pairwise(jobs)]
                 figures["between_jobs"][way] = summarize(gaps)
                 if arguments.one_sample_jobs and way != "nothing_ahead":
                     began = time.perf_counter()
@@ -81,9 +82,7 @@ def main() -> None:
                     figures["one_sample_jobs"][way] = {
                         "jobs": count,
                         "seconds_per_job": (time.perf_counter() - began) / count,
-                        "first_generation_to_first_generation": "",
                     }
-                    del figures["one_sample_jobs"][way]["first_generation_to_first_generation"]
             show(way, figures)
     figures["load_average_after"] = os.getloadavg()
     if arguments.output:
@@ -133,9 +132,9 @@ def wait(true: Callable[[], bool]) -> None:
 def run_all(client: EvalClient, checkpoints: Sequence[Path], tasks: Sequence[str], samples: int) -> list[str]:
     """Submits a job per checkpoint, all at once; returns their ids once all have completed."""
     jobs = [
-        client.evaluate(
-            model="idefics3", model_args={"pretrained": str(checkpoint)}, tasks=list(tasks), limit=samples
-        )["job_id"]
+        client.evaluate(model="idefics3", model_args={"pretrained": str(checkpoint)}, tasks=list(tasks), limit=samples)[
+            "job_id"
+        ]
         for checkpoint in checkpoints
     ]
     for job_id in jobs:
@@ -160,7 +159,7 @@ def gap(client: EvalClient, jobs_dir: Path, before: str, after: str) -> dict[str
         stopped["stage: loading_model"],
         stopped["worked"][0],
     ]
-    steps = dict(zip(STEPS, (end - begin for begin, end in zip(times, times[1:], strict=False)), strict=True))
+    steps = dict(zip(STEPS, (end - begin for begin, end in itertools.pairwise(times)), strict=True))
     return {"idle": times[-1] - times[0], **steps}
 
 

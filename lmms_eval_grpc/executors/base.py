@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -93,9 +93,12 @@ class ExpectedJob:
 class LooksAhead(Protocol):
     """What an executor has as well that can do something for jobs before there are devices for them."""
 
-    def expect(self, upcoming: Sequence[ExpectedJob]) -> None:
+    def expect(self, upcoming: Sequence[ExpectedJob], begun: Collection[str]) -> None:
         """Tells which jobs will be executed next, one per device at most, as things stand now.
 
-        Takes the place of what was told before: what was done for a job that is not among them any more is undone.
-        Returns at once and never fails; a job must run as well if nothing came of it.
+        Takes the place of what was told before: what was done for a job that is neither among them any more nor begun
+        is undone. Returns at once and never fails; a job must run as well if nothing came of it.
+
+        Args:
+            begun: ids of jobs that have their devices, and are being executed or about to be.
         """

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,7 @@ class LocalExecutor:
         worker is left alone."""
         await asyncio.to_thread(_clear_leftovers, job_dirs)
 
-    def expect(self, upcoming: Sequence[ExpectedJob]) -> None:
+    def expect(self, upcoming: Sequence[ExpectedJob], begun: Collection[str]) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.LooksAhead`. Starts a worker for each that has none."""
         wanted = upcoming if self._settings.prepare_next and not self._stopped else ()
         self._prepared.expect(
@@ -125,7 +125,8 @@ class LocalExecutor:
                 one.job.job_id: partial(self._order, one.job, self._find(one.devices), one.job_dir, one.job.attempt + 1)
                 for one in wanted
                 if isinstance(one.job.spec, EvaluationSpec) and not self._model_stays(one)
-            }
+            },
+            begun,
         )
 
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> LocalExecution:
@@ -188,8 +189,10 @@ class LocalExecutor:
         return None
 
     async def _fork_ahead(self, run: RunJob, decided: asyncio.Event) -> WorkerProcess | None:
-        """A worker to prepare a job in, if that is easily had."""
+        """A worker to prepare a job in, if that is easily had, once those that run do not mind."""
         try:
+            for execution in list(self._executions):
+                await _finishes(execution.under_way(), decided)
             forked = await self._fork(decided, Path(run.log_path), run.environment)
             return None if forked is None else await self._connect(forked, run)
         except Exception as error:

@@ -66,6 +66,7 @@ class LocalExecution:
         self._cancel_reason = ""
         self._accepted = False
         self._stays = False
+        self._under_way = asyncio.Event()
         self._task = asyncio.create_task(self._execute(), name=f"job-{run.job_id}")
 
     async def reports(self) -> AsyncIterator[WorkerReport]:
@@ -73,6 +74,11 @@ class LocalExecution:
         only the newest is kept."""
         while (report := await self._reports.next()) is not None:
             yield report
+
+    async def under_way(self) -> None:
+        """Returns once the model generates, or never will: until then every core that is busy otherwise costs time in
+        which its device idles."""
+        await self._under_way.wait()
 
     async def cancel(self, reason: str) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.Execution`."""
@@ -103,6 +109,7 @@ class LocalExecution:
         except Exception as error:
             logger.exception("job %s: the executor failed", self._run.job_id)
             last = Failed(JobError(JobErrorCode.INTERNAL, "EXECUTOR_FAILED", f"{type(error).__name__}: {error}"))
+        self._under_way.set()
         self._reports.put(last)
         self._reports.close()
 
@@ -173,7 +180,10 @@ class LocalExecution:
                     case "accepted":
                         self._accepted = True
                     case "progress_json":
-                        self._reports.put(codec.decode(Progress, event.progress_json))
+                        progress = codec.decode(Progress, event.progress_json)
+                        if progress.stage is JobStage.GENERATING:
+                            self._under_way.set()
+                        self._reports.put(progress)
                     case "task_result_json":
                         self._reports.put(codec.decode(TaskResult, event.task_result_json))
                     case "completed_json":

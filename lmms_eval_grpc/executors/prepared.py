@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ class PreparedWorkers:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._hurry = asyncio.Event()
 
-    def expect(self, orders: Mapping[str, Callable[[], RunJob]]) -> None:
-        """These jobs will be started next, by id, and no others. Returns at once.
+    def expect(self, orders: Mapping[str, Callable[[], RunJob]], begun: Collection[str] = ()) -> None:
+        """Starts and dismisses workers, so that there are those of the jobs that come next. Returns at once.
 
         Args:
-            orders: makes what a worker is told of the job, if it has to be.
+            orders: by the ids of these jobs, what makes the order for a worker, if there has to be one.
+            begun: jobs whose workers, if they have any, are about to be taken.
         """
-        for job_id in self._waiting.keys() - orders.keys():
+        for job_id in self._waiting.keys() - orders.keys() - set(begun):
             self._dismiss(job_id)
         for job_id, order in orders.items():
             if job_id not in self._waiting:

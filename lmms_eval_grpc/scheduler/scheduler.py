@@ -313,7 +313,8 @@ class Scheduler:
             [
                 ExpectedJob(one.job, tuple(devices[index] for index in one.indices), self.job_dir(one.job.job_id))
                 for one in upcoming
-            ]
+            ],
+            self._runs.keys(),
         )
 
     async def _start(self, assignment: Assignment) -> None:

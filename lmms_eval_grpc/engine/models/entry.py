@@ -78,8 +78,9 @@ Raises :class:`EvaluationError` with a reason such as ``MODEL_LOAD_FAILED`` or `
 """
 
 Preparer = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Loader]
-"""Does what of loading a model needs no device, and touches none. The loader that it returns makes the same backend as
-the entry's own, sooner; it is called at most once, for the same arguments, and whatever has changed by then counts.
+"""Does what of loading a model is possible while another one has the device, which is not touched unless it is the CPU.
+The loader that it returns makes the same backend as the entry's own, sooner; it is called at most once, perhaps for
+another device, and whatever has changed by then counts.
 
 Raises whatever it likes: the model is then loaded without it.
 """

@@ -71,19 +71,20 @@ def prepare(
     name: str,
     model_args: Mapping[str, Any],
     *,
+    device: str,
     batch_size: int | None = None,
     max_batch_size: int | None = None,
     trust_remote_code: bool = False,
     force_simple: bool = False,
 ) -> Loader | None:
-    """Does what of :func:`create` needs no device, and returns its ``load``; None: there is no such thing.
+    """Does what of :func:`create` is possible before ``device`` is free, and returns its ``load``; None: nothing is.
 
     Raises whatever :func:`create` may raise, and more.
     """
     entry, values = _arguments(name, model_args, trust_remote_code)
     if not entry.preparer:
         return None
-    settings = LoadSettings("cpu", batch_size, max_batch_size, trust_remote_code, force_simple)
+    settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
     preparer: Preparer = _find(entry.preparer)
     return preparer(entry, values, settings)
 

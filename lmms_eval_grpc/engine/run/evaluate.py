@@ -61,12 +61,15 @@ def load_backend(config: EvaluationConfig, load: Loader | None = None) -> Backen
 
 
 def prepare_backend(config: EvaluationConfig) -> Loader | None:
-    """Does what of :func:`load_backend` needs no device; None: there is nothing to do. Raises whatever it likes."""
+    """Does what of :func:`load_backend` is possible while another model has the device; None: nothing is. Raises
+    whatever it likes."""
     if _replicas(config):
         return None
+    set_seeds(config)  # as before the model is loaded
     return registry.prepare(
         config.model,
         config.model_args,
+        device=config.device,
         batch_size=config.batch_size,
         max_batch_size=config.max_batch_size,
         trust_remote_code=config.trust_remote_code,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from lmms_eval_grpc.engine.models.huggingface.memory import free_bytes_of_machin
 from lmms_eval_grpc.engine.models.huggingface.options import HuggingFaceOptions
 from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint
 
-_SHARE_OF_MEMORY = 0.5
+_READ_SHARE = 0.5
 """Of the machine's free memory: more than that is not read ahead, for it would push out what others read."""
+_LOAD_SHARE = 1 / 16
+"""The same for weights that are loaded early: the job that runs has planned with most of what is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,20 @@ def read_template(options: HuggingFaceOptions) -> str | None:
     return None if options.chat_template is None else read_text(options.chat_template)
 
 
+def may_load_early(options: HuggingFaceOptions, folder: Path) -> bool:
+    """Whether the model itself can be loaded while another one works: into main memory, if it is small there."""
+    on_cpu = options.device == "cpu" and options.device_map is None and not options.trust_remote_code
+    return on_cpu and options.strict_weights and _fits(list(folder.glob("*.safetensors")), _LOAD_SHARE)
+
+
+def _fits(files: Sequence[Path], share: float) -> bool:
+    return bool(files) and sum(path.stat().st_size for path in files) <= share * free_bytes_of_machine()
+
+
 def _read_ahead(folder: Path) -> None:
     """Has the kernel read the weights into its cache, behind the caller's back."""
     files = list(folder.glob("*.safetensors"))
-    if sum(path.stat().st_size for path in files) > _SHARE_OF_MEMORY * free_bytes_of_machine():
-        return
-    for path in files:
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    if _fits(files, _READ_SHARE):
+        for path in files:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)

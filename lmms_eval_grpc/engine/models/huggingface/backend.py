@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint
 from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
-from lmms_eval_grpc.engine.models.huggingface.ahead import ReadyCheckpoint, read_template
+from lmms_eval_grpc.engine.models.huggingface.ahead import ReadyCheckpoint, may_load_early, read_template
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
@@ -75,10 +75,20 @@ def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -
 
 def prepare(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> Loader:
     """The registry's preparer of every Hugging Face family."""
-    ready = ReadyCheckpoint.read(HuggingFaceOptions.of(entry, values, settings))
+    options = HuggingFaceOptions.of(entry, values, settings)
+    ready = ReadyCheckpoint.read(options)
+    if not may_load_early(options, ready.folder):
+        return lambda entry, values, settings: HuggingFaceBackend.load(
+            HuggingFaceOptions.of(entry, values, settings), ready
+        )
+    early = HuggingFaceBackend.load(options, ready)
 
     def finish(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceBackend:
-        return HuggingFaceBackend.load(HuggingFaceOptions.of(entry, values, settings), ready)
+        try:
+            early.become(entry, values, settings)
+        except (CannotReuse, EvaluationError):
+            return load(entry, values, settings)
+        return early
 
     return finish
 
@@ -194,6 +204,8 @@ class HuggingFaceBackend:
             raise CannotReuse(f"it is asked for with another {', '.join(differing)}")
         if options.trust_remote_code:
             raise CannotReuse("a checkpoint's own code may have changed since it was imported")
+        if not options.strict_weights:
+            raise CannotReuse("weights that its files lack are drawn at random, by the job's seed")
         try:
             if read_template(options) != self._template:
                 raise CannotReuse("the chat template has changed")
