@@ -65,8 +65,7 @@ def run(sock: socket.socket) -> None:
         if not last.keeps_model:
             return
         job, prepared = connection.next_run(), None
-        surroundings.restore_for(job)
-        if not _take_over(job, model):
+        if not _take_over(job, model, surroundings):
             return
         reporter = JobReporter(connection.send, lambda: connection.cancelled)
         connection.send(WorkerEvent(accepted=RunAccepted()))
@@ -130,10 +129,11 @@ def _evaluate(
     return WorkerEvent(completed_json=translate.to_json(result))
 
 
-def _take_over(job: RunJob, model: WorkerModel) -> bool:
+def _take_over(job: RunJob, model: WorkerModel, surroundings: Surroundings) -> bool:
     """Whether the kept model has become that of ``job``; if not, a new worker has to run it."""
     began = time.monotonic()
     try:
+        surroundings.restore_for(job)
         spec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
         if not isinstance(spec, EvaluationSpec):
             raise CannotReuse("the job evaluates nothing")

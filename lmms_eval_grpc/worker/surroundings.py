@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
 
@@ -53,6 +54,7 @@ class Surroundings:
         import torch
 
         flush_output()
+        Path(job.log_path).parent.mkdir(parents=True, exist_ok=True)
         redirect_output(os.open(job.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
         start_log()
         os.environ.clear()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 HOLD = 600
 
@@ -73,3 +74,14 @@ def raise_half_a_character(doc):
 
 def call_sys_exit(doc):
     sys.exit("the task had enough")
+
+
+def leave_marks(doc):
+    marks = ["environment"] if "MARK" in os.environ else []
+    marks += ["search path"] if "/mark" in sys.path else []
+    marks += ["folder"] if Path.cwd() == Path("/") else []
+    print(f"marks: {marks}, worker: {os.environ['LMMS_EVAL_GRPC_WORKER']}", flush=True)
+    os.environ["MARK"] = "1"
+    sys.path.append("/mark")
+    os.chdir("/")
+    return "What digit is shown?"
