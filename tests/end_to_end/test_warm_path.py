@@ -4,38 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from lmms_eval_grpc.worker import processes
 from tests.end_to_end.conftest import ServerProcess, wait_until
 from tests.executors.conftest import is_alive
 from tests.support.checkpoints import build_checkpoint
-
-SLOW_TASK = """
-task: slow_digits
-include: {digits}
-process_results: !function slow.process_results
-"""
-SLOW_FUNCTIONS = """
-import time
-
-
-def process_results(doc, results):
-    time.sleep(0.1)
-    return {"exact_match": float(results[0] == str(doc["label"]))}
-"""
-
-
-@pytest.fixture
-def slow_task(tmp_path: Path) -> Path:
-    import lmms_eval_grpc.benchmarks
-
-    digits = Path(lmms_eval_grpc.benchmarks.__path__[0]) / "handwritten_digits" / "handwritten_digits.yaml"
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "slow.py").write_text(SLOW_FUNCTIONS)
-    (folder / "slow_digits.yaml").write_text(SLOW_TASK.format(digits=digits))
-    return folder
 
 
 def prepared(server: ServerProcess, job_id: str) -> int:
@@ -52,7 +24,9 @@ def prepared(server: ServerProcess, job_id: str) -> int:
     return identity.pid
 
 
-def test_the_worker_of_a_job_that_waits(tmp_path: Path, slow_task: Path, tiny_checkpoint: Path) -> None:
+def test_the_next_jobs_worker_is_there_early_and_gone_when_the_job_is_not_next_or_the_server_dies(
+    tmp_path: Path, slow_task: Path, tiny_checkpoint: Path
+) -> None:
     server = ServerProcess(tmp_path, "--include-path", str(slow_task), "--devices", "cpu").start()
     arguments = {"model": "idefics3", "model_args": {"pretrained": str(tiny_checkpoint)}}
     try:
