@@ -24,7 +24,7 @@ def prepared(server: ServerProcess, job_id: str) -> int:
     return identity.pid
 
 
-def test_the_next_jobs_worker_is_there_early_and_gone_when_the_job_is_not_next_or_the_server_dies(
+def test_the_next_jobs_worker_is_there_early_and_gone_when_it_should_be(
     tmp_path: Path, slow_task: Path, tiny_checkpoint: Path
 ) -> None:
     server = ServerProcess(tmp_path, "--include-path", str(slow_task), "--devices", "cpu").start()
