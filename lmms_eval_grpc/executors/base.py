@@ -45,9 +45,10 @@ class Execution(Protocol):
         """What the worker reports: any number of Progress and TaskResult, then one Completed, Failed, Stopped or
         NotStarted.
 
-        The last report comes only when the worker and every process of its group are gone. A worker that died without a
-        last word is reported as Failed with its exit status or signal and the end of its log. A reader that gave up may
-        call this again, and goes on where it stopped.
+        The last report comes only when the worker and every process of its group are gone, or when the executor keeps
+        the worker's model for a next job: it then sees to it that no other job shares its devices with it. A worker
+        that died without a last word is reported as Failed with its exit status or signal and the end of its log. A
+        reader that gave up may call this again, and goes on where it stopped.
         """
 
     async def cancel(self, reason: str) -> None:

@@ -57,9 +57,7 @@ def run(sock: socket.socket) -> None:
     while True:
         logger.info("job %s, attempt %d, process %d", job.job_id, job.attempt, os.getpid())
         last = run_job(job, reporter, model, prepared)
-        last.keeps_model = model.kept and last.HasField("completed_json")
-        if not last.keeps_model:
-            model.close()
+        last.keeps_model = last.HasField("completed_json") and model.rest()
         flush_output()
         reporter.finish(last)
         if not last.keeps_model:

@@ -21,11 +21,6 @@ class WorkerModel:
         self._loader: Loader | None = None
         self._backend: Backend | None = None
 
-    @property
-    def kept(self) -> bool:
-        """Whether a loaded model waits for its next job."""
-        return self._backend is not None
-
     def prepare(self, config: EvaluationConfig) -> None:
         """Does what of loading needs no device. What fails here is tried again when the model is loaded."""
         from lmms_eval_grpc.engine.run.evaluate import prepare_backend  # late, as in main
@@ -52,10 +47,21 @@ class WorkerModel:
             if worked := getattr(backend, "worked", None):
                 logger.info("the model worked from %.6f to %.6f (seconds since the epoch)", *worked)
             if keep and isinstance(backend, Reusable):
-                backend.rest()
                 self._backend = backend
             else:
                 backend.close()
+
+    def rest(self) -> bool:
+        """Whether there is a model that was kept; it holds no more memory now than it needs. If not, this process can
+        only end, which frees whatever there is."""
+        if not isinstance(self._backend, Reusable):
+            return False
+        try:
+            self._backend.rest()
+        except Exception as error:  # the device may have failed
+            logger.warning("the model cannot be kept: %s: %s", type(error).__name__, error)
+            return False
+        return True
 
     def become(self, config: EvaluationConfig) -> None:
         """Makes the kept model that of another configuration.
@@ -75,9 +81,3 @@ class WorkerModel:
             trust_remote_code=config.trust_remote_code,
             force_simple=config.force_simple,
         )
-
-    def close(self) -> None:
-        """Frees a kept model."""
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
