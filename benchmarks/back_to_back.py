@@ -3,7 +3,7 @@
 Starts a server of its own on one CPU slot, in each of three ways: nothing is done ahead; the next job is prepared while
 one runs (the default); the model stays loaded as well. Submits all jobs at once: different checkpoints of one
 architecture, an untrained tiny Idefics3. The device idles from the end of a job's last batch to the beginning of the
-next one's first. Then, in the two latter ways, a queue of jobs of one sample each. All times are seconds.
+next one's first. Then a queue of jobs of one sample each. All times are seconds.
 
     python benchmarks/back_to_back.py --jobs 12 --one-sample-jobs 50
 """
@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors.torch import load_file, save_file
 from turnaround import make_checkpoint
 
@@ -71,17 +72,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = make_checkpoints(Path(folder), arguments.jobs)
         for way in arguments.ways:
-            with running_server(Path(folder) / way, WAYS[way]) as (client, jobs_dir):
+            with running_server(Path(folder) / way, WAYS[way]) as (client, jobs_dir, server):
+                cpu_before = cpu_seconds(server)
                 jobs = run_all(client, checkpoints, arguments.tasks, arguments.samples)
+                cpu = (cpu_seconds(server) - cpu_before) / len(jobs)
                 gaps = [gap(client, jobs_dir, *pair) for pair in itertools.pairwise(jobs)]
-                figures["between_jobs"][way] = summarize(gaps)
-                if arguments.one_sample_jobs and way != "nothing_ahead":
-                    began = time.perf_counter()
+                figures["between_jobs"][way] = summarize(gaps) | {"cpu_seconds_per_job": cpu}
+                if arguments.one_sample_jobs:
+                    began, cpu_before = time.perf_counter(), cpu_seconds(server)
                     count = arguments.one_sample_jobs
                     run_all(client, [checkpoints[0]] * count, arguments.tasks[:1], 1)
                     figures["one_sample_jobs"][way] = {
                         "jobs": count,
                         "seconds_per_job": (time.perf_counter() - began) / count,
+                        "cpu_seconds_per_job": (cpu_seconds(server) - cpu_before) / count,
                     }
             show(way, figures)
     figures["load_average_after"] = os.getloadavg()
@@ -103,8 +107,8 @@ def make_checkpoints(folder: Path, count: int) -> list[Path]:
 
 
 @contextmanager
-def running_server(folder: Path, flags: Sequence[str]) -> Iterator[tuple[EvalClient, Path]]:
-    """A warm server with one CPU slot; a client of it, and the folder of its jobs."""
+def running_server(folder: Path, flags: Sequence[str]) -> Iterator[tuple[EvalClient, Path, psutil.Process]]:
+    """A warm server with one CPU slot: a client of it, the folder of its jobs, and its process."""
     folder.mkdir()
     address_file, state = folder / "address", folder / "state"
     command = [sys.executable, "-m", "lmms_eval_grpc", "serve", "--port", "0", "--devices", "cpu", *flags]
@@ -118,10 +122,16 @@ def running_server(folder: Path, flags: Sequence[str]) -> Iterator[tuple[EvalCli
         with EvalClient(address_file.read_text().strip()) as client:
             client.wait_for_ready(timeout=60)
             wait(lambda: client.server_info().template_warm)
-            yield client, state / "jobs"
+            yield client, state / "jobs", psutil.Process(server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=30)
+
+
+def cpu_seconds(server: psutil.Process) -> float:
+    """What the server, its template and its workers, those that are gone included, have used: other than seconds by the
+    clock, it hardly depends on what else the machine does."""
+    return sum(sum(process.cpu_times()[:4]) for process in (server, *server.children(recursive=True)))
 
 
 def wait(true: Callable[[], bool]) -> None:
@@ -191,13 +201,15 @@ def summarize(gaps: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def show(way: str, figures: dict[str, Any]) -> None:
     found = figures["between_jobs"][way]
-    print(f"\n{way}, {found['boundaries']} boundaries (load {os.getloadavg()[0]:.1f})")
+    cpu, load = found["cpu_seconds_per_job"], os.getloadavg()[0]
+    print(f"\n{way}, {found['boundaries']} boundaries, {cpu:.2f} CPU seconds per job (load {load:.1f})")
     print(f"{'':14}{'median':>9}{'quartiles':>18}{'largest':>9}")
     for name, median in found["median"].items():
         low, high = found["quartiles"][name]
         print(f"{name:14}{median:9.3f}{low:9.3f}{high:9.3f}{found['largest'][name]:9.3f}")
     if way in figures["one_sample_jobs"]:
-        print(f"one-sample jobs: {figures['one_sample_jobs'][way]['seconds_per_job']:.3f} each")
+        short = figures["one_sample_jobs"][way]
+        print(f"one-sample jobs: {short['seconds_per_job']:.3f} each, {short['cpu_seconds_per_job']:.2f} CPU seconds")
 
 
 if __name__ == "__main__":
