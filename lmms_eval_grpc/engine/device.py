@@ -1,8 +1,10 @@
-"""What the model ran on, for the manifest."""
+"""What the model runs on, for the manifest, and when it may not."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,21 @@ def _processor() -> str | None:
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+@contextlib.contextmanager
+def forbid_accelerators(why: str) -> Iterator[None]:
+    """While this lasts, whatever would have torch take up a GPU raises RuntimeError ``why`` instead."""
+    import torch
+
+    original = torch.cuda._lazy_init
+
+    def refuse() -> None:
+        raise RuntimeError(why)
+
+    # What every way to a GPU begins with, from Python and from C++.
+    torch.cuda._lazy_init = refuse
+    try:
+        yield
+    finally:
+        torch.cuda._lazy_init = original

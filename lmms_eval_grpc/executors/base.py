@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lmms_eval_grpc.jobs.events import WorkerReport
 from lmms_eval_grpc.jobs.job import Job
@@ -45,9 +45,10 @@ class Execution(Protocol):
         """What the worker reports: any number of Progress and TaskResult, then one Completed, Failed, Stopped or
         NotStarted.
 
-        The last report comes only when the worker and every process of its group are gone. A worker that died without a
-        last word is reported as Failed with its exit status or signal and the end of its log. A reader that gave up may
-        call this again, and goes on where it stopped.
+        The last report comes only when the worker and every process of its group are gone, or when the executor keeps
+        the worker's model for a next job: it then sees to it that no other job shares its devices with it. A worker
+        that died without a last word is reported as Failed with its exit status or signal and the end of its log. A
+        reader that gave up may call this again, and goes on where it stopped.
         """
 
     async def cancel(self, reason: str) -> None:
@@ -77,3 +78,28 @@ class Executor(Protocol):
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> Execution:
         """Starts the job on these devices. ``job.attempt`` counts from 1. A start that fails is a report, not an
         exception: Failed when it is the job's fault, NotStarted when another job would not have been started either."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedJob:
+    """A job that waits, and what it will probably be executed with."""
+
+    job: Job
+    """As it waits: its next attempt has the number ``attempt + 1``."""
+    devices: tuple[Device, ...]
+    job_dir: Path
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """What an executor has as well that can do something for jobs before there are devices for them."""
+
+    def expect(self, upcoming: Sequence[ExpectedJob], begun: Collection[str]) -> None:
+        """Tells which jobs will be executed next, one per device at most, as things stand now.
+
+        Takes the place of what was told before: what was done for a job that is neither among them any more nor begun
+        is undone. Returns at once and never fails; a job must run as well if nothing came of it.
+
+        Args:
+            begun: ids of jobs that have their devices, and are being executed or about to be.
+        """

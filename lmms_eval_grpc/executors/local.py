@@ -6,17 +6,22 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lmms_eval_grpc.executors import scratch
-from lmms_eval_grpc.executors.base import Device, is_shortage
+from lmms_eval_grpc.executors.base import Device, ExpectedJob, is_shortage
 from lmms_eval_grpc.executors.devices import AUTO, LocalDevice, confine, find_devices, torch_device
 from lmms_eval_grpc.executors.local_worker import LocalExecution, NoWorker
+from lmms_eval_grpc.executors.prepared import PreparedWorkers
+from lmms_eval_grpc.executors.residents import Residents, model_key
 from lmms_eval_grpc.executors.template_child import ForkedWorker, TemplateUnavailable
 from lmms_eval_grpc.executors.template_process import TemplateProcess
 from lmms_eval_grpc.executors.watchdog import Patience
+from lmms_eval_grpc.executors.worker_process import WorkerProcess
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
@@ -57,6 +62,20 @@ class LocalExecutorSettings:
     """Seconds without progress after which it does, where the job names no bound of its own. None: none."""
     use_template: bool = True
     """False: every worker imports for itself, seconds slower; for plug-ins that do not bear a fork."""
+    prepare_next: bool = True
+    """Whether jobs that wait are prepared, as far as that needs no device, while those before them run."""
+    keep_model_warm: float | None = None
+    """Seconds for which a completed job's worker stays, with its model loaded, for another job with this model or
+    another checkpoint of it. None: not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What a running job holds."""
+
+    devices: tuple[str, ...]
+    model_key: str | None
+    """Of the model that its worker will keep; None: it keeps none."""
 
 
 class LocalExecutor:
@@ -70,7 +89,9 @@ class LocalExecutor:
         self._warm = TemplateProcess(preload=True)
         # For workers that import for themselves: forked too, but from a process that has imported nothing.
         self._cold = TemplateProcess(preload=False)
-        self._executions: set[LocalExecution] = set()
+        self._executions: dict[LocalExecution, _Claim] = {}
+        self._prepared = PreparedWorkers(self._fork_ahead)
+        self._residents = Residents(self._settings.keep_model_warm or 0.0)
         self._stopped = False
 
     @property
@@ -97,7 +118,8 @@ class LocalExecutor:
     async def stop(self) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. Jobs that still run are reported as Stopped."""
         self._stopped = True
-        await asyncio.gather(*(execution.end() for execution in self._executions))
+        await asyncio.gather(self._prepared.stop(), *(execution.end() for execution in self._executions))
+        await self._residents.stop()
         await asyncio.gather(self._warm.stop(), self._cold.stop())
 
     async def clear_leftovers(self, job_dirs: Sequence[Path]) -> None:
@@ -105,36 +127,60 @@ class LocalExecutor:
         worker is left alone."""
         await asyncio.to_thread(_clear_leftovers, job_dirs)
 
+    def expect(self, upcoming: Sequence[ExpectedJob], begun: Collection[str]) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.LooksAhead`. Starts a worker for each that has none."""
+        wanted = upcoming if self._settings.prepare_next and not self._stopped else ()
+        self._prepared.expect(
+            {
+                one.job.job_id: partial(self._order, one.job, self._find(one.devices), one.job_dir, one.job.attempt + 1)
+                for one in wanted
+                if isinstance(one.job.spec, EvaluationSpec) and not self._model_stays(one)
+            },
+            begun,
+        )
+
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> LocalExecution:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
-        held = self._find(devices)
-        threads = self._threads(len(held))
-        run = self._order(job, held, job_dir, threads)
-        log_path = Path(run.job_dir) / LOG_FILE
-        marker = f"{job.job_id}.{job.attempt}"
-        environment = {
-            **confine(held),
-            **scratch.environment(job_dir),
-            processes.MARKER: marker,
-            "OMP_NUM_THREADS": str(threads),
-        }
+        run = self._order(job, self._find(devices), job_dir, job.attempt)
+        claim = _Claim(tuple(device.name for device in devices), self._model_key(job))
 
-        async def launch(stop: asyncio.Event) -> ForkedWorker | None:
-            return await self._launch(stop, log_path, environment)
+        async def launch(stop: asyncio.Event) -> WorkerProcess | None:
+            return await self._launch(run, claim, stop)
+
+        def keep(worker: WorkerProcess) -> bool:
+            if claim.model_key is None or self._stopped:
+                return False
+            self._residents.keep(worker, claim.devices, claim.model_key)
+            return True
 
         execution = LocalExecution(
-            run,
-            launch,
-            marker=marker,
-            log_path=log_path,
-            cancel_grace=self._settings.cancel_grace,
-            patience=self._patience(job.spec),
+            run, launch, keep, cancel_grace=self._settings.cancel_grace, patience=self._patience(job.spec)
         )
-        self._executions.add(execution)
-        execution.when_ended(self._executions.discard)
+        self._executions[execution] = claim
+        execution.when_ended(self._executions.pop)
         return execution
 
-    async def _launch(self, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]) -> ForkedWorker | None:
+    async def _launch(self, run: RunJob, claim: _Claim, stop: asyncio.Event) -> WorkerProcess | None:
+        """The worker that waits for this job, or a new one; None if ``stop`` was set before there was one.
+
+        Raises NoWorker, ForkRefused.
+        """
+        if claim.model_key is not None and self._residents.has(claim.devices, claim.model_key):
+            await asyncio.to_thread(scratch.make, Path(run.job_dir))
+            if (worker := self._residents.take(claim.devices, claim.model_key)) is not None:
+                worker.pass_on(run.job_id, run.environment[processes.MARKER])
+                await self._prepared.drop(run.job_id)
+                return worker
+        if not await _finishes(self._residents.make_room(claim.devices, self._unheld()), stop):
+            return None
+        if (worker := await self._prepared.take(run.job_id, run.attempt)) is not None:
+            return worker
+        forked = await self._start_worker(stop, Path(run.log_path), run.environment)
+        return None if forked is None else await self._connect(forked, run)
+
+    async def _start_worker(
+        self, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]
+    ) -> ForkedWorker | None:
         """A worker, however often it has to be tried; None if ``stop`` was set before. Raises NoWorker, ForkRefused."""
         waited, pause = 0.0, FIRST_PAUSE
         while not (stop.is_set() or self._stopped):
@@ -156,6 +202,20 @@ class LocalExecutor:
             waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
         return None
 
+    async def _fork_ahead(self, run: RunJob, decided: asyncio.Event) -> WorkerProcess | None:
+        """A worker to prepare a job in, if that is easily had, once those that run do not mind."""
+        try:
+            for execution in list(self._executions):
+                await _finishes(execution.under_way(), decided)
+            forked = await self._fork(decided, Path(run.log_path), run.environment)
+            return None if forked is None else await self._connect(forked, run)
+        except Exception as error:
+            logger.info("job %s is prepared when it starts, no sooner: %s", run.job_id, error)
+            return None
+
+    async def _connect(self, forked: ForkedWorker, run: RunJob) -> WorkerProcess:
+        return await WorkerProcess.connect(forked, run.environment[processes.MARKER], run.job_id)
+
     async def _fork(self, stop: asyncio.Event, log_path: Path, environment: Mapping[str, str]) -> ForkedWorker | None:
         """A worker from the warm template if there is one or soon will be, else from the cold one."""
         await asyncio.to_thread(scratch.make, log_path.parent)
@@ -174,20 +234,45 @@ class LocalExecutor:
                 why.append(str(error))
         raise TemplateUnavailable("; ".join(dict.fromkeys(why)))
 
-    def _order(self, job: Job, held: Sequence[LocalDevice], job_dir: Path, threads: int) -> RunJob:
+    def _order(self, job: Job, held: Sequence[LocalDevice], job_dir: Path, attempt: int) -> RunJob:
+        threads = self._threads(len(held))
         return RunJob(
             job_id=job.job_id,
             spec_json=codec.encode(job.spec),
             job_dir=str(job_dir.absolute()),
             device=torch_device(held),
             include_paths=[str(path.absolute()) for path in self._settings.include_paths],
-            attempt=job.attempt,
+            attempt=attempt,
             torch_threads=threads,
+            environment={
+                **confine(held),
+                **scratch.environment(job_dir),
+                processes.MARKER: f"{job.job_id}.{attempt}",
+                "OMP_NUM_THREADS": str(threads),
+            },
+            log_path=str(job_dir.absolute() / LOG_FILE),
+            keep_model=self._model_key(job) is not None,
         )
 
     def _patience(self, spec: JobSpec) -> Patience:
         own = spec.stall_timeout if isinstance(spec, EvaluationSpec) else None
         return Patience(self._settings.heartbeat_timeout, self._settings.stall_timeout if own is None else own)
+
+    def _model_key(self, job: Job) -> str | None:
+        return model_key(job.spec) if self._settings.keep_model_warm else None
+
+    def _model_stays(self, expected: ExpectedJob) -> bool:
+        """Whether the job will find its model loaded, as far as one can tell: better than tasks that are prepared."""
+        key = self._model_key(expected.job)
+        if key is None:
+            return False
+        claim = _Claim(tuple(device.name for device in expected.devices), key)
+        return self._residents.has(claim.devices, key) or claim in self._executions.values()
+
+    def _unheld(self) -> Counter[str]:
+        """How many devices of each name no job holds."""
+        all_devices = Counter(local.device.name for local in self._devices)
+        return all_devices - Counter(name for claim in self._executions.values() for name in claim.devices)
 
     def _find(self, devices: Sequence[Device]) -> list[LocalDevice]:
         by_name = {local.device.name: local for local in self._devices}
@@ -202,12 +287,21 @@ class LocalExecutor:
 
 async def _usable(template: TemplateProcess, stop: asyncio.Event) -> bool:
     """Whether the template can fork; not waited for any longer once ``stop`` is set."""
-    usable, stopped = asyncio.ensure_future(template.usable()), asyncio.ensure_future(stop.wait())
+    usable = asyncio.ensure_future(template.usable())
+    return await _finishes(usable, stop) and usable.result() and not stop.is_set()
+
+
+async def _finishes(work: Awaitable[object], stop: asyncio.Event) -> bool:
+    """Whether ``work`` comes to its end, which is not waited for any longer once ``stop`` is set."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({usable, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return usable.done() and usable.result() and not stop.is_set()
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        working.result()  # or what it raised
+        return True
     finally:
-        usable.cancel()
+        working.cancel()
         stopped.cancel()
 
 

@@ -6,25 +6,23 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms_eval_grpc.executors import scratch
-from lmms_eval_grpc.executors.base import is_shortage
 from lmms_eval_grpc.executors.death import describe_death
 from lmms_eval_grpc.executors.log_bound import keep_log_short
 from lmms_eval_grpc.executors.log_tail import read_log_tail
 from lmms_eval_grpc.executors.memory_kills import MemoryKills, count_memory_kills
-from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
-from lmms_eval_grpc.executors.watchdog import Condition, Patience, Watchdog
+from lmms_eval_grpc.executors.template_child import ForkRefused
+from lmms_eval_grpc.executors.watchdog import Patience, Watchdog
+from lmms_eval_grpc.executors.worker_process import WorkerProcess, forget_identity, patiently
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
-from lmms_eval_grpc.worker import processes
-from lmms_eval_grpc.worker.frames import FrameError, encode_frame, read_frame
-from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand, WorkerEvent
+from lmms_eval_grpc.worker.frames import FrameError
+from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +35,10 @@ DRAIN_TIMEOUT = 60.0
 """Seconds that reading what a worker left in its socket may take: a large result on a busy machine takes a few."""
 REAP_TIMEOUT = 5.0
 """Seconds that a template may take to tell how a worker ended that is known to have ended."""
-UNKILLABLE_AFTER = 10.0
-"""Seconds after which a process that was killed and is there still is worth a line in the log; a server that is being
-stopped waits no longer."""
 LAST_WORDS_TIMEOUT = 2.0
 """Seconds that a worker that hangs gets to write where it does."""
+_LAST_WORDS_PAUSE = 0.1
 _LARGE_JSON = 256 * 1024
-_STREAM_LIMIT = 1024 * 1024
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.5
-
-# Looking at a process that hangs in the kernel may itself hang: in threads that nothing else waits for.
-_process_threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="worker-processes")
 
 
 class NoWorker(Exception):
@@ -60,34 +51,35 @@ class LocalExecution:
     def __init__(
         self,
         run: RunJob,
-        launch: Callable[[asyncio.Event], Awaitable[ForkedWorker | None]],
+        launch: Callable[[asyncio.Event], Awaitable[WorkerProcess | None]],
+        keep: Callable[[WorkerProcess], bool],
         *,
-        marker: str,
-        log_path: Path,
         cancel_grace: float,
         patience: Patience,
     ) -> None:
         """
         Args:
             run: what the worker is told to do.
-            launch: makes a worker; None when the event, which says that the job is to be stopped, was set before there
-                was one. Raises NoWorker, ForkRefused.
-            marker: what tells this worker's processes from all others.
-            log_path: the worker's log.
+            launch: makes or finds a worker; None when the event, which says that the job is to be stopped, was set
+                before there was one. Raises NoWorker, ForkRefused.
+            keep: takes a worker over that stays with its model; whether it did.
             cancel_grace: seconds between asking the worker to stop and killing it.
             patience: when the worker counts as hung.
         """
         self._run = run
         self._launch = launch
-        self._marker = marker
-        self._log_path = log_path
+        self._keep = keep
         self._cancel_grace = cancel_grace
+        self._patience = patience
         self._watchdog = Watchdog(patience)
         self._hang: JobError | None = None
         self._reports = _Reports()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         self._cancel_reason = ""
+        self._accepted = False
+        self._stays = False
+        self._under_way = asyncio.Event()
         self._task = asyncio.create_task(self._execute(), name=f"job-{run.job_id}")
 
     async def reports(self) -> AsyncIterator[WorkerReport]:
@@ -96,6 +88,11 @@ class LocalExecution:
         while (report := await self._reports.next()) is not None:
             yield report
 
+    async def under_way(self) -> None:
+        """Returns once the model generates, or never will: until then every core that is busy otherwise costs time in
+        which its device idles."""
+        await self._under_way.wait()
+
     async def cancel(self, reason: str) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.Execution`."""
         if not self._stop_asked.is_set():
@@ -103,7 +100,7 @@ class LocalExecution:
             self._stop_asked.set()
 
     def when_ended(self, callback: Callable[[LocalExecution], object]) -> None:
-        """Has ``callback`` called once nothing of the worker is left."""
+        """Has ``callback`` called once nothing of the worker is left, or it has been given away."""
         self._task.add_done_callback(lambda _: callback(self))
 
     async def end(self) -> None:
@@ -125,52 +122,57 @@ class LocalExecution:
         except Exception as error:
             logger.exception("job %s: the executor failed", self._run.job_id)
             last = Failed(JobError(JobErrorCode.INTERNAL, "EXECUTOR_FAILED", f"{type(error).__name__}: {error}"))
-        await self._patiently(scratch.remove, Path(self._run.job_dir))
+        await self._look_up(scratch.remove, Path(self._run.job_dir))
+        self._under_way.set()
         self._reports.put(last)
         self._reports.close()
 
     async def _attempt(self) -> LastWord:
-        kills_before = await self._patiently(count_memory_kills)
-        worker = await self._launch(self._stop_asked)
-        if worker is None:
-            return Stopped()
-        try:
-            reader, writer = await asyncio.open_unix_connection(sock=worker.sock, limit=_STREAM_LIMIT)
-        except BaseException:
-            worker.sock.close()
-            raise
-        try:
-            last_word = await self._accompany(worker, reader, writer)
-            if last_word is None:
-                last_word = await self._explain(worker, kills_before)
-            if isinstance(last_word, Failed):
-                return Failed(await self._patiently(self._with_log_tail, last_word.error))
-            return last_word
-        finally:
-            writer.close()
-            worker.exited.cancel()
+        while True:
+            kills_before = await self._look_up(count_memory_kills)
+            worker = await self._launch(self._stop_asked)
+            if worker is None:
+                return Stopped()
+            self._accepted, self._stays = worker.fresh, False
+            self._watchdog, self._hang = Watchdog(self._patience), None
+            try:
+                last_word = await self._accompany(worker)
+                if last_word is None and not self._accepted and not self._stop_asked.is_set():
+                    # One that was prepared or had kept its model, and has died or declined: nothing of the job is done.
+                    logger.info("job %s: its worker has not begun, another one does", self._run.job_id)
+                    continue
+                if last_word is None:
+                    last_word = await self._explain(worker, kills_before)
+                if isinstance(last_word, Failed):
+                    return Failed(await self._look_up(self._with_log_tail, last_word.error))
+                return last_word
+            finally:
+                if not self._stays:
+                    worker.close()
 
-    async def _accompany(
-        self, worker: ForkedWorker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> LastWord | None:
-        """From the worker's first breath until nothing is left of it: its last word, if it had one."""
-        identity = await self._patiently(processes.identify, worker.pid, self._marker)
-        writer.write(encode_frame(WorkerCommand(run=self._run)))
-        listening = asyncio.create_task(self._listen(reader))
-        stopping = asyncio.create_task(self._stop_when_asked(writer, identity))
-        tending = [asyncio.create_task(keep_log_short(self._log_path))]
-        if identity is not None:
-            tending.append(asyncio.create_task(self._end_if_it_hangs(identity)))
+    async def _accompany(self, worker: WorkerProcess) -> LastWord | None:
+        """From the worker's first breath until nothing is left of it, or it is kept: its last word, if it had one."""
+        worker.send(WorkerCommand(run=self._run))
+        listening = asyncio.create_task(self._listen(worker))
+        stopping = asyncio.create_task(self._stop_when_asked(worker))
+        tending = [
+            asyncio.create_task(keep_log_short(Path(self._run.log_path))),
+            asyncio.create_task(self._end_if_it_hangs(worker)),
+        ]
         try:
             # A program that the worker started may hold its socket open, so the socket's end alone is not waited for.
             ends: set[asyncio.Future[Any]] = {listening, worker.exited}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not worker.exited.done():
+            would_stay = self._stays
+            self._stays = would_stay and await self._give_away(worker, stopping)
+            if self._stays:
+                return listening.result()
+            if not (would_stay or worker.exited.done()):
                 await asyncio.wait({worker.exited}, timeout=LINGER)
-            if identity is None or await self._end_members(identity):
+            if await worker.end(self._kill_asked):
                 # What it wrote before its end is in the socket still, or being decoded. All who could write more are
                 # gone.
-                await self._patiently(_remove_identity, Path(self._run.job_dir))
+                await forget_identity(self._run.job_id, Path(self._run.job_dir))
                 await asyncio.wait({listening}, timeout=DRAIN_TIMEOUT)
         finally:
             for task in (stopping, listening, *tending):
@@ -184,22 +186,37 @@ class LocalExecution:
             return await listening
         return None
 
-    async def _listen(self, reader: asyncio.StreamReader) -> LastWord | None:
+    async def _give_away(self, worker: WorkerProcess, stopping: asyncio.Task[None]) -> bool:
+        """Whether the worker, whose job is done, goes on without this execution."""
+        if not await worker.is_alone():
+            return False
+        await forget_identity(self._run.job_id, Path(self._run.job_dir))
+        if self._stop_asked.is_set():
+            return False
+        stopping.cancel()
+        return self._keep(worker)
+
+    async def _listen(self, worker: WorkerProcess) -> LastWord | None:
         """Passes reports on until the last word, which it returns; None when the worker ends without one."""
         try:
-            while (event := await read_frame(reader, WorkerEvent)) is not None:
+            while (event := await worker.next_event()) is not None:
                 self._watchdog.heard()
                 match event.WhichOneof("event"):
+                    case "accepted":
+                        self._accepted = True
                     case "heartbeat":
                         self._watchdog.beat(event.heartbeat.steps)
                     case "progress_json":
                         progress = codec.decode(Progress, event.progress_json)
                         self._watchdog.progressed(progress)
+                        if progress.stage is JobStage.GENERATING:
+                            self._under_way.set()
                         self._reports.put(progress)
                     case "task_result_json":
                         self._watchdog.moved()
                         self._reports.put(codec.decode(TaskResult, event.task_result_json))
                     case "completed_json":
+                        self._stays = event.keeps_model
                         return Completed(await _decode_result(event.completed_json))
                     case "failed_json":
                         return Failed(codec.decode(JobError, event.failed_json))
@@ -211,65 +228,35 @@ class LocalExecution:
             pass
         return None
 
-    async def _stop_when_asked(self, writer: asyncio.StreamWriter, identity: processes.WorkerIdentity | None) -> None:
+    async def _stop_when_asked(self, worker: WorkerProcess) -> None:
         await self._stop_asked.wait()
         if not self._kill_asked.is_set():
-            writer.write(encode_frame(WorkerCommand(cancel=CancelRun(reason=self._cancel_reason))))
+            worker.send(WorkerCommand(cancel=CancelRun(reason=self._cancel_reason)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kill_asked.wait(), self._cancel_grace)
-        if identity is not None:
-            await self._end_members(identity)
+        await worker.end(self._kill_asked)
 
-    async def _end_if_it_hangs(self, identity: processes.WorkerIdentity) -> None:
+    async def _end_if_it_hangs(self, worker: WorkerProcess) -> None:
         """Kills the worker once it hangs, when it has written to its log where."""
-
-        async def look() -> Condition:
-            return await self._patiently(_look, identity)
-
-        hang = await self._watchdog.wait_for_hang(look)
+        hang = await self._watchdog.wait_for_hang(worker.condition)
         logger.warning("job %s: %s", self._run.job_id, hang.message)
-        before = await asyncio.to_thread(_size, self._log_path)
-        if await self._patiently(processes.tell_where, identity):
+        log_path = Path(self._run.log_path)
+        before = await asyncio.to_thread(_size, log_path)
+        if await worker.tell_where():
             loop = asyncio.get_running_loop()
             deadline, size = loop.time() + LAST_WORDS_TIMEOUT, before
             while loop.time() < deadline:
-                await asyncio.sleep(_LONGEST_PAUSE / 5)
-                known, size = size, await asyncio.to_thread(_size, self._log_path)
+                await asyncio.sleep(_LAST_WORDS_PAUSE)
+                known, size = size, await asyncio.to_thread(_size, log_path)
                 if size == known > before:
                     break  # It has said all that it had to say.
         self._hang = hang
-        await self._end_members(identity)
+        await worker.end(self._kill_asked)
 
-    async def _end_members(self, identity: processes.WorkerIdentity) -> bool:
-        """Kills all processes of the worker and returns True when none is left, however long that takes: until then
-        they hold its devices. False if the server is being stopped and some do not die."""
-        loop = asyncio.get_running_loop()
-        warn_after, pause = UNKILLABLE_AFTER, _FIRST_PAUSE
-        began = loop.time()
-        while left := await self._patiently(processes.kill_members, identity):
-            took = loop.time() - began
-            if took >= warn_after:
-                logger.warning("job %s: %s", self._run.job_id, _describe_survivors(left, took))
-                warn_after *= 2
-            if took >= UNKILLABLE_AFTER and self._kill_asked.is_set():
-                return False
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        return True
+    async def _look_up(self, look: Callable[..., T], *arguments: Any) -> T:
+        return await patiently(self._run.job_id, look, *arguments)
 
-    async def _patiently(self, look: Callable[..., T], *arguments: Any) -> T:
-        """What ``look`` returns; tried again for as long as the machine has no descriptor or thread for it."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                return await loop.run_in_executor(_process_threads, look, *arguments)
-            except Exception as error:
-                if not is_shortage(error):
-                    raise
-                logger.warning("job %s: the process table cannot be read: %s", self._run.job_id, error)
-            await asyncio.sleep(_LONGEST_PAUSE)
-
-    async def _explain(self, worker: ForkedWorker, kills_before: MemoryKills) -> LastWord:
+    async def _explain(self, worker: WorkerProcess, kills_before: MemoryKills) -> LastWord:
         """The last word for a worker that had none."""
         if self._stop_asked.is_set():
             return Stopped()
@@ -277,18 +264,12 @@ class LocalExecution:
             return Failed(self._hang)
         # It has ended, and its template knows how, unless it hangs.
         await asyncio.wait({worker.exited}, timeout=REAP_TIMEOUT)
-        kills = await self._patiently(count_memory_kills)
+        kills = await self._look_up(count_memory_kills)
         status = worker.exited.result() if worker.exited.done() else None
         return Failed(describe_death(status, kills.known, kills.more_than(kills_before)))
 
     def _with_log_tail(self, error: JobError) -> JobError:
-        return JobError(error.code, error.reason, error.message, error.details, read_log_tail(self._log_path))
-
-
-def _look(identity: processes.WorkerIdentity) -> Condition:
-    found = processes.members(identity)
-    state = next((process.state for process in found if process.pid == identity.pid), "")
-    return Condition(state, processes.bytes_read(process.pid for process in found))
+        return JobError(error.code, error.reason, error.message, error.details, read_log_tail(Path(self._run.log_path)))
 
 
 def _size(path: Path) -> int:
@@ -296,22 +277,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _remove_identity(job_dir: Path) -> None:
-    try:
-        processes.remove_identity(job_dir)
-    except OSError as error:
-        # The next start of the server will look for this worker in vain, no more.
-        logger.warning("%s", error)
-
-
-def _describe_survivors(left: Sequence[processes.Process], seconds: float) -> str:
-    which = ", ".join(f"{process.pid} (state {process.state})" for process in left)
-    return (
-        f"its processes {which} were killed {seconds:.0f} s ago and are there still, so its devices stay taken; one in"
-        " state D waits for a driver or a network file system"
-    )
 
 
 class _Reports:

@@ -26,14 +26,14 @@ async def recover(
 ) -> list[Job]:
     """Ends or requeues every job that has not ended, and returns those that are queued now, in submission order.
 
-    Workers that outlived their server are killed first. A job that was running waits again, at its old place, and its
-    next attempt goes on from its run log; one that was being cancelled is cancelled. One that no device of this server
-    fits has failed, as has one whose server died during each of ``max_attempts`` attempts. One whose record cannot be
-    read stays as it is, for the release that wrote it.
+    Workers that outlived their server are killed first, those that prepared a job which still waited included. A job
+    that was running waits again, at its old place, and its next attempt goes on from its run log; one that was being
+    cancelled is cancelled. One that no device of this server fits has failed, as has one whose server died during each
+    of ``max_attempts`` attempts. One whose record cannot be read stays as it is, for the release that wrote it.
     """
     unfinished = await store.unfinished()
     started = [job.job_id for job in unfinished.jobs if job.state is not JobState.QUEUED]
-    if leftovers := [*started, *unfinished.unreadable]:
+    if leftovers := [*(job.job_id for job in unfinished.jobs), *unfinished.unreadable]:
         await executor.clear_leftovers([job_dir(job_id) for job_id in leftovers])
     unreadable = list(unfinished.unreadable)
     queued: list[Job] = []

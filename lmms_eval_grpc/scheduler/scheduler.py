@@ -6,10 +6,10 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lmms_eval_grpc.executors.base import Executor
+from lmms_eval_grpc.executors.base import Executor, ExpectedJob, LooksAhead
 from lmms_eval_grpc.jobs.errors import (
     InvalidRequest,
     NotAccepting,
@@ -320,6 +320,7 @@ class Scheduler:
             except StoreUnavailable as error:
                 _LOG.warning("no job can be started: %s", error)
                 asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
+            self._look_ahead()
 
     async def _start_next(self) -> bool:
         """Starts the next job, if there is one that can be; whoever holds the lock keeps all from being started."""
@@ -330,9 +331,29 @@ class Scheduler:
             return True
 
     def _next(self) -> Assignment | None:
+        return next(assign(self._waiting(), self._slots.devices, self._slots.free), None)
+
+    def _waiting(self) -> Iterator[Job]:
         # A job that is back in the queue because no worker could be had lets go of its devices a moment later.
-        waiting = (job for job in self._queue if job.job_id not in self._runs and job.job_id not in self._resting)
-        return next(assign(waiting, self._slots.devices, self._slots.free), None)
+        return (job for job in self._queue if job.job_id not in self._runs and job.job_id not in self._resting)
+
+    def _look_ahead(self) -> None:
+        """Tells the executor which jobs come next: those that would start if every device were free."""
+        if not isinstance(self._executor, LooksAhead):
+            return
+        devices = self._slots.devices
+        upcoming = (
+            ()
+            if self._starts_none or self._pause_reason is not None
+            else assign(self._waiting(), devices, frozenset(range(len(devices))))
+        )
+        self._executor.expect(
+            [
+                ExpectedJob(one.job, tuple(devices[index] for index in one.indices), self.job_dir(one.job.job_id))
+                for one in upcoming
+            ],
+            self._runs.keys(),
+        )
 
     def _let_rest(self, job: Job) -> None:
         """Keeps a job whose attempt failed from its next one for a while; those behind it go first meanwhile."""

@@ -93,6 +93,8 @@ class EvaluationServer:
                 use_template=self.args.use_template,
                 heartbeat_timeout=self.args.heartbeat_timeout,
                 stall_timeout=self.args.stall_timeout,
+                prepare_next=self.args.prepare_next,
+                keep_model_warm=self.args.keep_model_warm or None,
             )
         )
         self._health = HealthServicer()

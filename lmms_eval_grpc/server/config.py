@@ -140,6 +140,18 @@ class ServerArgs:
             "help": "Fork workers from a process that has imported torch once; off: start each from nothing, slowly."
         },
     )
+    prepare_next: bool = field(
+        default=True,
+        metadata={"help": "Prepare the next job's tasks, data and processor on the CPU while a job runs."},
+    )
+    keep_model_warm: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds for which a completed job's model stays on its device, for a next job with the same model"
+            " or another checkpoint of it; unset or 0: it is freed at once.",
+            "minimum": 0,
+        },
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Let requests ask for Python code that comes with a checkpoint to be run."},

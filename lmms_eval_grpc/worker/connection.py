@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import NoReturn
 
 from lmms_eval_grpc.worker.frames import FrameError, FrameReader, write_frame
@@ -27,21 +28,26 @@ class ServerConnection:
         self._sock = sock
         self._reader = FrameReader(sock)
         self._cancelled = threading.Event()
+        self._runs: SimpleQueue[RunJob] = SimpleQueue()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the server asked for a stop."""
+        """Whether the server asked for a stop of the newest job."""
         return self._cancelled.is_set()
 
-    def receive_job(self) -> RunJob:
-        """Waits for the first command, which is the job."""
+    def receive_first(self) -> WorkerCommand:
+        """Waits for the first command, which is a job to run or to prepare."""
         try:
             command = self._reader.read(WorkerCommand)
         except FrameError as error:
             _end_group(f"the server's first command cannot be read: {error}")
         if command is None:
             _end_group("the server is gone")
-        return command.run
+        return command
+
+    def next_run(self) -> RunJob:
+        """Waits for the next job to run. Only after :meth:`listen`."""
+        return self._runs.get()
 
     def send(self, event: WorkerEvent) -> None:
         """Sends one event. Not for several threads at once."""
@@ -68,7 +74,10 @@ class ServerConnection:
             on_tick()
 
     def _obey(self, command: WorkerCommand) -> None:
-        if command.HasField("cancel"):
+        if command.HasField("run"):
+            self._cancelled.clear()  # what came before was about another job
+            self._runs.put(command.run)
+        elif command.HasField("cancel"):
             logger.info("cancellation asked for%s", f": {command.cancel.reason}" if command.cancel.reason else "")
             self._cancelled.set()
 

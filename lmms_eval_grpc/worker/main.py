@@ -1,46 +1,73 @@
-"""One job, start to end, in a process of its own."""
+"""One job, start to end, in a process of its own; or several, one after the other, on one loaded model."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-import sys
+import time
+from functools import partial
 from pathlib import Path
 
 from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationError
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.protocol import CannotReuse
 from lmms_eval_grpc.engine.models.replicas.nursery import stand_by
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
-from lmms_eval_grpc.worker import processes, translate
+from lmms_eval_grpc.worker import translate
+from lmms_eval_grpc.worker.ahead import Prepared, identify, prepare, read_config
 from lmms_eval_grpc.worker.connection import ServerConnection
 from lmms_eval_grpc.worker.frames import FrameError
+from lmms_eval_grpc.worker.model import WorkerModel
 from lmms_eval_grpc.worker.reporter import JobReporter
-from lmms_eval_grpc.worker.v1.worker_pb2 import RunCancelled, RunJob, WorkerEvent, WorkerStarted
+from lmms_eval_grpc.worker.surroundings import Surroundings, flush_output, start_log
+from lmms_eval_grpc.worker.v1.worker_pb2 import RunAccepted, RunCancelled, RunJob, WorkerEvent, WorkerStarted
 
 logger = logging.getLogger(__name__)
 
 
 def run(sock: socket.socket) -> None:
-    """Takes one job from ``sock``, runs it and reports on it. Whatever happens to the job is reported, not raised.
+    """Takes a job from ``sock``, runs it and reports on it; as many one after the other as the server wants of a worker
+    that keeps its model. Whatever happens to a job is reported, not raised.
 
     The caller ends the process with ``os._exit`` right after: the interpreter's own way out takes torch two seconds.
     """
     connection = ServerConnection(sock)
     connection.send(WorkerEvent(started=WorkerStarted(pid=os.getpid())))
-    job = connection.receive_job()
-    _start_log()
+    command = connection.receive_first()
+    ahead = command.HasField("prepare")
+    job = command.prepare if ahead else command.run
+    start_log()
+    surroundings = Surroundings.take()
     if _wants_processes(job):
         stand_by(sock)  # before there are threads
-    logger.info("job %s, attempt %d, process %d", job.job_id, job.attempt, os.getpid())
     reporter = JobReporter(connection.send, lambda: connection.cancelled)
-    connection.listen(reporter.tick)
-    last = run_job(job, reporter)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    finish(reporter, last)
+    connection.listen(lambda: reporter.tick())
+    model = WorkerModel()
+    prepared = None
+    if ahead:
+        ready = prepare(job, model)
+        if ready is None:
+            return
+        job = connection.next_run()
+        os.environ.update(job.environment)
+        connection.send(WorkerEvent(accepted=RunAccepted()))
+        prepared = ready if ready.device == job.device else None
+    while True:
+        logger.info("job %s, attempt %d, process %d", job.job_id, job.attempt, os.getpid())
+        last = run_job(job, reporter, model, prepared)
+        last.keeps_model = last.HasField("completed_json") and model.rest()
+        flush_output()
+        finish(reporter, last)
+        if not last.keeps_model:
+            return
+        job, prepared = connection.next_run(), None
+        if not _take_over(job, model, surroundings):
+            return
+        reporter = JobReporter(connection.send, lambda: connection.cancelled)
+        connection.send(WorkerEvent(accepted=RunAccepted()))
 
 
 def finish(reporter: JobReporter, last: WorkerEvent) -> None:
@@ -52,11 +79,13 @@ def finish(reporter: JobReporter, last: WorkerEvent) -> None:
         reporter.finish(_failed(JobError(JobErrorCode.EVALUATION, "RESULT_TOO_LARGE", message)))
 
 
-def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:
-    """Runs ``job`` and returns its worker's last word."""
+def run_job(
+    job: RunJob, reporter: JobReporter, model: WorkerModel | None = None, prepared: Prepared | None = None
+) -> WorkerEvent:
+    """Runs ``job`` and returns its worker's last word. ``model`` is left loaded if it is to be kept."""
     try:
         job_dir = Path(job.job_dir)
-        _identify(job_dir)
+        identify(job_dir)
         spec: EvaluationSpec | MergeSpec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
         if isinstance(spec, MergeSpec):
             return _failed(
@@ -66,7 +95,7 @@ def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:
                     "this server cannot merge checkpoints; merge before submitting",
                 )
             )
-        return _evaluate(spec, job, job_dir, reporter)
+        return _evaluate(spec, job, job_dir, reporter, model or WorkerModel(), prepared)
     except EvaluationCancelled:
         logger.info("stopped, as asked; what was answered so far is kept")
         return WorkerEvent(cancelled=RunCancelled())
@@ -79,7 +108,14 @@ def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:
         return _failed(translate.to_unexpected_error(error))
 
 
-def _evaluate(spec: EvaluationSpec, job: RunJob, job_dir: Path, reporter: JobReporter) -> WorkerEvent:
+def _evaluate(
+    spec: EvaluationSpec,
+    job: RunJob,
+    job_dir: Path,
+    reporter: JobReporter,
+    model: WorkerModel,
+    prepared: Prepared | None,
+) -> WorkerEvent:
     # Imported here, because a worker without a warm template pays seconds for it and has said by now that it runs.
     import torch
 
@@ -87,12 +123,35 @@ def _evaluate(spec: EvaluationSpec, job: RunJob, job_dir: Path, reporter: JobRep
 
     if job.torch_threads:
         torch.set_num_threads(job.torch_threads)
-    config = translate.to_config(spec, include_paths=tuple(map(Path, job.include_paths)), device=job.device)
+    config = read_config(job, spec)
     logger.info("model %s on %s, tasks: %s", config.model, config.device, ", ".join(config.tasks))
-    outcome = evaluate(config, job_dir, reporter)
+    outcome = evaluate(
+        config,
+        job_dir,
+        reporter,
+        prepared=None if prepared is None else prepared.preparation,
+        open_model=partial(model.open, keep=job.keep_model),
+    )
     result = translate.to_result(outcome)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))
+
+
+def _take_over(job: RunJob, model: WorkerModel, surroundings: Surroundings) -> bool:
+    """Whether the kept model has become that of ``job``; if not, a new worker has to run it."""
+    began = time.monotonic()
+    try:
+        surroundings.restore_for(job)
+        spec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
+        if not isinstance(spec, EvaluationSpec):
+            raise CannotReuse("the job evaluates nothing")
+        model.become(read_config(job, spec))
+    except Exception as error:
+        logger.info("the model that is loaded cannot serve this job, a new worker does: %s", error)
+        flush_output()
+        return False
+    logger.info("the model was there already; it became that of this job in %.3f s", time.monotonic() - began)
+    return True
 
 
 def _wants_processes(job: RunJob) -> bool:
@@ -107,18 +166,5 @@ def _wants_processes(job: RunJob) -> bool:
     return spec.num_gpus > 1 or (entry is not None and entry.own_process)
 
 
-def _identify(job_dir: Path) -> None:
-    identity = processes.identify(os.getpid(), os.environ.get(processes.MARKER, ""))
-    if identity is not None:
-        processes.write_identity(job_dir, identity)
-
-
 def _failed(error: JobError) -> WorkerEvent:
     return WorkerEvent(failed_json=translate.to_json(error))
-
-
-def _start_log() -> None:
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.captureWarnings(True)

@@ -131,7 +131,10 @@ def members(identity: WorkerIdentity) -> list[Process]:
             and process.start_ticks >= identity.start_ticks
         }
         found |= _descendants(table.values(), found)
-    found |= {pid for pid in table if pid not in found and _carries(pid, identity.marker)}
+    # Looking at the environment of every process would cost more than all the rest; none that began before the worker
+    # can have its marker.
+    later = {pid for pid, process in table.items() if process.start_ticks >= identity.start_ticks}
+    found |= {pid for pid in later - found if _carries(pid, identity.marker)}
     return [table[pid] for pid in sorted(found) if table[pid].alive]
 
 

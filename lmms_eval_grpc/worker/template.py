@@ -29,6 +29,7 @@ from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT, preload
 from lmms_eval_grpc.worker import main as worker_main
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.frames import FrameError, FrameReader, write_frame
+from lmms_eval_grpc.worker.surroundings import redirect_output
 from lmms_eval_grpc.worker.v1.worker_pb2 import (
     ForkWorker,
     TemplateCommand,
@@ -140,7 +141,7 @@ class Template:
                 signal.signal(number, signal.SIG_DFL)
             for end in (self._sock, self._wake, self._waker):
                 end.close()
-            _redirect_output(log)
+            _detach(log)
             os.chdir(request.working_dir)
             os.environ.update(request.environment)
             prepare_worker()
@@ -208,13 +209,11 @@ def _reap_all() -> None:
             pass
 
 
-def _redirect_output(log: int) -> None:
+def _detach(log: int) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     os.close(null)
-    os.close(log)
+    redirect_output(log)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 

@@ -6,36 +6,8 @@ import json
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.end_to_end.conftest import ServerProcess, wait_until
-
-SLOW_TASK = """
-task: slow_digits
-include: {digits}
-process_results: !function slow.process_results
-"""
-SLOW_FUNCTIONS = """
-import time
-
-
-def process_results(doc, results):
-    time.sleep(0.1)
-    return {"exact_match": float(results[0] == str(doc["label"]))}
-"""
-
-
-@pytest.fixture
-def slow_task(tmp_path: Path) -> Path:
-    """The digits task with a scorer that takes a while: a job long enough to be interrupted between two batches."""
-    import lmms_eval_grpc.benchmarks
-
-    digits = Path(lmms_eval_grpc.benchmarks.__path__[0]) / "handwritten_digits" / "handwritten_digits.yaml"
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "slow.py").write_text(SLOW_FUNCTIONS)
-    (folder / "slow_digits.yaml").write_text(SLOW_TASK.format(digits=digits))
-    return folder
 
 
 def answered(server: ServerProcess, job_id: str) -> int:

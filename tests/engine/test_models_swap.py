@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.device import forbid_accelerators
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.huggingface import ahead
 from lmms_eval_grpc.engine.models.huggingface import backend as backend_module
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 from lmms_eval_grpc.engine.models.huggingface.weights import CannotSwap
-from lmms_eval_grpc.engine.models.protocol import GenerationRequest
+from lmms_eval_grpc.engine.models.protocol import CannotReuse, GenerationRequest
+from tests.support.backends import ScriptedBackend
 from tests.support.checkpoints import SEEING, build_checkpoint, small_args
 
 Tiny = Callable[[str], Path]
@@ -198,3 +202,121 @@ def test_a_read_that_fails_half_way_says_so(tiny: Tiny, tmp_path: Path, monkeypa
     with pytest.raises(EvaluationError, match="half-way") as caught:
         backend.swap(str(build_checkpoint("idefics3", tmp_path / "other", seed=1)))
     assert caught.value.reason == "MODEL_LOAD_FAILED"
+
+
+class TestBecomingWhatAnotherJobAsksFor:
+    """``registry.reuse``: as if loaded by ``registry.create`` with the same arguments, or refused."""
+
+    def become(self, backend: HuggingFaceBackend, folder: Path, batch_size: int | None = None, **more: Any) -> None:
+        arguments = {"pretrained": str(folder), **small_args("idefics3"), **more}
+        registry.reuse(backend, "idefics3", arguments, device="cpu", batch_size=batch_size)
+
+    def test_the_same_weights_are_not_read_again(
+        self, tiny: Tiny, tmp_path: Path, digit_images: list[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backend = load("idefics3", tiny("idefics3"))
+        before = texts(backend, digit_images[:5])
+        copy = shutil.copytree(tiny("idefics3"), tmp_path / "copy")
+        monkeypatch.setattr(backend_module, "load_weights_into", None)
+        self.become(backend, copy)
+        assert_same(backend, load("idefics3", copy))
+        assert texts(backend, digit_images[:5]) == before
+
+    def test_other_weights_are_put_in_their_place(self, tiny: Tiny, tmp_path: Path, digit_images: list[bytes]) -> None:
+        backend = load("idefics3", tiny("idefics3"))
+        backend._sizer.limit = 1
+        other = build_checkpoint("idefics3", tmp_path / "other", seed=1)
+        self.become(backend, other)
+        fresh = load("idefics3", other)
+        assert_same(backend, fresh)
+        assert backend._sizer.limit == fresh._sizer.limit
+        assert texts(backend, digit_images[:5]) == texts(fresh, digit_images[:5])
+
+    @pytest.mark.parametrize(
+        ("more", "match"),
+        [
+            ({"batch_size": 3}, "another batch_size"),
+            ({"max_new_tokens": 3}, "another max_new_tokens"),
+            ({"system_prompt": "Be brief."}, "another system_prompt"),
+        ],
+    )
+    def test_other_arguments_are_refused(self, tiny: Tiny, more: dict[str, Any], match: str) -> None:
+        backend = load("idefics3", tiny("idefics3"))
+        with pytest.raises(CannotReuse, match=match):
+            self.become(backend, tiny("idefics3"), **more)
+
+    def test_a_chat_template_whose_file_has_changed_is_refused(self, tiny: Tiny, tmp_path: Path) -> None:
+        template = tmp_path / "template.jinja"
+        template.write_text((tiny("idefics3") / "chat_template.jinja").read_text())
+        backend = load("idefics3", tiny("idefics3"), chat_template=str(template))
+        self.become(backend, tiny("idefics3"), chat_template=str(template))
+        template.write_text("Be brief.")
+        with pytest.raises(CannotReuse, match="chat template"):
+            self.become(backend, tiny("idefics3"), chat_template=str(template))
+
+    def test_weights_that_were_drawn_at_random_are_refused(self, tiny: Tiny) -> None:
+        backend = load("idefics3", tiny("idefics3"), strict_weights=False)
+        with pytest.raises(CannotReuse, match="random"):
+            self.become(backend, tiny("idefics3"), strict_weights=False)
+
+    def test_a_backend_of_another_kind_is_refused(self, tiny: Tiny) -> None:
+        with pytest.raises(CannotReuse, match="one evaluation only"):
+            registry.reuse(ScriptedBackend(str), "idefics3", {"pretrained": str(tiny("idefics3"))}, device="cpu")
+
+
+class TestPreparedAhead:
+    """``registry.prepare``: the same backend as without it, whatever has happened to the checkpoint in between."""
+
+    def prepare_then_create(self, folder: Path, between: Callable[[], object] = lambda: None) -> HuggingFaceBackend:
+        arguments = {"pretrained": str(folder), **small_args("idefics3")}
+        loader = registry.prepare("idefics3", arguments, device="cpu")
+        assert loader is not None
+        between()
+        backend = registry.create("idefics3", arguments, device="cpu", load=loader)
+        assert isinstance(backend, HuggingFaceBackend)
+        return backend
+
+    @pytest.mark.parametrize("early", [True, False])
+    def test_an_unchanged_checkpoint(self, tiny: Tiny, early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backend_module, "may_load_early", lambda options, folder: early)
+        assert_same(self.prepare_then_create(tiny("idefics3")), load("idefics3", tiny("idefics3")))
+
+    @pytest.mark.parametrize("early", [True, False])
+    @pytest.mark.parametrize("change", ["weights", "processor", "setting"])
+    def test_a_checkpoint_that_is_written_anew(
+        self, tiny: Tiny, tmp_path: Path, early: bool, change: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backend_module, "may_load_early", lambda options, folder: early)
+        folder = shutil.copytree(tiny("idefics3"), tmp_path / "checkpoint")
+
+        def rewrite() -> None:
+            if change == "weights":
+                build_checkpoint("idefics3", folder, seed=1)
+            elif change == "processor":
+                template = folder / "chat_template.jinja"
+                template.write_text("Be brief. " + template.read_text())
+            else:
+                config = json.loads((folder / "config.json").read_text())
+                config["text_config"]["rms_norm_eps"] = 0.5
+                (folder / "config.json").write_text(json.dumps(config))
+
+        backend = self.prepare_then_create(folder, rewrite)
+        fresh = load("idefics3", folder)
+        assert_same(backend, fresh)
+        assert backend.model.config.text_config.rms_norm_eps == fresh.model.config.text_config.rms_norm_eps
+        assert backend.processor.chat_template == fresh.processor.chat_template
+
+    def test_a_model_that_is_large_for_the_machine_is_not_loaded_early(
+        self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = load("idefics3", tiny("idefics3")).options
+        assert ahead.may_load_early(options, tiny("idefics3"))
+        assert not ahead.may_load_early(dataclasses.replace(options, device="cuda:0"), tiny("idefics3"))
+        monkeypatch.setattr(ahead, "free_bytes_of_machine", lambda: 1_000_000)
+        assert not ahead.may_load_early(options, tiny("idefics3"))
+
+
+def test_while_there_is_no_device_torch_touches_none() -> None:
+    with forbid_accelerators("not now"), pytest.raises(RuntimeError, match="not now"):
+        torch.zeros(1, device="cuda")
+    assert torch.cuda._lazy_init.__module__ == "torch.cuda"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 HOLD = 600
 
@@ -122,4 +123,15 @@ def flood(doc):
     block = "x" * 1023 + "\n"
     for _ in range(4096):
         sys.stdout.write(block)
+    return "What digit is shown?"
+
+
+def leave_marks(doc):
+    marks = ["environment"] if "MARK" in os.environ else []
+    marks += ["search path"] if "/mark" in sys.path else []
+    marks += ["folder"] if Path.cwd() == Path("/") else []
+    print(f"marks: {marks}, worker: {os.environ['LMMS_EVAL_GRPC_WORKER']}", flush=True)
+    os.environ["MARK"] = "1"
+    sys.path.append("/mark")
+    os.chdir("/")
     return "What digit is shown?"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_eval_grpc.executors import local, local_worker, template_child
+from lmms_eval_grpc.executors import local, local_worker, template_child, worker_process
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.executors.template_process import TemplateProcess
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped
@@ -172,7 +172,7 @@ async def test_a_worker_that_dies_under_a_template_that_hangs_is_reported_withou
 async def test_a_process_that_does_not_die_keeps_its_devices_but_not_a_server_that_is_stopped(
     open_jobs: OpenJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_worker, "UNKILLABLE_AFTER", 1.0)
+    monkeypatch.setattr(worker_process, "UNKILLABLE_AFTER", 1.0)
     spared: set[int] = set()
     kill = processes.kill
     # As the kernel does with one that waits for a driver.

@@ -56,6 +56,8 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "devices": ("cuda:0", "cuda:1"),
         "torch_threads": 2,
         "use_template": False,
+        "prepare_next": False,
+        "keep_model_warm": 30.0,
         "trust_remote_code": True,
         "shutdown_grace": 0.5,
         "address_file": tmp_path / "address",

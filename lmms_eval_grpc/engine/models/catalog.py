@@ -25,6 +25,7 @@ from lmms_eval_grpc.engine.models.openai.arguments import ASYNC_OPENAI_ARGUMENTS
 from lmms_eval_grpc.engine.models.openai.arguments import generation_keys as openai_generation_keys
 
 _HUGGINGFACE_LOADER = "lmms_eval_grpc.engine.models.huggingface.backend:load"
+_HUGGINGFACE_PREPARER = "lmms_eval_grpc.engine.models.huggingface.backend:prepare"
 
 _ASSISTANT = "You are a helpful assistant."
 _OMNI = (
@@ -61,6 +62,7 @@ def _family(
         requires=(*_LIBRARIES, *requires),
         model_types=model_types,
         generation_keys=generation_keys,
+        preparer=_HUGGINGFACE_PREPARER,
     )
 
 

@@ -78,6 +78,14 @@ Loader = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Backend]
 Raises :class:`EvaluationError` with a reason such as ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
 """
 
+Preparer = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Loader]
+"""Does what of loading a model is possible while another one has the device, which is not touched unless it is the CPU.
+The loader that it returns makes the same backend as the entry's own, sooner; it is called at most once, perhaps for
+another device, and whatever has changed by then counts.
+
+Raises whatever it likes: the model is then loaded without it.
+"""
+
 _MODULE_OF_PACKAGE = {"pillow": "PIL"}
 """Names to import of packages that are installed by another name."""
 
@@ -114,6 +122,8 @@ class ModelEntry:
     generation_keys: Callable[[], frozenset[str] | None] = lambda: None
     """The keys of generation arguments that it takes; None: only the backend knows. Called where no model library may
     be imported."""
+    preparer: str = ""
+    """``module:function`` of a :data:`Preparer`; empty: there is none."""
     source: str = ""
     """Whose it is, where it is neither this package's nor a plug-in's."""
 

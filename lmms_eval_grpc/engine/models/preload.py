@@ -77,7 +77,7 @@ def preload() -> None:
             importlib.import_module(name)
         except Exception as error:
             _complain(name, error)
-    for prepare in (_prepare_images, _prepare_conversions):
+    for prepare in (_prepare_images, _prepare_versions, _prepare_conversions):
         try:
             prepare()
         except Exception as error:
@@ -104,6 +104,12 @@ def _prepare_images() -> None:
     from PIL import Image
 
     Image.init()
+
+
+def _prepare_versions() -> None:
+    from lmms_eval_grpc.engine.record.manifest import package_versions
+
+    package_versions()
 
 
 def _prepare_conversions() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lmms_eval_grpc.engine.models.sampling import samples
 
@@ -97,8 +97,12 @@ class Capabilities:
     backend that may run as replicas it can be pickled."""
 
 
+class CannotReuse(Exception):
+    """A loaded model cannot become the one that is asked for; it is as it was."""
+
+
 class Backend(Protocol):
-    """A loaded model."""
+    """A loaded model. One that can become another checkpoint is :class:`Reusable` as well."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -131,3 +135,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model's memory."""
+
+
+@runtime_checkable
+class Reusable(Protocol):
+    """A backend that serves one evaluation after another."""
+
+    def become(self, entry: Any, values: Mapping[str, Any], settings: Any) -> None:
+        """Becomes what the entry's loader would make of these arguments (those of a
+        :data:`~lmms_eval_grpc.engine.models.entry.Loader`), with nothing left of what it was.
+
+        Raises :class:`CannotReuse` where that would be another model, and
+        :class:`~lmms_eval_grpc.engine.api.EvaluationError` where it failed half-way; the backend is of no use then.
+        """
+
+    def rest(self) -> None:
+        """Gives back what memory it does not need while it waits to become another."""

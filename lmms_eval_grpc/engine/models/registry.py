@@ -1,6 +1,6 @@
 """Every model backend by the names users type: what ships with the package, then plug-ins', then lmms-eval's own.
 
-Light: imports no model library. Only :func:`create` imports a backend itself.
+Light: imports no model library. Only :func:`create` and :func:`prepare` import a backend itself.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models import catalog
-from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry, Preparer
 from lmms_eval_grpc.engine.models.lmms_eval import names as lmms_eval_names
-from lmms_eval_grpc.engine.models.protocol import Backend
+from lmms_eval_grpc.engine.models.protocol import Backend, CannotReuse, Reusable
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,67 @@ def create(
     max_batch_size: int | None = None,
     trust_remote_code: bool = False,
     force_simple: bool = False,
+    load: Loader | None = None,
 ) -> Backend:
-    """Loads the model: heavy imports, weights to ``device``.
+    """Loads the model: heavy imports, weights to ``device``; by ``load`` where :func:`prepare` has given one.
 
     Raises :class:`EvaluationError` with reason ``UNKNOWN_MODEL``, ``INVALID_MODEL_ARGS``, ``MISSING_PACKAGES``, or what
     the backend's loader raises, such as ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
     """
+    entry, values = _arguments(name, model_args, trust_remote_code)
+    settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
+    if load is None:
+        load = _find(entry.loader)
+    return load(entry, values, settings)
+
+
+def prepare(
+    name: str,
+    model_args: Mapping[str, Any],
+    *,
+    device: str,
+    batch_size: int | None = None,
+    max_batch_size: int | None = None,
+    trust_remote_code: bool = False,
+    force_simple: bool = False,
+) -> Loader | None:
+    """Does what of :func:`create` is possible before ``device`` is free, and returns its ``load``; None: nothing is.
+
+    Raises whatever :func:`create` may raise, and more.
+    """
+    entry, values = _arguments(name, model_args, trust_remote_code)
+    if not entry.preparer:
+        return None
+    settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
+    preparer: Preparer = _find(entry.preparer)
+    return preparer(entry, values, settings)
+
+
+def reuse(
+    backend: Backend,
+    name: str,
+    model_args: Mapping[str, Any],
+    *,
+    device: str,
+    batch_size: int | None = None,
+    max_batch_size: int | None = None,
+    trust_remote_code: bool = False,
+    force_simple: bool = False,
+) -> None:
+    """Makes of a loaded model what :func:`create` would have made.
+
+    Raises :class:`CannotReuse`, or :class:`EvaluationError` as :func:`create` does, after which it is of no use.
+    """
+    if not isinstance(backend, Reusable):
+        raise CannotReuse("its backend serves one evaluation only")
+    entry, values = _arguments(name, model_args, trust_remote_code)
+    backend.become(entry, values, LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple))
+
+
+def _arguments(
+    name: str, model_args: Mapping[str, Any], trust_remote_code: bool
+) -> tuple[ModelEntry, Mapping[str, Any]]:
+    """The backend of that name, which can be used here, and the values of all its arguments."""
     entry = resolve(name)
     if entry is None:
         near = closest(name)
@@ -76,14 +131,13 @@ def create(
     values = entry.fill_in(model_args)
     if trust_remote_code and "trust_remote_code" in entry.arguments:
         values["trust_remote_code"] = True
-    settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
-    return _loader(entry)(entry, values, settings)
+    return entry, values
 
 
-def _loader(entry: ModelEntry) -> Loader:
-    module, _, function = entry.loader.partition(":")
-    loader: Loader = getattr(importlib.import_module(module), function)
-    return loader
+def _find(name: str) -> Any:
+    """The function of that ``module:function``."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -72,7 +73,7 @@ def build_manifest(
         "manifest_version": MANIFEST_VERSION,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": _versions(),
+        "packages": dict(package_versions()),
         "code": code_version(),
         "model": {"name": config.model, **model_identity},
         "model_args": dict(config.model_args),
@@ -131,8 +132,9 @@ def _task(task: Task, doc_ids: Sequence[int] | None) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    """Of the installed ones; read from their metadata, nothing is imported."""
+@functools.cache
+def package_versions() -> Mapping[str, str]:
+    """Of the installed packages that can change a score; read from their metadata, nothing is imported."""
     versions = {}
     for package in _PACKAGES:
         try:

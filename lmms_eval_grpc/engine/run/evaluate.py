@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,9 @@ from lmms_eval_grpc.engine.data.media import environment as media_environment
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.entry import Loader
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
-from lmms_eval_grpc.engine.record.baseline import load_baseline
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
@@ -24,6 +24,7 @@ from lmms_eval_grpc.engine.run.answers import require_capabilities, require_gene
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
 from lmms_eval_grpc.engine.run.log import RunLog
 from lmms_eval_grpc.engine.run.policy import TokenBudget
+from lmms_eval_grpc.engine.run.preparation import Preparation, prepare
 from lmms_eval_grpc.engine.run.progress import Progress, StageClock
 from lmms_eval_grpc.engine.run.response_cache import ResponseCache, cache_folder
 from lmms_eval_grpc.engine.run.sample_file import SampleFile
@@ -31,7 +32,7 @@ from lmms_eval_grpc.engine.run.task_run import RunContext, run_task
 from lmms_eval_grpc.engine.scoring.groups import aggregate_groups
 from lmms_eval_grpc.engine.seeds import set_seeds
 from lmms_eval_grpc.engine.tasks.group import Group
-from lmms_eval_grpc.engine.tasks.load import LoadedTasks, load
+from lmms_eval_grpc.engine.tasks.load import LoadedTasks
 from lmms_eval_grpc.engine.tasks.task import Task
 
 RUN_LOG = "run_log.jsonl"
@@ -39,16 +40,34 @@ SAMPLES = "samples.jsonl"
 JUDGE_CACHE = "judge_cache.sqlite3"
 
 
-def load_backend(config: EvaluationConfig) -> Backend:
+def load_backend(config: EvaluationConfig, load: Loader | None = None) -> Backend:
     """The model that the configuration names, loaded, on as many devices as it says, here or in processes of its own.
+    ``load`` is what :func:`prepare_backend` has given.
 
     Raises :class:`EvaluationError` as the registry does, and for replicas ``REPLICAS_DIED``.
     """
-    entry = registry.resolve(config.model)
-    replicas = 1 if entry is None else entry.replicas(config.model_args, config.num_gpus)
-    if replicas > 1 or (entry is not None and entry.own_process):
+    replicas = _replicas(config)
+    if replicas:
         return load_replicas(config, replicas)
     return registry.create(
+        config.model,
+        config.model_args,
+        device=config.device,
+        batch_size=config.batch_size,
+        max_batch_size=config.max_batch_size,
+        trust_remote_code=config.trust_remote_code,
+        force_simple=config.force_simple,
+        load=load,
+    )
+
+
+def prepare_backend(config: EvaluationConfig) -> Loader | None:
+    """Does what of :func:`load_backend` is possible while another model has the device; None: nothing is. Raises
+    whatever it likes."""
+    if _replicas(config):
+        return None
+    set_seeds(config)  # as before the model is loaded
+    return registry.prepare(
         config.model,
         config.model_args,
         device=config.device,
@@ -59,6 +78,13 @@ def load_backend(config: EvaluationConfig) -> Backend:
     )
 
 
+def _replicas(config: EvaluationConfig) -> int:
+    """How many processes of its own the model runs in; 0: it runs in this one."""
+    entry = registry.resolve(config.model)
+    replicas = 1 if entry is None else entry.replicas(config.model_args, config.num_gpus)
+    return replicas if replicas > 1 or (entry is not None and entry.own_process) else 0
+
+
 def evaluate(
     config: EvaluationConfig,
     run_dir: Path,
@@ -67,11 +93,15 @@ def evaluate(
     tasks: Sequence[Task] | None = None,
     groups: Sequence[Group] = (),
     backend: Backend | None = None,
+    prepared: Preparation | None = None,
+    open_model: Callable[[EvaluationConfig], AbstractContextManager[Backend]] | None = None,
 ) -> EvaluationOutcome:
     """Runs the evaluation, or takes it up again where an earlier call with the same ``run_dir`` was interrupted.
 
     ``run_dir`` (made if need be) holds the run log and the scored samples; one evaluation's alone. ``tasks``, with
     their ``groups``, and ``backend`` may be handed in ready-made; a backend that was handed in is left open.
+    ``open_model`` stands in for :func:`load_backend` and for closing what that has loaded. ``prepared`` is what
+    :func:`~lmms_eval_grpc.engine.run.preparation.prepare` made of the same configuration.
 
     Raises :class:`EvaluationCancelled` when the reporter asks for it, :class:`EvaluationError` when it cannot go on.
     Every answer that was given by then is in the run log, and is not asked for again.
@@ -80,7 +110,18 @@ def evaluate(
     # An attempt that takes up another scores its answers again; judges are not to be paid twice for that.
     use_cache(run_dir / JUDGE_CACHE)
     try:
-        return _evaluate(config, run_dir, reporter, tasks, groups, backend)
+        loaded = None if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
+        if backend is not None:
+            open_model = lambda _: nullcontext(backend)  # noqa: E731
+        return _evaluate(
+            config,
+            run_dir,
+            reporter,
+            loaded,
+            prepared,
+            open_model or _open_backend,
+            check_arguments=backend is None,
+        )
     finally:
         use_cache(None)  # the folder may be gone next, and the process live on
 
@@ -89,9 +130,11 @@ def _evaluate(
     config: EvaluationConfig,
     run_dir: Path,
     reporter: Reporter,
-    tasks: Sequence[Task] | None,
-    groups: Sequence[Group],
-    backend: Backend | None,
+    loaded: LoadedTasks | None,
+    prepared: Preparation | None,
+    open_model: Callable[[EvaluationConfig], AbstractContextManager[Backend]],
+    *,
+    check_arguments: bool,
 ) -> EvaluationOutcome:
     started = datetime.now(UTC)
     USAGE.reset()
@@ -102,21 +145,18 @@ def _evaluate(
         progress.report(Stage.PREPARING)
         _check_environment()
         # Tasks come first: they fail more often than models, and in a fraction of the time.
-        loaded = load(config) if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
-        tasks = loaded.tasks
-        doc_ids = {task.name: task.doc_ids(config.limit, config.offset) for task in tasks}
-        entry = registry.resolve(config.model)
-        if backend is None and entry is not None:
+        ready = prepare(config, loaded) if prepared is None else prepared
+        tasks, doc_ids, baseline = ready.loaded.tasks, ready.doc_ids, ready.baseline
+        progress.counters.samples_total = ready.samples_total
+        if check_arguments and (entry := registry.resolve(config.model)) is not None:
             require_generation_arguments(tasks, entry)
-        progress.counters.samples_total = sum(map(len, doc_ids.values()))
-        baseline = load_baseline(config.baseline, tasks, doc_ids) if config.baseline else None
         progress.stop_if_cancelled()
 
     with clock.stage(Stage.LOADING_MODEL):
         progress.report(Stage.LOADING_MODEL)
         set_seeds(config)
-        own_backend = backend is None
-        backend = load_backend(config) if backend is None else backend
+        models = ExitStack()
+        backend = models.enter_context(open_model(config))
         identity = backend.identity
     try:
         progress.stop_if_cancelled()
@@ -143,10 +183,9 @@ def _evaluate(
             budget = TokenBudget(config.max_tokens, log.generated_tokens)
             context = RunContext(config, asked, log, samples, progress, clock, reporter, budget, baseline)
             scores = [run_task(context, task, doc_ids[task.name]) for task in tasks]
-            group_scores = aggregate_groups(loaded.groups, scores)
+            group_scores = aggregate_groups(ready.loaded.groups, scores)
     finally:
-        if own_backend:
-            backend.close()
+        models.close()
 
     manifest["judges"] = judges()
     cached = _cached_usage(config, progress)
@@ -190,6 +229,10 @@ def _check_environment() -> None:
     found = media_environment.problems()
     if found:
         raise EvaluationError("INVALID_ENVIRONMENT", "\n".join(found))
+
+
+def _open_backend(config: EvaluationConfig) -> AbstractContextManager[Backend]:
+    return closing(load_backend(config))
 
 
 def _header(

@@ -22,23 +22,29 @@ class WorkerCommand(google.protobuf.message.Message):
 
     RUN_FIELD_NUMBER: builtins.int
     CANCEL_FIELD_NUMBER: builtins.int
+    PREPARE_FIELD_NUMBER: builtins.int
     @property
     def run(self) -> global___RunJob:
-        """Sent once, first."""
+        """Run this job: the first command, the one after prepare, or the next one for a worker that keeps its model."""
 
     @property
     def cancel(self) -> global___CancelRun:
         """Stop at the next batch; what is answered is kept."""
+
+    @property
+    def prepare(self) -> global___RunJob:
+        """Sent first, and at most once: do what of this job needs no device, then wait for run."""
 
     def __init__(
         self,
         *,
         run: global___RunJob | None = ...,
         cancel: global___CancelRun | None = ...,
+        prepare: global___RunJob | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "run", b"run"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["run", "cancel"] | None: ...
+    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "prepare", b"prepare", "run", b"run"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "prepare", b"prepare", "run", b"run"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["run", "cancel", "prepare"] | None: ...
 
 global___WorkerCommand = WorkerCommand
 
@@ -48,6 +54,22 @@ class RunJob(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class EnvironmentEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     JOB_ID_FIELD_NUMBER: builtins.int
     SPEC_JSON_FIELD_NUMBER: builtins.int
     JOB_DIR_FIELD_NUMBER: builtins.int
@@ -55,6 +77,9 @@ class RunJob(google.protobuf.message.Message):
     INCLUDE_PATHS_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
     TORCH_THREADS_FIELD_NUMBER: builtins.int
+    ENVIRONMENT_FIELD_NUMBER: builtins.int
+    LOG_PATH_FIELD_NUMBER: builtins.int
+    KEEP_MODEL_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     """The job's id, for messages."""
     spec_json: builtins.str
@@ -62,14 +87,22 @@ class RunJob(google.protobuf.message.Message):
     job_dir: builtins.str
     """The job's folder: run log, samples and results go there."""
     device: builtins.str
-    """Torch device as the worker sees it, such as "cuda" or "cpu"."""
+    """Torch device as the worker sees it, such as "cuda" or "cpu". To prepare: as it probably will."""
     attempt: builtins.int
     """Which attempt this is, from 1."""
     torch_threads: builtins.int
     """Threads that torch may use. 0: torch's default."""
+    log_path: builtins.str
+    """File that takes the worker's standard output and error from now on."""
+    keep_model: builtins.bool
+    """Stay, with the model loaded, when the job is completed."""
     @property
     def include_paths(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Folders with task YAML files that the server was started with."""
+
+    @property
+    def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Environment variables to be set before the job runs: the devices, and the worker's marker."""
 
     def __init__(
         self,
@@ -81,8 +114,11 @@ class RunJob(google.protobuf.message.Message):
         include_paths: collections.abc.Iterable[builtins.str] | None = ...,
         attempt: builtins.int = ...,
         torch_threads: builtins.int = ...,
+        environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        log_path: builtins.str = ...,
+        keep_model: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "device", b"device", "include_paths", b"include_paths", "job_dir", b"job_dir", "job_id", b"job_id", "spec_json", b"spec_json", "torch_threads", b"torch_threads"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "device", b"device", "environment", b"environment", "include_paths", b"include_paths", "job_dir", b"job_dir", "job_id", b"job_id", "keep_model", b"keep_model", "log_path", b"log_path", "spec_json", b"spec_json", "torch_threads", b"torch_threads"]) -> None: ...
 
 global___RunJob = RunJob
 
@@ -106,8 +142,8 @@ global___CancelRun = CancelRun
 
 @typing.final
 class WorkerEvent(google.protobuf.message.Message):
-    """What a worker writes to the server. The last frame is Completed, Failed or Cancelled; the socket's end without one means
-    that the worker died.
+    """What a worker writes to the server. The last frame of a job is Completed, Failed or Cancelled; the socket's end without
+    one means that the worker died.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -118,7 +154,9 @@ class WorkerEvent(google.protobuf.message.Message):
     COMPLETED_JSON_FIELD_NUMBER: builtins.int
     FAILED_JSON_FIELD_NUMBER: builtins.int
     CANCELLED_FIELD_NUMBER: builtins.int
+    ACCEPTED_FIELD_NUMBER: builtins.int
     HEARTBEAT_FIELD_NUMBER: builtins.int
+    KEEPS_MODEL_FIELD_NUMBER: builtins.int
     progress_json: builtins.str
     """How far it is, as JSON (lmms_eval_grpc.jobs.results.Progress)."""
     task_result_json: builtins.str
@@ -127,6 +165,8 @@ class WorkerEvent(google.protobuf.message.Message):
     """The job is done, with its result as JSON (lmms_eval_grpc.jobs.results.EvaluationResult)."""
     failed_json: builtins.str
     """The job failed for a reason that the worker knows, as JSON (lmms_eval_grpc.jobs.results.JobError)."""
+    keeps_model: builtins.bool
+    """With completed_json: the worker stays, with its model loaded, and takes another run."""
     @property
     def started(self) -> global___WorkerStarted:
         """First frame: the worker runs."""
@@ -134,6 +174,10 @@ class WorkerEvent(google.protobuf.message.Message):
     @property
     def cancelled(self) -> global___RunCancelled:
         """The job stopped because it was told to."""
+
+    @property
+    def accepted(self) -> global___RunAccepted:
+        """The worker takes on the job that run named. One that ends before it says so has not touched the job."""
 
     @property
     def heartbeat(self) -> global___Heartbeat:
@@ -148,11 +192,13 @@ class WorkerEvent(google.protobuf.message.Message):
         completed_json: builtins.str = ...,
         failed_json: builtins.str = ...,
         cancelled: global___RunCancelled | None = ...,
+        accepted: global___RunAccepted | None = ...,
         heartbeat: global___Heartbeat | None = ...,
+        keeps_model: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "heartbeat", b"heartbeat", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "heartbeat", b"heartbeat", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "progress_json", "task_result_json", "completed_json", "failed_json", "cancelled", "heartbeat"] | None: ...
+    def HasField(self, field_name: typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "heartbeat", b"heartbeat", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "completed_json", b"completed_json", "event", b"event", "failed_json", b"failed_json", "heartbeat", b"heartbeat", "keeps_model", b"keeps_model", "progress_json", b"progress_json", "started", b"started", "task_result_json", b"task_result_json"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "progress_json", "task_result_json", "completed_json", "failed_json", "cancelled", "accepted", "heartbeat"] | None: ...
 
 global___WorkerEvent = WorkerEvent
 
@@ -173,6 +219,18 @@ class Heartbeat(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["steps", b"steps"]) -> None: ...
 
 global___Heartbeat = Heartbeat
+
+@typing.final
+class RunAccepted(google.protobuf.message.Message):
+    """The worker takes on the job."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RunAccepted = RunAccepted
 
 @typing.final
 class WorkerStarted(google.protobuf.message.Message):

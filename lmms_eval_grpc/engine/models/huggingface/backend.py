@@ -5,8 +5,9 @@ One implementation for every family: the checkpoint's own processor and chat tem
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,9 @@ from safetensors import SafetensorError
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
-from lmms_eval_grpc.engine.models.entry import LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint
+from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
+from lmms_eval_grpc.engine.models.huggingface.ahead import ReadyCheckpoint, may_load_early, read_template
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
@@ -51,6 +54,7 @@ from lmms_eval_grpc.engine.models.huggingface.processor import encode
 from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
+    CannotReuse,
     Capabilities,
     GenerationRequest,
     LoglikelihoodRequest,
@@ -69,6 +73,26 @@ def load(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -
     return HuggingFaceBackend.load(HuggingFaceOptions.of(entry, values, settings))
 
 
+def prepare(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> Loader:
+    """The registry's preparer of every Hugging Face family."""
+    options = HuggingFaceOptions.of(entry, values, settings)
+    ready = ReadyCheckpoint.read(options)
+    if not may_load_early(options, ready.folder):
+        return lambda entry, values, settings: HuggingFaceBackend.load(
+            HuggingFaceOptions.of(entry, values, settings), ready
+        )
+    early = HuggingFaceBackend.load(options, ready)
+
+    def finish(entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> HuggingFaceBackend:
+        try:
+            early.become(entry, values, settings)
+        except (CannotReuse, EvaluationError):
+            return load(entry, values, settings)
+        return early
+
+    return finish
+
+
 class HuggingFaceBackend:
     """A loaded checkpoint. Made by :meth:`load`; not to be used from several threads at once."""
 
@@ -77,12 +101,18 @@ class HuggingFaceBackend:
         self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
         self._adopt(options, find_folder(options.pretrained, options.revision), processor, model.generation_config)
 
-    def _adopt(self, options: HuggingFaceOptions, folder: Path, processor: Any, defaults: Any) -> None:
+    def _adopt(
+        self, options: HuggingFaceOptions, folder: Path, processor: Any, defaults: Any, digest: str | None = None
+    ) -> None:
         """Makes the checkpoint in ``folder``, whose weights are loaded, this backend's own."""
         model = self.model
         self.options = options
+        self._folder = folder
+        self._template = read_template(options)
+        self.worked: tuple[float, float] | None = None
+        """When its first batch began and its last one ended, in seconds since the epoch; None before the first."""
         # Now and not when asked: a trainer that keeps its newest checkpoints only may soon remove the folder.
-        self._identity = identify(folder, model, processor) | {
+        self._identity = identify(folder, model, processor, digest) | {
             "backend": "huggingface",
             "pretrained": options.pretrained,
             "revision": getattr(model.config, "_commit_hash", None) or options.revision,
@@ -100,16 +130,20 @@ class HuggingFaceBackend:
         self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
 
     @classmethod
-    def load(cls, options: HuggingFaceOptions) -> HuggingFaceBackend:
+    def load(cls, options: HuggingFaceOptions, ready: ReadyCheckpoint | None = None) -> HuggingFaceBackend:
         """Raises :class:`EvaluationError` ``DEVICE_UNAVAILABLE``, ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``."""
         device = resolve_device(options.device)
-        config = check_checkpoint(
-            options.pretrained,
-            options.model_types,
-            text_only=options.text_only,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-        )
+        if ready is not None and ready.holds_for(options):
+            config, processor = ready.config, ready.processor
+        else:
+            processor = None
+            config = check_checkpoint(
+                options.pretrained,
+                options.model_types,
+                text_only=options.text_only,
+                revision=options.revision,
+                trust_remote_code=options.trust_remote_code,
+            )
         model, processor = load_checkpoint(
             options.pretrained,
             config,
@@ -121,6 +155,7 @@ class HuggingFaceBackend:
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
             strict_weights=options.strict_weights,
+            processor=processor,
         )
         return cls(options, model, processor)
 
@@ -158,6 +193,38 @@ class HuggingFaceBackend:
             why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
             raise EvaluationError("MODEL_LOAD_FAILED", why) from error
         self._adopt(options, folder, processor, defaults)
+
+    def become(self, entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> None:
+        """See :class:`~lmms_eval_grpc.engine.models.protocol.Reusable`: the same checkpoint, which costs nothing, or
+        another one by :meth:`swap`. Batch sizes are learned anew."""
+        options = HuggingFaceOptions.of(entry, values, settings)
+        same = replace(options, pretrained=self.options.pretrained, revision=self.options.revision)
+        differing = [one.name for one in fields(same) if getattr(same, one.name) != getattr(self.options, one.name)]
+        if differing:
+            raise CannotReuse(f"it is asked for with another {', '.join(differing)}")
+        if options.trust_remote_code:
+            raise CannotReuse("a checkpoint's own code may have changed since it was imported")
+        if not options.strict_weights:
+            raise CannotReuse("weights that its files lack are drawn at random, by the job's seed")
+        try:
+            if read_template(options) != self._template:
+                raise CannotReuse("the chat template has changed")
+            folder = find_folder(options.pretrained, options.revision)
+            if folder != self._folder and not Path(options.pretrained).is_dir():
+                raise CannotReuse("another revision of a checkpoint on the hub is loaded afresh")
+            digest = digest_checkpoint(folder)
+        except (OSError, ValueError) as error:
+            raise CannotReuse(f"{options.pretrained}: {error}") from error
+        if digest == self._identity["weights_digest"]:
+            self._adopt(options, folder, self.processor, self._generation_defaults, digest)
+        else:
+            self.swap(options.pretrained, options.revision)
+        self._sizer = BatchSizer(self.model, options.batch_size, options.max_batch_size)
+
+    def rest(self) -> None:
+        """See :class:`~lmms_eval_grpc.engine.models.protocol.Reusable`."""
+        if self.model.device.type != "cpu":
+            release_memory(self.model.device)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -287,6 +354,7 @@ class HuggingFaceBackend:
 
     def _try(self, batch: Batch, row: RowSize) -> tuple[list[Answer], Exception | None]:
         """Answers or the failure, without its traceback, which would keep the failed batch's tensors alive."""
+        began = time.time()
         try:
             with self._sizer.watch(len(batch.requests), row):
                 if batch.requests[0].continuation:
@@ -296,6 +364,8 @@ class HuggingFaceBackend:
                 return generate_batch(self.model, self.processor.tokenizer, batch, plan, hide_thoughts=hide), None
         except Exception as error:
             return [], error.with_traceback(None)
+        finally:
+            self.worked = (self.worked[0] if self.worked else began, time.time())
 
 
 def _count_bytes(value: Any) -> int:

@@ -18,10 +18,13 @@ def find_folder(pretrained: str, revision: str | None) -> Path:
     return Path(cached_file(pretrained, "config.json", revision=revision)).parent
 
 
-def identify(folder: Path, model: Any, processor: Any) -> dict[str, Any]:
-    """What answers depend on of a model and a processor that were loaded from ``folder``, and of the libraries."""
+def identify(folder: Path, model: Any, processor: Any, weights_digest: str | None = None) -> dict[str, Any]:
+    """What answers depend on of a model and a processor that were loaded from ``folder``, and of the libraries.
+
+    ``weights_digest``: that of the folder, where it is known.
+    """
     return {
-        "weights_digest": digest_checkpoint(folder),
+        "weights_digest": weights_digest or digest_checkpoint(folder),
         "model_class": type(model).__name__,
         "model_type": model.config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),

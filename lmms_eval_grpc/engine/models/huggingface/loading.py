@@ -105,8 +105,9 @@ def load_checkpoint(
     revision: str | None,
     trust_remote_code: bool,
     strict_weights: bool,
+    processor: Any | None = None,
 ) -> tuple[Any, Any]:
-    """Model (in evaluation mode, on its device) and processor.
+    """Model (in evaluation mode, on its device) and processor, which may have been loaded before.
 
     Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
     """
@@ -133,7 +134,7 @@ def load_checkpoint(
         raise _failed(pretrained, _explain(error)) from error
     _check_report(pretrained, type(model).__name__, report, strict_weights)
     try:
-        processor = load_processor_of(
+        processor = processor or load_processor_of(
             pretrained,
             config,
             chat_template=chat_template,

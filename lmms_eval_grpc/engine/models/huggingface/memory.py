@@ -52,6 +52,11 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free_bytes_of_machine()
+
+
+def free_bytes_of_machine() -> int:
+    """Main memory that can still be had."""
     return _read_kibibytes(Path("/proc/meminfo"), "MemAvailable")
 
 

@@ -19,12 +19,13 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_processor
+from lmms_eval_grpc.engine.models.protocol import CannotReuse
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _VOLATILE_SETTINGS = frozenset({"transformers_version", "_name_or_path", "_commit_hash"})
 
 
-class CannotSwap(Exception):
+class CannotSwap(CannotReuse):
     """The weights cannot be put into this model so that it is as freshly loaded; nothing of it was changed."""
 
 

@@ -21,7 +21,8 @@ class ReplicaDevice:
 
 
 def share_out(device: str, replicas: int, environment: Mapping[str, str]) -> list[ReplicaDevice]:
-    """A device for each replica: a GPU that it sees alone, or the CPU, which they share. A lone one has what there is.
+    """A device for each replica: a GPU that it sees alone, or the CPU, which they share. A lone one sees what
+    ``environment`` allows.
 
     Args:
         device: the evaluation's torch device string, such as ``cuda`` or ``cpu``.
@@ -31,7 +32,8 @@ def share_out(device: str, replicas: int, environment: Mapping[str, str]) -> lis
         EvaluationError: ``DEVICE_UNAVAILABLE``, when there are too few to be seen or ``device`` names a single one.
     """
     if replicas == 1:
-        return [ReplicaDevice(device)]
+        # Said again: it may be forked from a process that was there before this worker had its device.
+        return [ReplicaDevice(device, {_VISIBLE: environment[_VISIBLE]} if _VISIBLE in environment else {})]
     kind, _, index = device.partition(":")
     if kind == "cpu":
         return [ReplicaDevice("cpu")] * replicas
