@@ -14,13 +14,16 @@ class MemoryKills:
     """Counts up to one moment; None where the kernel does not tell."""
 
     group: int | None
-    """In this process's control group and those below it, which hold its workers."""
+    """In this process's control group, in which its workers are too."""
     machine: int | None
     """On the whole machine, other containers included."""
 
     def more_than(self, earlier: MemoryKills) -> bool:
-        """Whether the kernel has killed since, as far as is known."""
-        return _risen(earlier.group, self.group) or _risen(earlier.machine, self.machine)
+        """Whether the kernel has killed since, as far as is known. The group's count decides where there is one: the
+        machine's rises for anybody's process."""
+        if self.group is not None and earlier.group is not None:
+            return self.group > earlier.group
+        return self.machine is not None and earlier.machine is not None and self.machine > earlier.machine
 
     @property
     def known(self) -> bool:
@@ -60,7 +63,3 @@ def _find(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return int(found[1]) if found else None
-
-
-def _risen(before: int | None, now: int | None) -> bool:
-    return before is not None and now is not None and now > before

@@ -3,7 +3,6 @@
 import ctypes
 import multiprocessing.connection
 import os
-import pathlib
 import re
 import resource
 import signal
@@ -107,16 +106,6 @@ def backtrack_for_ever(doc):
 def ask_for_too_much_memory(doc):
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     return bytearray(64 << 30)
-
-
-def be_killed_for_memory(doc):
-    # In a control group of its own, so that the kernel's choice is this process and no other.
-    log = pathlib.Path("/proc/self/fd/1").readlink()
-    group = pathlib.Path((log.parent.parent / "memory_group").read_text())
-    (group / "cgroup.procs").write_text(str(os.getpid()))
-    print("about to take too much memory", flush=True)
-    held = [os.urandom(1 << 20) for _ in range(256)]
-    return f"What digit is shown? {len(held)}"
 
 
 def flood(doc):

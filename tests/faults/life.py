@@ -26,6 +26,8 @@ class Life:
     folder: Path
     environment: dict[str, str]
     flags: Sequence[str] = ()
+    prefix: Sequence[str] = ()
+    """Words before the server's command."""
     port: int = field(default_factory=lambda: _free_port())
     starts: int = 0
     process: asyncio.subprocess.Process | None = None
@@ -87,7 +89,7 @@ class Life:
         while not self._ending:
             with (self.folder / "server.log").open("ab") as log:
                 self.process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "lmms_eval_grpc", "serve", "--port", str(self.port)),
+                    *(*self.prefix, sys.executable, "-m", "lmms_eval_grpc", "serve", "--port", str(self.port)),
                     *("--state-dir", str(self.state_dir), *self.flags),
                     stdout=log,
                     stderr=log,

@@ -48,6 +48,8 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "max_completed_jobs": 5,
         "finished_job_ttl": 3600.0,
         "max_attempts": 3,
+        "heartbeat_timeout": 30.0,
+        "stall_timeout": 1800.0,
         "max_queued_jobs": 6,
         "max_watches": 7,
         "max_watches_per_client": 8,
