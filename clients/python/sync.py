@@ -36,11 +36,9 @@ def main(address: str, checkpoint: str, task: str, model: str = "huggingface") -
         for result in job.evaluation_result.task_results:
             for metric in result.metrics:
                 value = "undefined" if math.isnan(metric.value) else f"{metric.value:.4f}"
-                interval = metric.confidence_interval
-                print(f"{result.task} {metric.name},{metric.filter} = {value}", end="")
-                print(
-                    f" [{interval.lower:.4f}, {interval.upper:.4f}]" if metric.HasField("confidence_interval") else ""
-                )
+                if metric.HasField("confidence_interval"):
+                    value += f" [{metric.confidence_interval.lower:.4f}, {metric.confidence_interval.upper:.4f}]"
+                print(f"{result.task} {metric.name},{metric.filter} = {value}")
         return 0
 
 

@@ -54,7 +54,8 @@ def test_async(server: HeldServer, tiny_checkpoint: Path) -> None:
 def test_trainer(server: HeldServer, tmp_path: Path) -> None:
     done = run("trainer.py", server.address, str(tmp_path / "run"), "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("eval_service/handwritten_digits/exact_match'") == 3
+    scored = re.findall(r"^step (\d+): completed exact_match = \d\.\d{4}$", done.stdout, re.MULTILINE)
+    assert scored == ["0", "1", "2"]
 
 
 def test_notebook(server: HeldServer, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
