@@ -69,3 +69,25 @@ first_python() {
   done
   return 1
 }
+
+# What the clients for Node, C++ and Ruby are built and tested with, from Debian's packages. Only as root on a machine with
+# apt; elsewhere, and where packages cannot be had, the tests of a client whose tools are missing are skipped, and say so.
+# Those for Java and Go are: clients/README.md names what they need.
+client_toolchains() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then return 0; fi
+  # Compilers and Node only where there is none: a machine may have its own.
+  debian_packages $(command -v npm > /dev/null || echo nodejs npm)
+  debian_packages libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc pkg-config make \
+    $(command -v g++ > /dev/null || echo g++) $(command -v cmake > /dev/null || echo cmake)
+  debian_packages ruby ruby-grpc ruby-grpc-tools protobuf-compiler protobuf-compiler-grpc
+}
+
+# Installs those of the named packages that are missing; a failure is only told.
+debian_packages() {
+  dpkg-query --show "$@" > /dev/null 2>&1 && return
+  echo "installing $*"
+  local quietly="env DEBIAN_FRONTEND=noninteractive apt-get -qq"
+  $quietly update < /dev/null > /dev/null 2>&1 || true
+  $quietly install --yes --no-install-recommends "$@" < /dev/null > /dev/null 2>&1 \
+    || echo "Debian's packages $* could not be installed: tests that need them are skipped" >&2
+}

@@ -47,7 +47,10 @@ def not_a_number(items):
 
 
 class HeldServer(ServerProcess):
-    """A server on one port for all its lives, with the task ``held_digits``: eight digits, scored once ``hold`` is gone."""
+    """A server on one port for all its lives, with the task ``held_digits``.
+
+    That task has eight digits, which are scored once the file ``hold`` is gone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.hold = folder / "hold"

@@ -1,4 +1,4 @@
-"""The Go client, where a Go toolchain can be had: with Debian's sources of gRPC if they are there, else from modules."""
+"""The Go client, where a Go toolchain is: with Debian's sources of gRPC if they are there, else from modules."""
 
 from __future__ import annotations
 

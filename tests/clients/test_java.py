@@ -20,9 +20,8 @@ pytestmark = [
         any(shutil.which(tool) is None for tool in ("javac", "mvn", "grpc_java_plugin"))
         or not (JARS / "grpc-stub.jar").exists()
         or not (MAVEN_REPOSITORY / "org/codehaus/mojo/build-helper-maven-plugin").exists(),
-        reason="needs Maven and gRPC for Java: apt-get install maven default-jdk-headless libgrpc-java"
-        " protobuf-compiler-grpc-java-plugin libbuild-helper-maven-plugin-java libmaven-compiler-plugin-java"
-        " libmaven-resources-plugin-java",
+        reason="needs Maven and gRPC for Java: apt-get install default-jdk-headless maven maven-debian-helper"
+        " libgrpc-java libnetty-java libbuild-helper-maven-plugin-java protobuf-compiler-grpc-java-plugin",
     ),
 ]
 

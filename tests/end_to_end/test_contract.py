@@ -1,4 +1,4 @@
-"""The contract's promises: it only grows, and other languages can generate clients from it."""
+"""The contract's promises: it only grows, and any generator can read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def copied_protos(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "protos", tmp_path / "protos")
     shutil.copy(ROOT / "buf.yaml", tmp_path)
-    shutil.copy(ROOT / "buf.gen.yaml", tmp_path)
     return tmp_path
 
 
@@ -47,11 +46,3 @@ def test_protos_import_nothing_but_protobufs_own_files() -> None:
         for line in proto.read_text().splitlines():
             if line.startswith("import "):
                 assert line.startswith(('import "google/protobuf/', 'import "lmms_eval_grpc/v1/')), f"{proto}: {line}"
-
-
-@pytest.mark.skipif(shutil.which("npx") is None, reason="needs Node")
-def test_a_typescript_client_is_generated(copied_protos: Path) -> None:
-    done = buf(copied_protos, "generate")
-    assert done.returncode == 0, done.stderr
-    service = copied_protos / "gen/typescript/lmms_eval_grpc/v1/evaluation_service_pb.ts"
-    assert "watchJob" in service.read_text()

@@ -25,13 +25,13 @@ PROMISED = {
     "GetServerInfo": '"version"',
     "ListModels": '"name": "huggingface"',
     "ListTasks": '"name": "handwritten_digits"',
-    "Evaluate": '"JOB_STATE_|{}',
+    "Evaluate": r'"JOB_STATE_|\{\s*\}',
     "WatchJob": '"state": "JOB_STATE_COMPLETED"',
     "GetJob": '"exact_match"',
     "ListJobs": '"run": "sft-7"',
     "QueueStatus": '"accepting": true',
-    "StreamSamples": '"filteredResponses"',
-    "StreamLogs": '"endOffset"',
+    "StreamSamples": '"filtered(R|_r)esponses"',
+    "StreamLogs": '"end(O|_o)ffset"',
     "CancelJob": '"JOB_STATE_(CANCELLING|CANCELLED)"',
     "Check": '"status": "SERVING"',
 }
@@ -103,4 +103,4 @@ def test_every_one_liner_works(program: str, running: ServerProcess, tiny_checkp
         output = answer(line.command, job_id)
         assert re.search(PROMISED[line.asks], re.sub(r'":\s+', '": ', output)), f"{line.command}\n{output}"
         if line.asks == "Evaluate" and not job_id:
-            (job_id,) = re.findall(r'"jobId":\s*"(\w+)"', output)
+            (job_id,) = re.findall(r'"(?:jobId|job_id)":\s*"(\w+)"', output)
