@@ -40,6 +40,12 @@ class Traffic:
         self._address = address
         self._rng = rng
         self.answers_lost = 0
+        self._open = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is open."""
+        return self._open == 0
 
     async def run(self, may_submit: Callable[[float], bool]) -> None:
         """Until every job has ended. ``may_submit`` is asked, with the share that was submitted, before each job."""
@@ -50,6 +56,7 @@ class Traffic:
                 await places.acquire()
                 while not may_submit(count / len(self.submissions)):  # noqa: ASYNC110 - others' progress
                     await asyncio.sleep(0.02)
+                self._open += 1
                 users.create_task(self._use(client, submission, places))
 
     async def _use(self, client: AsyncEvalClient, submission: Submission, places: asyncio.Semaphore) -> None:
@@ -60,6 +67,7 @@ class Traffic:
                 if self._rng.random() < 0.08:
                     doing.create_task(self._cancel(client, submission))
         finally:
+            self._open -= 1
             places.release()
 
     async def _submit(self, client: AsyncEvalClient, submission: Submission) -> str:
