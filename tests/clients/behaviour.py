@@ -95,9 +95,14 @@ class ClientBehaviour:
         server.hold.unlink(missing_ok=True)
 
     def test_a_checkpoint_is_submitted_watched_and_scored(
-        self, program: list[str], server: HeldServer, tiny_checkpoint: Path
+        self, program: list[str], any_server: HeldServer, tiny_checkpoint: Path
     ) -> None:
+        server = any_server
+        if server.running:
+            server.kill()
         run = Program(program, server.address, str(tiny_checkpoint), "held_digits")
+        server.refuse_one_connection()
+        server.start()
         assert run.wait() == 0, run.complaints
         assert [state for _, state in run.states()] == ["QUEUED", "RUNNING", "COMPLETED"]
         (job_id,) = re.findall(r"^job (\w+)$", run.printed, re.MULTILINE)

@@ -63,11 +63,31 @@ class HeldServer(ServerProcess):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         super().__init__(folder, "--include-path", str(tasks), "--port", str(port))
+        self.address = f"127.0.0.1:{port}"
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def refuse_one_connection(self) -> None:
+        """Stands in for the server that is not there yet: waits for a client, and hangs up."""
+        host, port = self.address.split(":")
+        with socket.create_server((host, int(port))) as listener:
+            listener.settimeout(120)
+            listener.accept()[0].close()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
-    started = HeldServer(tmp_path_factory.mktemp("server"))
-    started.start()
-    yield started
-    started.stop()
+def any_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
+    """One that may be up or down."""
+    server = HeldServer(tmp_path_factory.mktemp("server"))
+    yield server
+    if server.running:
+        server.stop()
+
+
+@pytest.fixture
+def server(any_server: HeldServer) -> HeldServer:
+    if not any_server.running:
+        any_server.start()
+    return any_server

@@ -10,6 +10,7 @@ from tests.clients.behaviour import CLIENTS, ROOT, ClientBehaviour, build
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # most of it for npm, on a slow day
     pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node and npm: apt-get install nodejs npm"),
 ]
 FOLDER = CLIENTS / "typescript"
