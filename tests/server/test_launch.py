@@ -98,6 +98,7 @@ def test_a_signal_ends_the_server_and_all_that_it_started(tmp_path: Path, number
             assert next(watch).HasField("snapshot")
             family = _family(process.pid)
             process.send_signal(number)
+            assert next(watch).snapshot.draining
             with pytest.raises(grpc.RpcError) as caught:
                 next(watch)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
