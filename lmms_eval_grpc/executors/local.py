@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,14 @@ class LocalExecutor:
     def devices(self) -> tuple[Device, ...]:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. Empty before :meth:`start`."""
         return tuple(local.device for local in self._devices)
+
+    @property
+    def elastic(self) -> bool:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
+        return False
+
+    def when_devices_change(self, callback: Callable[[], None]) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`. They do not."""
 
     @property
     def warm(self) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from lmms_eval_grpc.executors.base import is_shortage
 from lmms_eval_grpc.executors.log_tail import read_log_tail
+from lmms_eval_grpc.executors.report_queue import ReportQueue
 from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
@@ -74,7 +74,7 @@ class LocalExecution:
         self._marker = marker
         self._log_path = log_path
         self._cancel_grace = cancel_grace
-        self._reports = _Reports()
+        self._reports = ReportQueue()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         self._cancel_reason = ""
@@ -83,7 +83,7 @@ class LocalExecution:
     async def reports(self) -> AsyncIterator[WorkerReport]:
         """See :class:`~lmms_eval_grpc.executors.base.Execution`. For one reader; of progress that was not read in time
         only the newest is kept."""
-        while (report := await self._reports.next()) is not None:
+        async for report in self._reports.read():
             yield report
 
     async def cancel(self, reason: str) -> None:
@@ -277,33 +277,6 @@ def _describe_survivors(left: Sequence[processes.Process], seconds: float) -> st
         f"its processes {which} were killed {seconds:.0f} s ago and are there still, so its devices stay taken; one in"
         " state D waits for a driver or a network file system"
     )
-
-
-class _Reports:
-    """A queue with one reader in which a progress replaces an unread one right before it."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[WorkerReport] = deque()
-        self._closed = False
-        self._changed = asyncio.Event()
-
-    def put(self, report: WorkerReport) -> None:
-        if isinstance(report, Progress) and self._waiting and isinstance(self._waiting[-1], Progress):
-            self._waiting.pop()
-        self._waiting.append(report)
-        self._changed.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._changed.set()
-
-    async def next(self) -> WorkerReport | None:
-        while not self._waiting:
-            if self._closed:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        return self._waiting.popleft()
 
 
 async def _decode_result(text: str) -> EvaluationResult:

@@ -123,6 +123,7 @@ class Scheduler:
         """Starts the executor, recovers what an earlier server left behind, and begins to take and run jobs."""
         await self._executor.start()
         self._slots = SlotTable(self._executor.devices)
+        self._executor.when_devices_change(self._change_devices)
         self._last_order = await self._store.last_order()
         for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
@@ -230,7 +231,7 @@ class Scheduler:
         if not self._accepting:
             why = "the server is being stopped" if self._draining else "the server is starting"
             return NotAccepting(f"{why} and takes no new jobs; try again", _RETRY_AFTER_RESTART)
-        if (violation := unfit(spec, self._slots.devices)) is not None:
+        if (violation := unfit(spec, self._slots.devices, elastic=self._executor.elastic)) is not None:
             return InvalidRequest([violation])
         if len(self._queue) + len(self._incoming) >= self._settings.max_queued_jobs:
             return QueueFull(self._settings.max_queued_jobs, self._retry_after())
@@ -284,6 +285,10 @@ class Scheduler:
             self._retention.ended(job.job_id)
         self._wake.set()
 
+    def _change_devices(self) -> None:
+        self._slots.replace(self._executor.devices)
+        self._wake.set()
+
     async def _dispatch(self) -> None:
         while not self._draining:
             await self._wake.wait()
@@ -312,6 +317,7 @@ class Scheduler:
             executor=self._executor,
             journal=self._journal,
             progress_interval=self._settings.progress_interval,
+            max_attempts=self._settings.max_attempts,
         )
         self._runs[job_id] = run
         try:
@@ -381,4 +387,4 @@ class Scheduler:
         """When a place in the queue is likely to be free."""
         if self._mean_run_seconds is None:
             return _FIRST_GUESS
-        return min(max(self._mean_run_seconds / len(self._slots.devices), _SHORTEST_RETRY), _LONGEST_RETRY)
+        return min(max(self._mean_run_seconds / max(1, len(self._slots.devices)), _SHORTEST_RETRY), _LONGEST_RETRY)

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2_grpc
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.executors.devices import UnknownDevice
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
+from lmms_eval_grpc.executors.ray.executor import ClusterUnavailable, RayExecutor, RayExecutorSettings
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
 from lmms_eval_grpc.server import health
@@ -69,19 +70,12 @@ class EvaluationServer:
 
     Args:
         args: its settings.
-        executor: runs the jobs in place of workers on this machine.
+        executor: runs the jobs in place of the one that the settings name.
     """
 
     def __init__(self, args: ServerArgs | None = None, *, executor: Executor | None = None) -> None:
         self.args = args or ServerArgs()
-        self._executor = executor or LocalExecutor(
-            LocalExecutorSettings(
-                devices=self.args.devices,
-                include_paths=self.args.include_path,
-                torch_threads=self.args.torch_threads,
-                use_template=self.args.use_template,
-            )
-        )
+        self._executor = executor or _make_executor(self.args)
         self._health = HealthServicer()
         self._stack = AsyncExitStack()
         self._hurry = asyncio.Event()
@@ -111,10 +105,12 @@ class EvaluationServer:
         """Returns when the server takes calls: the store is open, what an earlier server left is recovered.
 
         Raises:
-            ConfigError: the address can be reached from other machines, and nobody said that it may.
-            ServerStartError: the state folder, the store, a device or the port cannot be had.
+            ConfigError: the address can be reached from other machines, and nobody said that it may; or a setting of
+                one executor was given to the other.
+            ServerStartError: the state folder, the store, a device, the cluster or the port cannot be had.
         """
         self.args.check_exposure()
+        self.args.check_executor()
         try:
             await self._start()
         except BaseException as error:
@@ -122,6 +118,8 @@ class EvaluationServer:
             self._closed.set()
             if isinstance(error, UnknownDevice):
                 raise ServerStartError(f"devices: {error}") from error
+            if isinstance(error, ClusterUnavailable):
+                raise ServerStartError(f"executor ray: {error}") from error
             if isinstance(error, StoreUnavailable):
                 raise ServerStartError(f"{self._state_dir}: {error}") from error
             raise
@@ -184,7 +182,7 @@ class EvaluationServer:
             executor=self._executor,
             validator=Validator(
                 tasks,
-                lambda: self._executor.devices,
+                self._executor,
                 include_paths=self.args.include_path,
                 trust_remote_code=self.args.trust_remote_code,
             ),
@@ -312,6 +310,29 @@ class EvaluationServer:
         except OSError as error:
             raise ServerStartError(f"address_file: {path} cannot be written: {error.strerror}") from error
         self._stack.callback(path.unlink, missing_ok=True)
+
+
+def _make_executor(args: ServerArgs) -> Executor:
+    if args.executor == "ray":
+        return RayExecutor(
+            RayExecutorSettings(
+                address=args.ray_address,
+                cpu_slots=args.ray_cpu_slots,
+                include_paths=args.include_path,
+                torch_threads=args.torch_threads,
+                use_template=args.use_template,
+                lease=args.ray_lease,
+                idle_timeout=args.ray_idle_timeout,
+            )
+        )
+    return LocalExecutor(
+        LocalExecutorSettings(
+            devices=args.devices,
+            include_paths=args.include_path,
+            torch_threads=args.torch_threads,
+            use_template=args.use_template,
+        )
+    )
 
 
 def _check_task_folders(folders: Sequence[Path]) -> None:
