@@ -88,7 +88,7 @@ def test_a_job_has_the_same_results_and_samples_as_on_the_servers_own_machine(
                 manifest = json.loads(job.evaluation_result.manifest_json)
                 outcomes.append((samples, results, manifest["model"]))
                 assert client.server_info().executor == ("local" if place is here else "ray")
-                assert list(job.devices)[0].endswith("/cpu:0" if place is server else "cpu")
+                assert job.devices[0].endswith("/cpu:0" if place is server else "cpu")
                 assert "completed" in "".join(client.iter_logs(job_id))
     finally:
         here.stop()

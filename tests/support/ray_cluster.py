@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import psutil
+
+T = TypeVar("T")
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 _STORE_BYTES = 80 * 1024 * 1024
+_ATTEMPTS = 4
 
 
 class RayCluster:
     """A head without slots, and nodes with one CPU slot each. Ray runs here without its dashboard."""
 
     def __init__(self, nodes: int) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                **{"num_cpus": 0, "num_gpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False},
-            },
-        )
+        self._cluster: Any = patiently(_start_head)
         self._nodes: dict[str, Any] = {}
         self._last = 1
         for _ in range(nodes):
@@ -39,14 +36,18 @@ class RayCluster:
         """Addresses of the nodes with slots."""
         return set(self._nodes)
 
-    def add_node(self) -> str:
-        """Adds a node and returns its address."""
-        self._last += 1
-        name = f"127.0.0.{self._last}"
-        self._nodes[name] = self._cluster.add_node(
-            num_cpus=1, num_gpus=0, object_store_memory=_STORE_BYTES, node_ip_address=name
-        )
-        return name
+    def add_node(self, gpus: int = 0) -> str:
+        """Adds a node, with GPUs that only Ray believes in, and returns its address."""
+
+        def add() -> str:
+            self._last += 1
+            name = f"127.0.0.{self._last}"
+            self._nodes[name] = self._cluster.add_node(
+                num_cpus=1, num_gpus=gpus, object_store_memory=_STORE_BYTES, node_ip_address=name
+            )
+            return name
+
+        return patiently(add)
 
     def kill_node(self, name: str) -> None:
         """Kills the node's processes without warning, as a power cut would."""
@@ -63,3 +64,25 @@ class RayCluster:
     def shut_down(self) -> None:
         """Ends all of it."""
         self._cluster.shutdown()
+
+
+def patiently(start: Callable[[], T]) -> T:
+    """What ``start`` returns. Ray gives its own processes half a minute to start, which is too little on a busy day."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
+
+
+def _start_head() -> Any:
+    from ray.cluster_utils import Cluster
+
+    return Cluster(
+        initialize_head=True,
+        head_node_args={
+            **{"num_cpus": 0, "num_gpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False},
+        },
+    )
