@@ -20,10 +20,12 @@ PATIENCE = 240.0
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    made = RayCluster(nodes=2)
-    yield made
-    made.shut_down()
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMMS_EVAL_GRPC_CHECKPOINT_CACHE", str(tmp_path_factory.mktemp("checkpoints")))
+        made = RayCluster(nodes=2)
+        yield made
+        made.shut_down()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,9 @@ def test_the_job_of_a_killed_node_goes_on_at_another_and_a_new_node_is_used(
 
         added = cluster.add_node()
         wait_until(lambda: added in hosts(server), PATIENCE, lambda: f"the new node has no slot: {server.log()}")
-        other = client.evaluate(tasks=["handwritten_digits"], limit=2, device=added, **arguments)["job_id"]
+        url = {"pretrained": f"file://{arguments['model_args']['pretrained']}"}
+        by_url = {**arguments, "model_args": url}
+        other = client.evaluate(tasks=["handwritten_digits"], limit=2, device=added, **by_url)["job_id"]
 
         assert client.wait_for_job(job_id, verbose=False, timeout=PATIENCE)["status"] == "completed"
         job = client.get(job_id)
@@ -151,7 +155,9 @@ def test_the_job_of_a_killed_node_goes_on_at_another_and_a_new_node_is_used(
         assert changes[2].reason.startswith("host lost: ")
 
         assert client.wait_for_job(other, verbose=False, timeout=PATIENCE)["status"] == "completed"
-        assert client.get(other).devices[0].startswith(f"{added}/")
+        job = client.get(other)
+        assert job.devices[0].startswith(f"{added}/")
+        assert json.loads(job.evaluation_result.manifest_json)["model"]["pretrained"] == url["pretrained"]
 
 
 def test_a_killed_server_leaves_no_worker_on_the_nodes_and_its_job_resumes(

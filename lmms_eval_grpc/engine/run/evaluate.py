@@ -13,6 +13,7 @@ from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationOutcome, Repor
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.checkpoint_url import local_checkpoint
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.baseline import load_baseline
@@ -107,13 +108,15 @@ def _evaluate(
         baseline = load_baseline(config.baseline, tasks, doc_ids) if config.baseline else None
         progress.stop_if_cancelled()
 
-    with clock.stage(Stage.LOADING_MODEL):
-        progress.report(Stage.LOADING_MODEL)
-        set_seeds(config)
-        own_backend = backend is None
-        backend = load_backend(config) if backend is None else backend
-        identity = backend.identity
+    models = ExitStack()
     try:
+        with clock.stage(Stage.LOADING_MODEL):
+            progress.report(Stage.LOADING_MODEL)
+            set_seeds(config)
+            checkpoint = models.enter_context(local_checkpoint(config, progress.stop_if_cancelled))
+            if backend is None:
+                backend = models.enter_context(closing(load_backend(checkpoint.config)))
+            identity = checkpoint.rename(backend.identity)
         progress.stop_if_cancelled()
         require_capabilities(tasks, backend)
         manifest = build_manifest(
@@ -134,14 +137,14 @@ def _evaluate(
             asked = backend
             if config.use_cache is not None:
                 cache = files.enter_context(closing(ResponseCache(cache_folder(config.use_cache))))
-                asked = CachedBackend(backend, cache, {"device": _device_type(config), "decode_backend": decoder})
+                circumstances = {"device": _device_type(config), "decode_backend": decoder}
+                asked = CachedBackend(backend, cache, circumstances, identity=identity)
             budget = TokenBudget(config.max_tokens, log.generated_tokens)
             context = RunContext(config, asked, log, samples, progress, clock, reporter, budget, baseline)
             scores = [run_task(context, task, doc_ids[task.name]) for task in tasks]
             group_scores = aggregate_groups(loaded.groups, scores)
     finally:
-        if own_backend:
-            backend.close()
+        models.close()
 
     manifest["judges"] = judges()
     cached = _cached_usage(config, progress)
