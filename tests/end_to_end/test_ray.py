@@ -15,6 +15,8 @@ from tests.end_to_end.test_crash_recovery import SLOW_FUNCTIONS, SLOW_TASK, answ
 from tests.support.ray_cluster import RayCluster
 
 pytest.importorskip("ray")
+# A busy machine takes minutes to start a cluster.
+pytestmark = pytest.mark.timeout(900)
 
 PATIENCE = 240.0
 

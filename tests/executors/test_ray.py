@@ -27,7 +27,8 @@ from tests.executors.conftest import descendants, wait_for_log, wait_until
 from tests.support.ray_cluster import RayCluster
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A busy machine takes minutes to start a cluster.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ async def start(
 
 
 async def collect(execution: RayExecution) -> list[WorkerReport]:
-    async with asyncio.timeout(240):
+    async with asyncio.timeout(600):
         return [report async for report in execution.reports()]
 
 
@@ -145,6 +146,7 @@ async def test_gpus_that_ray_grants_but_the_driver_does_not_show_are_explained(
     reports = await collect(await start(executor, tiny_checkpoint, tmp_path))
     assert isinstance(reports[-1], NotStarted)
     assert f"{name}: Ray granted 1 GPUs, but there is no device 'cuda' here" in reports[-1].reason
+    assert [device.name for device in executor.devices] == [f"{name}/cuda:1"], "the next job tries another"
 
 
 async def test_a_device_of_a_node_that_has_just_left_starts_nothing(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +27,9 @@ T = TypeVar("T")
 
 POLL_SECONDS = 2.0
 """Longest that the actor keeps a call for news waiting; the next one renews the lease."""
+_FOLDER_PREFIX = "lmms-eval-grpc-job-"
+_ABANDONED_AFTER = 60.0
+"""Seconds after which a folder that nobody has locked is one that somebody left."""
 _FILES_EVERY = 0.5
 """Seconds between two looks at the files of a job whose folder the server does not see."""
 
@@ -181,15 +187,22 @@ class JobActor:
     async def _forget_folder(self) -> None:
         if self._folder is not None:
             folder, self._folder = self._folder, None
-            await asyncio.to_thread(shutil.rmtree, folder.path, ignore_errors=True)
+            await asyncio.to_thread(folder.remove)
 
 
 class _LocalFolder:
-    """A job's folder on this node only."""
+    """A job's folder on this node only. Locked while it is used, so that what a killed actor has left is found."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="lmms-eval-grpc-job-"))
+        _remove_abandoned()
+        self.path = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.source = FolderSource(self.path)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
 
     def receive(self, change: FileChange) -> None:
         apply(self.path, change)
@@ -218,6 +231,20 @@ class _Outbox(Generic[T]):
             self.waiting.popleft()
         if not self.waiting:
             self.changed.clear()
+
+
+def _remove_abandoned() -> None:
+    for path in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        with contextlib.suppress(OSError):
+            # One that is being made is not locked yet.
+            if time.time() - os.fstat(descriptor).st_ctime > _ABANDONED_AFTER:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _sees(folder: Path, name: str, token: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Device
+from lmms_eval_grpc.executors.local import LocalExecutor
 from lmms_eval_grpc.executors.ray.driver_process import ClusterUnavailable, DriverProcess
 from lmms_eval_grpc.executors.ray.job_files import ACTOR_FILE
 from lmms_eval_grpc.executors.ray.messages import (
@@ -33,6 +34,9 @@ __all__ = ["ClusterUnavailable", "RayExecution", "RayExecutor", "RayExecutorSett
 
 logger = logging.getLogger(__name__)
 
+AVOIDED_FOR = 60.0
+"""Seconds for which devices that Ray did not grant, or that could not be used, are no devices: another may be better,
+and the next job would fare no better there."""
 END_TIMEOUT = 60.0
 """Seconds that a server which stops waits for the end of its jobs before it stops the driver under them."""
 
@@ -69,6 +73,7 @@ class RayExecutor:
         self._settings = settings or RayExecutorSettings()
         self._roster = Roster(self._settings.cpu_slots)
         self._slots: tuple[RaySlot, ...] = ()
+        self._avoided: set[str] = set()
         self._driver: DriverProcess | None = None
         self._executions: dict[int, RayExecution] = {}
         self._numbers = itertools.count(1)
@@ -78,7 +83,7 @@ class RayExecutor:
     @property
     def devices(self) -> tuple[Device, ...]:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. None while the cluster cannot be reached."""
-        return tuple(slot.device for slot in self._slots)
+        return tuple(slot.device for slot in self._slots if slot.device.name not in self._avoided)
 
     @property
     def elastic(self) -> bool:
@@ -138,6 +143,8 @@ class RayExecutor:
     async def clear_leftovers(self, job_dirs: Sequence[Path]) -> None:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. Ray ends the actors of a server that died; this waits
         for it."""
+        # A worker may have run on this very machine, of a node of the cluster or of a server with another executor.
+        await LocalExecutor().clear_leftovers(job_dirs)
         actors = await asyncio.to_thread(_read_actors, job_dirs)
         if actors and self._driver is not None:
             self._clearing = asyncio.get_running_loop().create_future()
@@ -146,7 +153,7 @@ class RayExecutor:
 
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> RayExecution:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
-        execution = RayExecution(next(self._numbers), self._cancel)
+        execution = RayExecution(next(self._numbers), devices, self._cancel)
         self._executions[execution.number] = execution
         execution.when_ended(lambda: self._executions.pop(execution.number, None))
         order = self._order(execution.number, job, devices, job_dir)
@@ -182,6 +189,8 @@ class RayExecutor:
                 self._change(self._roster.slots(nodes))
             case Reported(number, report):
                 if (execution := self._executions.get(number)) is not None:
+                    if isinstance(report, NotStarted):
+                        self._avoid(execution.devices)
                     execution.put(report)
             case Cleared():
                 self._end_clearing()
@@ -200,6 +209,17 @@ class RayExecutor:
             self._slots = slots
             self._on_change()
 
+    def _avoid(self, devices: Sequence[Device]) -> None:
+        names = {device.name for device in devices}
+
+        def heed_again() -> None:
+            self._avoided -= names
+            self._on_change()
+
+        self._avoided |= names
+        asyncio.get_running_loop().call_later(AVOIDED_FOR, heed_again)
+        self._on_change()
+
     def _end_clearing(self) -> None:
         if self._clearing is not None and not self._clearing.done():
             self._clearing.set_result(None)
@@ -208,8 +228,9 @@ class RayExecutor:
 class RayExecution:
     """An :class:`~lmms_eval_grpc.executors.base.Execution` in the cluster."""
 
-    def __init__(self, number: int, cancel: Callable[[int, str], None]) -> None:
+    def __init__(self, number: int, devices: Sequence[Device], cancel: Callable[[int, str], None]) -> None:
         self.number = number
+        self.devices = tuple(devices)
         self.cancelled = False
         self.ended = asyncio.Event()
         """Set after the last word."""
