@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.conftest import ServerProcess, wait_until
-from tests.end_to_end.test_crash_recovery import SLOW_FUNCTIONS, SLOW_TASK, answered
+from tests.end_to_end.test_crash_recovery import answered
 from tests.support.ray_cluster import RayCluster
 
 pytest.importorskip("ray")
@@ -19,6 +19,25 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.timeout(900)
 
 PATIENCE = 240.0
+
+HELD_TASK = """
+task: held_digits
+include: {digits}
+tag: []
+process_results: !function held.process_results
+"""
+HELD_FUNCTIONS = """
+import time
+from pathlib import Path
+
+HOLD = Path(__file__).with_name("hold")
+
+
+def process_results(doc, results):
+    while HOLD.exists():
+        time.sleep(0.05)
+    return {"exact_match": float(results[0] == str(doc["label"]))}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +51,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits task with a scorer that takes a while: a job long enough to be interrupted between two batches."""
+    """The digits task with a scorer that waits while there is a file ``hold``: a job that is in the middle for as long
+    as a test likes."""
     import lmms_eval_grpc.benchmarks
 
     digits = Path(lmms_eval_grpc.benchmarks.__path__[0]) / "handwritten_digits" / "handwritten_digits.yaml"
     folder = tmp_path_factory.mktemp("tasks")
-    (folder / "slow.py").write_text(SLOW_FUNCTIONS)
-    (folder / "slow_digits.yaml").write_text(SLOW_TASK.format(digits=digits))
+    (folder / "held.py").write_text(HELD_FUNCTIONS)
+    (folder / "held_digits.yaml").write_text(HELD_TASK.format(digits=digits))
     return folder
+
+
+@pytest.fixture
+def hold(tasks: Path) -> Iterator[Path]:
+    """Jobs stop at their first score until this file is removed."""
+    file = tasks / "hold"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +130,11 @@ def test_a_job_has_the_same_results_and_samples_as_on_the_servers_own_machine(
 
 
 def test_each_node_runs_one_job_and_a_cancelled_one_leaves_nothing(
-    server: ServerProcess, cluster: RayCluster, arguments: dict[str, Any]
+    server: ServerProcess, cluster: RayCluster, arguments: dict[str, Any], hold: Path
 ) -> None:
     with server.client() as client:
         first, second, third = (
-            client.evaluate(tasks=["slow_digits"], limit=200, **arguments)["job_id"] for _ in range(3)
+            client.evaluate(tasks=["held_digits"], limit=60, **arguments)["job_id"] for _ in range(3)
         )
         for job_id in (first, second):
             wait_for_answers(server, job_id, 4)
@@ -126,18 +155,20 @@ def test_each_node_runs_one_job_and_a_cancelled_one_leaves_nothing(
 
 
 def test_the_job_of_a_killed_node_goes_on_at_another_and_a_new_node_is_used(
-    server: ServerProcess, cluster: RayCluster, arguments: dict[str, Any]
+    server: ServerProcess, cluster: RayCluster, arguments: dict[str, Any], hold: Path
 ) -> None:
     with server.client() as client:
-        job_id = client.evaluate(tasks=["slow_digits"], limit=60, **arguments)["job_id"]
-        wait_for_answers(server, job_id, 8)
+        job_id = client.evaluate(tasks=["held_digits"], limit=60, **arguments)["job_id"]
+        wait_for_answers(server, job_id, 4)
         lost = client.get(job_id).devices[0].partition("/")[0]
         process = worker(server, job_id)
         cluster.kill_node(lost)
-        wait_until(lambda: client.get(job_id).attempt == 2, PATIENCE, lambda: f"no second attempt: {server.log()}")
-        assert gone(process), "the first attempt's worker is gone before the second begins"
+        wait_until(lambda: gone(process), PATIENCE, lambda: "the worker outlived its node")
+        assert client.get(job_id).attempt == 1, "the first attempt's worker is gone before the second begins"
         before = answered(server, job_id)
-        assert 8 <= before < 60
+        assert 4 <= before < 60
+        hold.unlink()
+        wait_until(lambda: client.get(job_id).attempt == 2, PATIENCE, lambda: f"no second attempt: {server.log()}")
         assert lost not in hosts(server)
 
         added = cluster.add_node()
@@ -163,15 +194,16 @@ def test_the_job_of_a_killed_node_goes_on_at_another_and_a_new_node_is_used(
 
 
 def test_a_killed_server_leaves_no_worker_on_the_nodes_and_its_job_resumes(
-    server: ServerProcess, cluster: RayCluster, arguments: dict[str, Any]
+    server: ServerProcess, cluster: RayCluster, arguments: dict[str, Any], hold: Path
 ) -> None:
     with server.client() as client:
-        job_id = client.evaluate(tasks=["slow_digits"], limit=60, **arguments)["job_id"]
-        wait_for_answers(server, job_id, 8)
+        job_id = client.evaluate(tasks=["held_digits"], limit=60, **arguments)["job_id"]
+        wait_for_answers(server, job_id, 4)
     process = worker(server, job_id)
     server.kill()
     wait_until(lambda: gone(process), 60, lambda: "the worker outlived its server")
     before = answered(server, job_id)
+    hold.unlink()
     server.start()
     with server.client() as client:
         assert client.wait_for_job(job_id, verbose=False, timeout=PATIENCE)["status"] == "completed"

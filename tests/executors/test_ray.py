@@ -116,9 +116,17 @@ async def test_the_answers_of_a_lost_node_are_here_though_it_shared_no_folder(
 
 
 async def test_a_driver_that_dies_is_replaced_and_its_jobs_are_lost_but_not_their_workers_left(
-    executor: RayExecutor, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executor: RayExecutor,
+    cluster: RayCluster,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(driver_process, "FIRST_DELAY", 0.1)
+    # The actor that the test before has left, should it be there still, is replaced too.
+    for process in cluster.processes():
+        if "JobActor" in process.name() or "JobActor" in " ".join(process.cmdline()):
+            process.kill()
     execution = await start(executor, tiny_checkpoint, tmp_path)
     await wait_until(lambda: len(answers(tmp_path)) >= 4)
     worker = psutil.Process(json.loads((tmp_path / "worker.json").read_text())["pid"])

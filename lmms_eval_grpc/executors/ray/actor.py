@@ -105,6 +105,9 @@ class JobActor:
             return Greeting(lmms_eval_grpc.__version__, problem)
         return Greeting(lmms_eval_grpc.__version__)
 
+    async def ready(self) -> None:
+        """Answers, and so shows that the actor is there still."""
+
     async def sees(self, folder: str, name: str, token: str) -> bool:
         """Whether a file that the server has just written is here too, and the folder can be written to."""
         return await asyncio.to_thread(_sees, Path(folder), name, token)

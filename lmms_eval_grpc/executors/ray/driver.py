@@ -124,10 +124,15 @@ class Driver:
 
         told: tuple[Node, ...] | None = None
         while True:
-            nodes = tuple(describe_node(node) for node in await asyncio.to_thread(ray.nodes) if node["Alive"])
-            if nodes != told:
-                told = nodes
-                self._send(Nodes(nodes))
+            try:
+                nodes = tuple(describe_node(node) for node in await asyncio.to_thread(ray.nodes) if node["Alive"])
+            except Exception as error:
+                # Of a head that stays away Ray takes its own notice: it ends this process.
+                logger.warning("the cluster's nodes cannot be listed: %s", first_line(error))
+            else:
+                if nodes != told:
+                    told = nodes
+                    self._send(Nodes(nodes))
             await asyncio.sleep(NODES_EVERY)
 
     def _send(self, event: Event) -> None:

@@ -16,6 +16,8 @@ from lmms_eval_grpc.executors.ray.messages import Connect, Execute
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "lmms-eval-grpc"
+READY_TIMEOUT = 10.0
+"""Seconds that an idle actor may take to answer before another is made in its place."""
 CLOSE_TIMEOUT = 15.0
 """Seconds that an actor may take to end what it has started, before Ray ends it."""
 
@@ -46,13 +48,10 @@ class Hosts:
 
     async def take(self, order: Execute) -> Host:
         """An actor with just these devices: an idle one, or a new one that Ray has not placed yet."""
-        for host in [host for host in self._all if host.timer is not None]:
-            if host.node_id == order.node_id and host.devices == order.devices:
-                assert host.timer is not None
-                host.timer.cancel()
-                host.timer = None
+        for host in [host for host in self._all if host.timer is not None and host.node_id == order.node_id]:
+            if host.devices == order.devices and await self._wake(host):
                 return host
-            if host.node_id == order.node_id and set(host.devices) & set(order.devices):
+            if set(host.devices) & set(order.devices):
                 await self.end(host)
         return self._make(order)
 
@@ -79,6 +78,18 @@ class Hosts:
     async def close(self) -> None:
         """Ends all of them."""
         await asyncio.gather(*(self.end(host) for host in list(self._all)), *self._ending, return_exceptions=True)
+
+    async def _wake(self, host: Host) -> bool:
+        """Whether an idle actor can have a job; it may have died since it had its last one."""
+        if host.timer is not None:
+            host.timer.cancel()
+            host.timer = None
+        try:
+            await asyncio.wait_for(_future(host.actor.ready.remote()), READY_TIMEOUT)
+        except Exception as error:  # of Ray's many, or the timeout
+            logger.warning("actor %s is of no use any more: %s", host.name, type(error).__name__)
+            return False
+        return True
 
     def _make(self, order: Execute) -> Host:
         import ray

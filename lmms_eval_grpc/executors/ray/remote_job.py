@@ -39,6 +39,7 @@ class RemoteJob:
         self._hosts = hosts
         self._host: Host | None = None
         self._started = False
+        self._reachable = True
         self._stop = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
 
@@ -75,7 +76,7 @@ class RemoteJob:
             self._stopping.cancel()
         if self._host is not None:
             # An actor whose job has ended can have the next; of the others nobody knows how they are.
-            if isinstance(last, NotStarted | HostLost) or not self._started:
+            if isinstance(last, NotStarted | HostLost) or not (self._started and self._reachable):
                 await self._hosts.end(self._host)
             else:
                 self._hosts.give_back(self._host)
@@ -92,7 +93,10 @@ class RemoteJob:
                 return Stopped()
             if greeting is None:
                 seconds = self._settings.placement_timeout
-                return NotStarted(f"Ray had no room on {order.node_name} for {seconds:g} s; somebody else holds it")
+                return NotStarted(
+                    f"no actor was ready on {order.node_name} within {seconds:g} s: somebody else holds its devices, or"
+                    " it is very busy"
+                )
             if greeting.version != lmms_eval_grpc.__version__:
                 return NotStarted(
                     f"{order.node_name} has lmms-eval-grpc {greeting.version}, and the server"
@@ -163,6 +167,7 @@ class RemoteJob:
 
     async def _lost(self, why: str, last_asked: float) -> HostLost | Stopped:
         """The last word for a worker that cannot be reached any more since ``last_asked``."""
+        self._reachable = False
         if self._stop.is_set():
             return Stopped()
         logger.warning("job %s: %s", self.order.job.job_id, why)
