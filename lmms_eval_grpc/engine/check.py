@@ -14,6 +14,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.checkpoint_url import checkpoint_arguments, is_url, url_problem
 from lmms_eval_grpc.engine.models.generation_arguments import RENAMED_KEYS
 from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, parse_baseline
@@ -72,10 +73,13 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
             f"model {config.model!r} takes messages and has no simple implementation; unset force_simple, or name a "
             f"backend of an installed lmms-eval that has one, as {LMMS_EVAL_PREFIX}qwen2_vl",
         )
-    # Where the checkpoint is an argument of another name, it is on another machine.
-    checkpoint = entry.arguments.get("pretrained")
-    for name in ("pretrained", *checkpoint.other_names) if checkpoint else ():
-        yield from _check_checkpoint(f"model_args.{name}", config.model_args.get(name))
+    for name in checkpoint_arguments(config):
+        field, checkpoint = f"model_args.{name}", config.model_args[name]
+        if is_url(checkpoint):
+            if description := url_problem(checkpoint):
+                yield Problem(field, description)
+        elif "pretrained" in entry.arguments:
+            yield from _check_checkpoint(field, checkpoint)
 
 
 def _check_checkpoint(field: str, pretrained: Any) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -33,22 +33,30 @@ class Device:
     """One device that a job can hold."""
 
     name: str
-    """As users write it: ``cuda:0`` or ``cpu``."""
+    """As users write it: ``cuda:0`` or ``cpu``, after the host's name and a slash where there are several hosts."""
     product: str = ""
     memory_bytes: int = 0
+    host: str = ""
+    """The machine that it is on; empty for the server's own. A job's devices are all on one."""
+
+    @property
+    def kind(self) -> str:
+        """``cuda`` or ``cpu``."""
+        return self.name.rpartition("/")[2].partition(":")[0]
 
 
 class Execution(Protocol):
     """One attempt of one job."""
 
     def reports(self) -> AsyncIterator[WorkerReport]:
-        """What the worker reports: any number of Progress and TaskResult, then one Completed, Failed, Stopped or
-        NotStarted.
+        """What the worker reports: any number of Progress and TaskResult, then one Completed, Failed, Stopped,
+        NotStarted or HostLost.
 
         The last report comes only when the worker and every process of its group are gone, or when the executor keeps
-        the worker's model for a next job: it then sees to it that no other job shares its devices with it. A worker
-        that died without a last word is reported as Failed with its exit status or signal and the end of its log. A
-        reader that gave up may call this again, and goes on where it stopped.
+        the worker's model for a next job: it then sees to it that no other job shares its devices with it. Of a host
+        that cannot be reached any more it comes when they have had the time to end themselves. A worker that died
+        without a last word is reported as Failed with its exit status or signal and the end of its log. A reader that
+        gave up may call this again, and goes on where it stopped.
         """
 
     async def cancel(self, reason: str) -> None:
@@ -69,7 +77,15 @@ class Executor(Protocol):
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """All devices, in slot order; fixed once started."""
+        """All devices, in slot order; fixed once started, unless they are elastic."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether devices come and go: what there is none of now may come."""
+
+    def when_devices_change(self, callback: Callable[[], None]) -> None:
+        """Has ``callback`` called, on the event loop, whenever ``devices`` has changed. A job whose device has gone is
+        reported as ever."""
 
     @property
     def warm(self) -> bool:

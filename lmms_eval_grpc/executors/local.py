@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,14 @@ class LocalExecutor:
     def devices(self) -> tuple[Device, ...]:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`. Empty before :meth:`start`."""
         return tuple(local.device for local in self._devices)
+
+    @property
+    def elastic(self) -> bool:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
+        return False
+
+    def when_devices_change(self, callback: Callable[[], None]) -> None:
+        """See :class:`~lmms_eval_grpc.executors.base.Executor`. They do not."""
 
     @property
     def warm(self) -> bool:

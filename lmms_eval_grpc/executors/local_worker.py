@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from lmms_eval_grpc.executors.death import describe_death
 from lmms_eval_grpc.executors.log_bound import keep_log_short
 from lmms_eval_grpc.executors.log_tail import read_log_tail
 from lmms_eval_grpc.executors.memory_kills import MemoryKills, count_memory_kills
+from lmms_eval_grpc.executors.report_queue import ReportQueue
 from lmms_eval_grpc.executors.template_child import ForkRefused
 from lmms_eval_grpc.executors.watchdog import Patience, Watchdog
 from lmms_eval_grpc.executors.worker_process import WorkerProcess, forget_identity, patiently
@@ -73,7 +73,7 @@ class LocalExecution:
         self._patience = patience
         self._watchdog = Watchdog(patience)
         self._hang: JobError | None = None
-        self._reports = _Reports()
+        self._reports = ReportQueue()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
         self._cancel_reason = ""
@@ -85,7 +85,7 @@ class LocalExecution:
     async def reports(self) -> AsyncIterator[WorkerReport]:
         """See :class:`~lmms_eval_grpc.executors.base.Execution`. For one reader; of progress that was not read in time
         only the newest is kept."""
-        while (report := await self._reports.next()) is not None:
+        async for report in self._reports.read():
             yield report
 
     async def under_way(self) -> None:
@@ -277,33 +277,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-class _Reports:
-    """A queue with one reader in which a progress replaces an unread one right before it."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[WorkerReport] = deque()
-        self._closed = False
-        self._changed = asyncio.Event()
-
-    def put(self, report: WorkerReport) -> None:
-        if isinstance(report, Progress) and self._waiting and isinstance(self._waiting[-1], Progress):
-            self._waiting.pop()
-        self._waiting.append(report)
-        self._changed.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._changed.set()
-
-    async def next(self) -> WorkerReport | None:
-        while not self._waiting:
-            if self._closed:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        return self._waiting.popleft()
 
 
 async def _decode_result(text: str) -> EvaluationResult:

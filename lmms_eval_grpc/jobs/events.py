@@ -75,5 +75,14 @@ class NotStarted:
     """In words, for the job's log."""
 
 
-WorkerReport = Progress | TaskResult | Completed | Failed | Stopped | NotStarted
-"""What an execution yields: any number of Progress and TaskResult, then exactly one of the other four."""
+@dataclass(frozen=True, slots=True)
+class HostLost:
+    """What an executor says in the place of a last word: the machine that the worker ran on is gone, and the worker
+    with it. The job goes on elsewhere, from what it had recorded."""
+
+    reason: str
+    """In words, for the job's log."""
+
+
+WorkerReport = Progress | TaskResult | Completed | Failed | Stopped | NotStarted | HostLost
+"""What an execution yields: any number of Progress and TaskResult, then exactly one of the other five."""

@@ -8,17 +8,15 @@ from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import JobUnreadable
-from lmms_eval_grpc.jobs.events import StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler.journal import Journal
+from lmms_eval_grpc.scheduler.lost_attempts import REQUEUED, count_lost_attempts, too_many_attempts
 from lmms_eval_grpc.scheduler.slots import unfit
 from lmms_eval_grpc.store.base import JobStore
 
 _LOG = logging.getLogger(__name__)
-
-REQUEUED = "server restarted"
 
 
 async def recover(
@@ -28,8 +26,9 @@ async def recover(
 
     Workers that outlived their server are killed first, those that prepared a job which still waited included. A job
     that was running waits again, at its old place, and its next attempt goes on from its run log; one that was being
-    cancelled is cancelled. One that no device of this server fits has failed, as has one whose server died during each
-    of ``max_attempts`` attempts. One whose record cannot be read stays as it is, for the release that wrote it.
+    cancelled is cancelled. One that no device of this server fits, nor can come to fit, has failed, as has one whose
+    server, or host, died during each of ``max_attempts`` attempts. One whose record cannot be read stays as it is, for
+    the release that wrote it.
     """
     unfinished = await store.unfinished()
     started = [job.job_id for job in unfinished.jobs if job.state is not JobState.QUEUED]
@@ -40,7 +39,8 @@ async def recover(
     for found in unfinished.jobs:
         try:
             job = await _recovered(journal, found, max_attempts)
-            if job.state is JobState.QUEUED and (violation := unfit(job.spec, executor.devices)) is not None:
+            violation = None if executor.elastic else unfit(job.spec, executor.devices)
+            if job.state is JobState.QUEUED and violation is not None:
                 error = JobError(JobErrorCode.INVALID, "NO_SUCH_DEVICE", f"{violation.field}: {violation.description}")
                 job = await journal.enter(job.job_id, JobState.FAILED, error=error)
         except JobUnreadable:
@@ -62,24 +62,12 @@ async def recover(
 async def _recovered(journal: Journal, job: Job, max_attempts: int) -> Job:
     match job.state:
         case JobState.RUNNING:
-            lost = await _attempts_lost(journal, job.job_id) + 1
+            lost = await count_lost_attempts(journal, job.job_id) + 1
             if lost < max_attempts:
                 return await journal.enter(job.job_id, JobState.QUEUED, reason=REQUEUED)
-            message = (
-                f"the server died or was killed during {lost} attempts of this job, which may be the reason; look for"
-                " one in the server's log and the system's, for example too little memory, and submit the job again"
-            )
-            error = JobError(JobErrorCode.INTERNAL, "TOO_MANY_ATTEMPTS", message, {"attempts": str(lost)})
-            return await journal.enter(job.job_id, JobState.FAILED, error=error)
+            return await journal.enter(job.job_id, JobState.FAILED, error=too_many_attempts(lost))
         case JobState.CANCELLING:
             return await journal.enter(job.job_id, JobState.CANCELLED, reason=job.cancel_reason or REQUEUED)
         case _:
             # Read in full now: one that turns out to be unreadable later would be in the way of the others.
             return await journal.job(job.job_id)
-
-
-async def _attempts_lost(journal: Journal, job_id: str) -> int:
-    """How many attempts of the job ended with their server."""
-    events = (await journal.log(job_id)).after(0)
-    changes = [event.body for event in events if isinstance(event.body, StateChange)]
-    return sum(change.state is JobState.QUEUED and change.reason == REQUEUED for change in changes)

@@ -14,17 +14,18 @@ from typing import Any, TypeVar
 from lmms_eval_grpc.executors.base import Device, Execution, Executor, is_shortage
 from lmms_eval_grpc.jobs.codec import encode
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
-from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, StateChange, Stopped
+from lmms_eval_grpc.jobs.events import Completed, Failed, HostLost, NotStarted, StateChange, Stopped
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode, JobResult, Progress, TaskResult
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.journal import Journal
+from lmms_eval_grpc.scheduler.lost_attempts import HOST_LOST, count_lost_attempts, too_many_attempts
 from lmms_eval_grpc.scheduler.progress import ProgressThrottle, RemainingTime
 from lmms_eval_grpc.scheduler.retry import describe_retry, is_retried
 
 T = TypeVar("T")
-LastWord = Completed | Failed | Stopped | NotStarted
+LastWord = Completed | Failed | Stopped | NotStarted | HostLost
 
 _LOG = logging.getLogger(__name__)
 _FIRST_RETRY, _LAST_RETRY = 0.1, 5.0
@@ -51,6 +52,7 @@ class Run:
         journal: Journal,
         progress_interval: float,
         newest_order: Callable[[], int],
+        max_attempts: int,
     ) -> None:
         """``newest_order`` tells the order of the job that was submitted last: a failed one waits behind it."""
         self._job_id = job_id
@@ -61,6 +63,8 @@ class Run:
         self._newest_order = newest_order
         self._progress = ProgressThrottle(self._record_progress, progress_interval)
         self._remaining = RemainingTime()
+        self._max_attempts = max_attempts
+        self._lost_attempts = 0
         self._execution: Execution | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._cancel_reason: str | None = None
@@ -86,6 +90,9 @@ class Run:
             _LOG.warning("job %s goes back into the queue: %s", self._job_id, word.reason)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._disturbed.wait(), NOT_STARTED_REST)
+        if isinstance(word, HostLost):
+            _LOG.warning("job %s lost its host: %s", self._job_id, word.reason)
+            self._lost_attempts = 1 + await self._insist(partial(count_lost_attempts, self._journal, self._job_id))
         await self._progress.flush()
         await self._conclude(word)
 
@@ -167,6 +174,10 @@ class Run:
             return change(JobState.QUEUED, "server stopped"), None
         if isinstance(word, NotStarted):
             return change(JobState.QUEUED, word.reason), None
+        if isinstance(word, HostLost):
+            if self._lost_attempts < self._max_attempts:
+                return change(JobState.QUEUED, f"{HOST_LOST}: {word.reason}"), None
+            return change(JobState.FAILED, error=too_many_attempts(self._lost_attempts, word.reason)), None
         if isinstance(word, Failed):
             return self._failed(job, word.error), None
         error = JobError(JobErrorCode.INTERNAL, "WORKER_STOPPED", "the worker stopped although nobody had asked it to")
@@ -241,7 +252,7 @@ def _unrecordable(error: Exception) -> JobError:
     )
 
 
-def _timeout(job: Job, word: Failed | Stopped | NotStarted) -> JobError:
+def _timeout(job: Job, word: Failed | Stopped | NotStarted | HostLost) -> JobError:
     limit = job.spec.run_timeout if isinstance(job.spec, EvaluationSpec) else None
     return JobError(
         JobErrorCode.TIMEOUT,

@@ -138,6 +138,7 @@ class Scheduler:
         self._pause_reason = await asyncio.to_thread(self._pause_file.read)
         if self._pause_reason is not None:
             _LOG.warning("the queue is paused, so no job is started until it is resumed: %s", self._pause_reason)
+        self._executor.when_devices_change(self._change_devices)
         for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
         self._journal.listen(self._follow)
@@ -247,7 +248,7 @@ class Scheduler:
         if not self._accepting:
             why = "the server is being stopped" if self._draining else "the server is starting"
             return NotAccepting(f"{why} and takes no new jobs; try again", _RETRY_AFTER_RESTART)
-        if (violation := unfit(spec, self._slots.devices)) is not None:
+        if (violation := unfit(spec, self._slots.devices, elastic=self._executor.elastic)) is not None:
             return InvalidRequest([violation])
         if len(self._queue) + self._intake.under_way >= self._settings.max_queued_jobs:
             return QueueFull(self._settings.max_queued_jobs, self._pace.retry_after(len(self._slots.devices)))
@@ -308,6 +309,10 @@ class Scheduler:
         self._feed.publish(job.job_id, change.previous, change.state, event.time)
         if change.state.ended:
             self._retention.ended(job.job_id)
+        self._wake.set()
+
+    def _change_devices(self) -> None:
+        self._slots.replace(self._executor.devices)
         self._wake.set()
 
     async def _dispatch(self) -> None:
@@ -378,6 +383,7 @@ class Scheduler:
             journal=self._journal,
             progress_interval=self._settings.progress_interval,
             newest_order=lambda: self._intake.newest_order,
+            max_attempts=self._settings.max_attempts,
         )
         self._runs[job_id] = run
         try:

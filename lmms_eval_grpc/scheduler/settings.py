@@ -19,8 +19,8 @@ class SchedulerSettings:
     finished_job_ttl: float | None = None
     """Seconds for which an ended job is kept. None: only their number counts."""
     max_attempts: int = 5
-    """Attempts that may end with the server itself (killed, crashed, lost power) before a job has failed. Those that an
-    orderly stop of the server ends do not count."""
+    """Attempts that may end with the server itself (killed, crashed, lost power), or with the machine that ran them,
+    before a job has failed. Those that an orderly stop of the server ends do not count."""
     progress_interval: float = 0.25
     """Least seconds between two recorded progress reports of one job."""
     stop_timeout: float = 15.0

@@ -1,4 +1,7 @@
-"""Which devices a job can have, and who holds which. Pure data; one job at a time holds a device."""
+"""Which devices a job can have, and who holds which. Pure data; one job at a time holds a device.
+
+Devices have hosts. A job's are all on one, so a job of several devices fits only where one host has as many.
+"""
 
 from __future__ import annotations
 
@@ -19,40 +22,62 @@ class SlotView:
     job_id: str | None
 
 
+@dataclass(slots=True)
+class _Slot:
+    device: Device
+    holder: str | None = None
+    gone: bool = False
+    """The device is there no more, but its holder does not know yet."""
+
+
 class SlotTable:
     """The devices, by index, and their holders."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
-        self._devices = tuple(devices)
-        self._holders: list[str | None] = [None] * len(self._devices)
+        self._slots = [_Slot(device) for device in devices]
 
     @property
     def devices(self) -> tuple[Device, ...]:
         """All devices, in slot order."""
-        return self._devices
+        return tuple(slot.device for slot in self._slots)
 
     @property
     def free(self) -> frozenset[int]:
         """Indices of the devices that nobody holds."""
-        return frozenset(index for index, holder in enumerate(self._holders) if holder is None)
+        return frozenset(index for index, slot in enumerate(self._slots) if slot.holder is None)
 
     def take(self, job_id: str, indices: Iterable[int]) -> tuple[Device, ...]:
         """Gives devices to a job. Raises ValueError if one of them is held."""
-        chosen = sorted(indices)
-        for index in chosen:
-            if (holder := self._holders[index]) is not None:
-                raise ValueError(f"device {self._devices[index].name} is held by job {holder}")
-        for index in chosen:
-            self._holders[index] = job_id
-        return tuple(self._devices[index] for index in chosen)
+        chosen = [self._slots[index] for index in sorted(indices)]
+        for slot in chosen:
+            if slot.holder is not None:
+                raise ValueError(f"device {slot.device.name} is held by job {slot.holder}")
+        for slot in chosen:
+            slot.holder = job_id
+        return tuple(slot.device for slot in chosen)
 
     def release(self, job_id: str) -> None:
         """Takes back all that a job holds."""
-        self._holders = [None if holder == job_id else holder for holder in self._holders]
+        for slot in self._slots:
+            if slot.holder == job_id:
+                slot.holder = None
+        self._slots = [slot for slot in self._slots if slot.holder is not None or not slot.gone]
+
+    def replace(self, devices: Sequence[Device]) -> None:
+        """From now on these are the devices. One that a job holds stays until it is released, for the job may run on
+        it still; one that comes back under its name meanwhile is held by that job."""
+        held = [slot for slot in self._slots if slot.holder is not None]
+        slots = []
+        for device in devices:
+            holder = next((slot for slot in held if slot.device.name == device.name), None)
+            if holder is not None:
+                held.remove(holder)
+            slots.append(_Slot(device, None if holder is None else holder.holder))
+        self._slots = [*slots, *(_Slot(slot.device, slot.holder, gone=True) for slot in held)]
 
     def view(self) -> tuple[SlotView, ...]:
         """Every device with its holder, in slot order."""
-        return tuple(SlotView(device, holder) for device, holder in zip(self._devices, self._holders, strict=True))
+        return tuple(SlotView(slot.device, slot.holder) for slot in self._slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +91,56 @@ class Assignment:
 def assign(waiting: Iterable[Job], devices: Sequence[Device], free: frozenset[int]) -> Iterator[Assignment]:
     """Which of the waiting jobs (next first) can start now, and on which devices.
 
-    A job that has to wait keeps every device that it could use from all jobs behind it. So a wide job at the head is
-    never starved by narrow ones, and a later job overtakes only on devices that no earlier one could have used: a job
-    that waits for ``cuda:1`` does not leave ``cuda:0`` idle.
+    A job that has to wait keeps every device that it could use from all jobs behind it, of several hosts those of the
+    one that is closest to having as many free. So a wide job at the head is never starved by narrow ones, and a later
+    job overtakes only on devices that no earlier one could have used: a job that waits for ``cuda:1`` does not leave
+    ``cuda:0`` idle, nor one that waits for a whole host the other hosts.
     """
     open_indices = set(free)
     for job in waiting:
         if not open_indices:
             break
-        usable = usable_devices(job.spec, devices)
-        ready = sorted(open_indices.intersection(usable))
-        if job.slots_needed <= len(ready):
-            indices = tuple(ready[: job.slots_needed])
+        hosts = [
+            (sorted(open_indices.intersection(usable)), usable)
+            for usable in _by_host(usable_devices(job.spec, devices), devices)
+            if job.slots_needed <= len(usable)
+        ]
+        if not hosts:
+            continue
+        # Where it fits, the host on which it leaves the least over: a wide job may come next.
+        fitting = [ready for ready, _ in hosts if job.slots_needed <= len(ready)]
+        if fitting:
+            indices = tuple(min(fitting, key=len)[: job.slots_needed])
             yield Assignment(job, indices)
             open_indices.difference_update(indices)
         else:
+            _, usable = max(hosts, key=lambda host: len(host[0]))
             open_indices.difference_update(usable)
 
 
 def usable_devices(spec: JobSpec, devices: Sequence[Device]) -> tuple[int, ...]:
-    """Indices of the devices that a job may run on: ``cuda:1`` that one, ``cuda`` or ``cpu`` its kind, empty any."""
+    """Indices of the devices that a job may run on: ``cuda:1`` that one, ``cuda`` or ``cpu`` its kind, empty any. Where
+    there are several hosts, also the name of one for any device of it."""
     wanted = spec.device if isinstance(spec, EvaluationSpec) else ""
     return tuple(
-        index for index, device in enumerate(devices) if wanted in ("", device.name, device.name.partition(":")[0])
+        index
+        for index, device in enumerate(devices)
+        if wanted in ("", device.name, device.kind) or wanted == device.host
     )
 
 
-def unfit(spec: JobSpec, devices: Sequence[Device]) -> Violation | None:
-    """Why a job could never start on these devices; None when it could."""
+def _by_host(indices: Sequence[int], devices: Sequence[Device]) -> list[tuple[int, ...]]:
+    hosts: dict[str, list[int]] = {}
+    for index in indices:
+        hosts.setdefault(devices[index].host, []).append(index)
+    return [tuple(host) for host in hosts.values()]
+
+
+def unfit(spec: JobSpec, devices: Sequence[Device], *, elastic: bool = False) -> Violation | None:
+    """Why a job could never start on these devices; None when it could, or nobody can tell because there are none now
+    and, being ``elastic``, some may come."""
+    if elastic and not devices:
+        return None
     if not isinstance(spec, EvaluationSpec):
         return None if devices else Violation("spec", "this server has no devices")
     usable = usable_devices(spec, devices)
@@ -103,8 +150,10 @@ def unfit(spec: JobSpec, devices: Sequence[Device]) -> Violation | None:
             "spec.device",
             f"{spec.device!r} is not a device of this server; its devices are: {names}; leave it empty for any of them",
         )
-    if spec.num_gpus > len(usable):
-        among = f"{spec.device!r} stands for {len(usable)}" if spec.device else f"this server has {len(usable)}"
+    most = max(map(len, _by_host(usable, devices)))
+    if spec.num_gpus > most:
+        among = f"{spec.device!r} stands for {most}" if spec.device else f"this server has {most}"
+        among += " on one host" if most < len(usable) else ""
         return Violation(
             "spec.num_gpus", f"{spec.num_gpus} devices asked for, but {among} (devices: {names}); ask for fewer"
         )

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2_grpc
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.executors.devices import UnknownDevice
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
+from lmms_eval_grpc.executors.ray.executor import ClusterUnavailable, RayExecutor, RayExecutorSettings
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
 from lmms_eval_grpc.server import health
@@ -80,23 +81,12 @@ class EvaluationServer:
 
     Args:
         args: its settings.
-        executor: runs the jobs in place of workers on this machine.
+        executor: runs the jobs in place of the one that the settings name.
     """
 
     def __init__(self, args: ServerArgs | None = None, *, executor: Executor | None = None) -> None:
         self.args = args or ServerArgs()
-        self._executor = executor or LocalExecutor(
-            LocalExecutorSettings(
-                devices=self.args.devices,
-                include_paths=self.args.include_path,
-                torch_threads=self.args.torch_threads,
-                use_template=self.args.use_template,
-                heartbeat_timeout=self.args.heartbeat_timeout,
-                stall_timeout=self.args.stall_timeout,
-                prepare_next=self.args.prepare_next,
-                keep_model_warm=self.args.keep_model_warm or None,
-            )
-        )
+        self._executor = executor or _make_executor(self.args)
         self._health = HealthServicer()
         self._stack = AsyncExitStack()
         self._hurry = asyncio.Event()
@@ -128,10 +118,12 @@ class EvaluationServer:
         """Returns when the server takes calls: the store is open, what an earlier server left is recovered.
 
         Raises:
-            ConfigError: the address can be reached from other machines, and nobody said that it may.
-            ServerStartError: the state folder, the store, a device or the port cannot be had.
+            ConfigError: the address can be reached from other machines, and nobody said that it may; or a setting of
+                one executor was given to the other.
+            ServerStartError: the state folder, the store, a device, the cluster or the port cannot be had.
         """
         self.args.check_exposure()
+        self.args.check_executor()
         try:
             await self._start()
         except BaseException as error:
@@ -139,6 +131,8 @@ class EvaluationServer:
             self._closed.set()
             if isinstance(error, UnknownDevice):
                 raise ServerStartError(f"devices: {error}") from error
+            if isinstance(error, ClusterUnavailable):
+                raise ServerStartError(f"executor ray: {error}") from error
             if isinstance(error, StoreUnavailable):
                 raise ServerStartError(f"{self._state_dir}: {error}") from error
             raise
@@ -205,7 +199,7 @@ class EvaluationServer:
             executor=self._executor,
             validator=Validator(
                 tasks,
-                lambda: self._executor.devices,
+                self._executor,
                 include_paths=self.args.include_path,
                 trust_remote_code=self.args.trust_remote_code,
             ),
@@ -346,6 +340,35 @@ class EvaluationServer:
         except OSError as error:
             raise ServerStartError(f"address_file: {path} cannot be written: {error.strerror}") from error
         self._stack.callback(path.unlink, missing_ok=True)
+
+
+def _make_executor(args: ServerArgs) -> Executor:
+    if args.executor == "ray":
+        return RayExecutor(
+            RayExecutorSettings(
+                address=args.ray_address,
+                cpu_slots=args.ray_cpu_slots,
+                include_paths=args.include_path,
+                torch_threads=args.torch_threads,
+                use_template=args.use_template,
+                heartbeat_timeout=args.heartbeat_timeout,
+                stall_timeout=args.stall_timeout,
+                lease=args.ray_lease,
+                idle_timeout=args.ray_idle_timeout,
+            )
+        )
+    return LocalExecutor(
+        LocalExecutorSettings(
+            devices=args.devices,
+            include_paths=args.include_path,
+            torch_threads=args.torch_threads,
+            use_template=args.use_template,
+            heartbeat_timeout=args.heartbeat_timeout,
+            stall_timeout=args.stall_timeout,
+            prepare_next=args.prepare_next,
+            keep_model_warm=args.keep_model_warm or None,
+        )
+    )
 
 
 def _check_task_folders(folders: Sequence[Path]) -> None:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "LMMS_EVAL_GRPC_"
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+EXECUTORS = ("local", "ray")
 
 
 class ConfigError(ValueError):
@@ -84,7 +85,8 @@ class ServerArgs:
     max_attempts: int = field(
         default=5,
         metadata={
-            "help": "Times that the server may die while a job runs before the job is taken for the cause and fails.",
+            "help": "Times that the server, or a job's machine, may die while the job runs before the job is taken for"
+            " the cause and fails.",
             "minimum": 1,
         },
     )
@@ -128,6 +130,39 @@ class ServerArgs:
         metadata={
             "help": "Device to run jobs on, such as cuda:0; may be repeated, cpu too. auto: every GPU, or the CPU.",
             "minimum_length": 1,
+        },
+    )
+    executor: str = field(
+        default="local",
+        metadata={"help": "Where jobs run: local: here; ray: in a Ray cluster.", "choices": EXECUTORS},
+    )
+    ray_address: str = field(
+        default="",
+        metadata={
+            "help": "Cluster to run jobs in: auto, host:port or ray://host:port."
+            " Unset: one that is started here and ends with the server."
+        },
+    )
+    ray_cpu_slots: int | None = field(
+        default=None,
+        metadata={
+            "help": "Jobs that a node without GPUs runs at once. Unset: one in a cluster without any GPU, else none.",
+            "minimum": 0,
+        },
+    )
+    ray_lease: float = field(
+        default=20.0,
+        metadata={
+            "help": "Seconds after which a node that is cut off has ended its job, which then goes on elsewhere.",
+            "minimum": 3,
+        },
+    )
+    ray_idle_timeout: float = field(
+        default=30.0,
+        metadata={
+            "help": "Seconds for which a finished job's GPUs, and its imports, are kept for the next job before Ray has"
+            " them back.",
+            "minimum": 0,
         },
     )
     torch_threads: int | None = field(
@@ -179,6 +214,23 @@ class ServerArgs:
         for setting in settings():
             value = setting.check(getattr(self, setting.name), self.sources.get(setting.name) or setting.name)
             object.__setattr__(self, setting.name, value)
+
+    def check_executor(self) -> None:
+        """Raises :class:`ConfigError` when something is set that only the other executor heeds."""
+        by_name = {setting.name: setting for setting in settings()}
+        foreign = (
+            ("devices", "keep_model_warm")
+            if self.executor == "ray"
+            else tuple(name for name in by_name if name.startswith("ray_"))
+        )
+        for name in foreign:
+            value = getattr(self, name)
+            if value != by_name[name].default:
+                remedy = f"or set executor to {'local' if self.executor == 'ray' else 'ray'}"
+                raise ConfigError(
+                    f"{self.sources.get(name, name)}: {value!r} has no effect with executor {self.executor};"
+                    f" leave it out, {remedy}"
+                )
 
     def check_exposure(self) -> None:
         """Raises :class:`ConfigError` when other machines could reach the server and nobody said that they may."""

@@ -45,6 +45,7 @@ class ServerFacts:
     max_request_bytes: int
     max_labels: int
     max_finished_jobs: int
+    executor: str
 
 
 def read_job_filter(
@@ -175,4 +176,5 @@ def write_server(
         platform=facts.platform,
         jobs_started=jobs_started,
         template_warm=template_warm,
+        executor=facts.executor,
     )

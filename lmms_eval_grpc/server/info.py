@@ -59,6 +59,7 @@ def gather_facts(args: ServerArgs) -> ServerFacts:
         max_request_bytes=args.max_request_bytes,
         max_labels=MAX_LABELS,
         max_finished_jobs=args.max_completed_jobs,
+        executor=args.executor,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.engine.check import check_config
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, LocalSource, parse_baseline
-from lmms_eval_grpc.executors.base import Device
+from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, RetryPolicy
@@ -53,13 +53,13 @@ class Validator:
     def __init__(
         self,
         catalog: TaskCatalog,
-        devices: Callable[[], Sequence[Device]],
+        executor: Executor,
         *,
         include_paths: Sequence[Path],
         trust_remote_code: bool,
     ) -> None:
         self._catalog = catalog
-        self._devices = devices
+        self._executor = executor
         self._include_paths = tuple(include_paths)
         self._trust_remote_code = trust_remote_code
 
@@ -78,7 +78,7 @@ class Validator:
             violations += _check_lengths(submission.spec)
             violations += _check_ranges(submission.spec)
             violations += self._check_permissions(submission.spec)
-            misfit = unfit(submission.spec, self._devices())
+            misfit = unfit(submission.spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
             violations += _check_folder(submission.spec.output_dir, "spec.output_dir")
             violations += _check_absolute(submission.spec.use_cache, "spec.use_cache")

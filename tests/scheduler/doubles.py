@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Device, Execution
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
-from lmms_eval_grpc.jobs.events import Completed, Failed, JobEvent, NotStarted, Stopped, WorkerReport
+from lmms_eval_grpc.jobs.events import Completed, Failed, HostLost, JobEvent, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.store.sqlite import SqliteStore
@@ -67,7 +67,7 @@ class ScriptedExecution:
                 return
             if isinstance(report, BaseException):
                 raise report
-            self.gone = isinstance(report, Completed | Failed | Stopped | NotStarted)
+            self.gone = isinstance(report, Completed | Failed | Stopped | NotStarted | HostLost)
             yield report
 
     async def cancel(self, reason: str) -> None:
@@ -80,7 +80,9 @@ class ScriptedExecutor:
     """Starts nothing, keeps what it was asked for."""
 
     def __init__(self, devices: Sequence[str] = ("cpu",)) -> None:
-        self._devices = tuple(Device(name) for name in devices)
+        self._devices = tuple(Device(name, host=name.rpartition("/")[0]) for name in devices)
+        self._on_change: Callable[[], None] = lambda: None
+        self.elastic = False
         self.executions: list[ScriptedExecution] = []
         self.cleared: list[Path] = []
         self.started = False
@@ -97,6 +99,14 @@ class ScriptedExecutor:
     @property
     def devices(self) -> tuple[Device, ...]:
         return self._devices
+
+    def when_devices_change(self, callback: Callable[[], None]) -> None:
+        self._on_change = callback
+
+    def change_devices(self, *names: str) -> None:
+        """Has devices come and go."""
+        self._devices = tuple(Device(name, host=name.rpartition("/")[0]) for name in names)
+        self._on_change()
 
     @property
     def warm(self) -> bool:

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
         "jobs started": str(server.jobs_started),
         "python": f"{server.python_version} on {server.platform}",
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(server.package_versions.items())),
+        "executor": server.executor,
         "worker start": "warm template" if server.template_warm else "from nothing (the template is not ready)",
         "capabilities": ", ".join(server.capabilities),
         "limits": limits,

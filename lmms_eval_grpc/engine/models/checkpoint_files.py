@@ -39,12 +39,17 @@ def digest_checkpoint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name in _TRAINING_LEFTOVERS or path.name.startswith("rng_state"):
+        if not path.is_file() or is_training_leftover(path.name):
             continue
         if path.suffix in _WEIGHT_SUFFIXES or path.suffix in _OTHER_SUFFIXES:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             digest.update(digest_file(path))
     return digest.hexdigest()
+
+
+def is_training_leftover(name: str) -> bool:
+    """Whether a file of that name is what a Trainer leaves beside a checkpoint to go on from."""
+    return name in _TRAINING_LEFTOVERS or name.startswith("rng_state")
 
 
 def digest_processor(folder: Path) -> str:

@@ -32,11 +32,19 @@ class CachedBackend:
     Of equal requests in one call the model is asked one, and the others share its response.
     """
 
-    def __init__(self, backend: Backend, cache: ResponseCache, circumstances: Mapping[str, Any]) -> None:
-        """``circumstances`` are what answers depend on beside the backend's identity, such as the kind of device."""
+    def __init__(
+        self,
+        backend: Backend,
+        cache: ResponseCache,
+        circumstances: Mapping[str, Any],
+        *,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``circumstances`` are what answers depend on beside the backend's identity, such as the kind of device;
+        ``identity`` takes its place where it says too much of where things lie on this machine."""
         self._backend = backend
         self._cache = cache
-        self._key_identity = {"backend": dict(backend.identity), **circumstances}
+        self._key_identity = {"backend": dict(identity or backend.identity), **circumstances}
 
     @property
     def capabilities(self) -> Capabilities:

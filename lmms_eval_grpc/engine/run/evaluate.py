@@ -14,6 +14,7 @@ from lmms_eval_grpc.engine.data.media import environment as media_environment
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.checkpoint_url import local_checkpoint
 from lmms_eval_grpc.engine.models.entry import Loader
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
@@ -152,13 +153,14 @@ def _evaluate(
             require_generation_arguments(tasks, entry)
         progress.stop_if_cancelled()
 
-    with clock.stage(Stage.LOADING_MODEL):
-        progress.report(Stage.LOADING_MODEL)
-        set_seeds(config)
-        models = ExitStack()
-        backend = models.enter_context(open_model(config))
-        identity = backend.identity
+    models = ExitStack()
     try:
+        with clock.stage(Stage.LOADING_MODEL):
+            progress.report(Stage.LOADING_MODEL)
+            set_seeds(config)
+            checkpoint = models.enter_context(local_checkpoint(config, progress.stop_if_cancelled))
+            backend = models.enter_context(open_model(checkpoint.config))
+            identity = checkpoint.rename(backend.identity)
         progress.stop_if_cancelled()
         require_capabilities(tasks, backend)
         manifest = build_manifest(
@@ -179,7 +181,8 @@ def _evaluate(
             asked = backend
             if config.use_cache is not None:
                 cache = files.enter_context(closing(ResponseCache(cache_folder(config.use_cache))))
-                asked = CachedBackend(backend, cache, {"device": _device_type(config), "decode_backend": decoder})
+                circumstances = {"device": _device_type(config), "decode_backend": decoder}
+                asked = CachedBackend(backend, cache, circumstances, identity=identity)
             budget = TokenBudget(config.max_tokens, log.generated_tokens)
             context = RunContext(config, asked, log, samples, progress, clock, reporter, budget, baseline)
             scores = [run_task(context, task, doc_ids[task.name]) for task in tasks]

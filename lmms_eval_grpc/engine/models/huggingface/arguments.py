@@ -20,7 +20,9 @@ _FIELD = re.compile(r"^ +self\.([a-z]\w*) = kwargs\.pop\(", re.MULTILINE)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 _TEXT: Arguments = {
-    "pretrained": ModelArgument(str, REQUIRED, "Folder of a checkpoint, or its id on the Hugging Face Hub."),
+    "pretrained": ModelArgument(
+        str, REQUIRED, "Folder of a checkpoint, its id on the Hugging Face Hub, or a URL that fsspec reads."
+    ),
     "revision": ModelArgument((str, type(None)), None, "Branch, tag or commit of a Hub checkpoint."),
     "dtype": ModelArgument(
         str,

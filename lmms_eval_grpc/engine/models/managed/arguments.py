@@ -9,7 +9,10 @@ from lmms_eval_grpc.engine.models.openai.arguments import request_arguments
 
 _MODEL: Mapping[str, ModelArgument] = {
     "pretrained": ModelArgument(
-        str, REQUIRED, "Folder of a checkpoint, or its id on the Hugging Face Hub.", other_names=("model",)
+        str,
+        REQUIRED,
+        "Folder of a checkpoint, its id on the Hugging Face Hub, or a URL that fsspec reads.",
+        other_names=("model",),
     ),
     "dtype": ModelArgument(str, "auto", "Number format of the weights; auto: as saved."),
     "trust_remote_code": ModelArgument(bool, False, "Allow the checkpoint's own Python code to run."),
