@@ -17,7 +17,7 @@ from lmms_eval_grpc.executors.log_tail import read_log_tail
 from lmms_eval_grpc.executors.template_child import ForkedWorker, ForkRefused
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
-from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
+from lmms_eval_grpc.jobs.results import JobError, JobErrorCode, JobResult, JobStage, Progress, TaskResult
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.frames import FrameError, encode_frame, read_frame
 from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand, WorkerEvent
@@ -306,7 +306,8 @@ class _Reports:
         return self._waiting.popleft()
 
 
-async def _decode_result(text: str) -> EvaluationResult:
+async def _decode_result(text: str) -> JobResult:
     if len(text) < _LARGE_JSON:
-        return codec.decode(EvaluationResult, text)
-    return await asyncio.to_thread(codec.decode, EvaluationResult, text)
+        return codec.decode(JobResult, text)
+    result: JobResult = await asyncio.to_thread(codec.decode, JobResult, text)
+    return result

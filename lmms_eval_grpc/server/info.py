@@ -36,6 +36,7 @@ CAPABILITIES = (
     "watch_queue",
     "stream_samples",
     "stream_logs",
+    "merge",
 )
 
 

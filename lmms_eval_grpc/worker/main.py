@@ -12,9 +12,9 @@ from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationError
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.replicas.nursery import stand_by
 from lmms_eval_grpc.jobs import codec
-from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
+from lmms_eval_grpc.jobs.results import JobError
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
-from lmms_eval_grpc.worker import processes, translate
+from lmms_eval_grpc.worker import merging, processes, translate
 from lmms_eval_grpc.worker.connection import ServerConnection
 from lmms_eval_grpc.worker.reporter import JobReporter
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunCancelled, RunJob, WorkerEvent, WorkerStarted
@@ -49,13 +49,7 @@ def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:
         _identify(job_dir)
         spec: EvaluationSpec | MergeSpec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
         if isinstance(spec, MergeSpec):
-            return _failed(
-                JobError(
-                    JobErrorCode.INVALID,
-                    "NOT_IMPLEMENTED",
-                    "this server cannot merge checkpoints; merge before submitting",
-                )
-            )
+            return merging.merge(spec, job, job_dir, reporter)
         return _evaluate(spec, job, job_dir, reporter)
     except EvaluationCancelled:
         logger.info("stopped, as asked; what was answered so far is kept")
@@ -65,7 +59,7 @@ def run_job(job: RunJob, reporter: JobReporter) -> WorkerEvent:
         return _failed(translate.to_error(error))
     except BaseException as error:
         # SystemExit too: a task's code that calls sys.exit ends its job, not the report about it.
-        logger.exception("the evaluation failed")
+        logger.exception("the job failed")
         return _failed(translate.to_unexpected_error(error))
 
 
@@ -79,7 +73,8 @@ def _evaluate(spec: EvaluationSpec, job: RunJob, job_dir: Path, reporter: JobRep
         torch.set_num_threads(job.torch_threads)
     config = translate.to_config(spec, include_paths=tuple(map(Path, job.include_paths)), device=job.device)
     logger.info("model %s on %s, tasks: %s", config.model, config.device, ", ".join(config.tasks))
-    outcome = evaluate(config, job_dir, reporter)
+    with merging.no_leftovers(spec, job_dir):
+        outcome = evaluate(config, job_dir, reporter)
     result = translate.to_result(outcome)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))

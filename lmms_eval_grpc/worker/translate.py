@@ -31,7 +31,7 @@ from lmms_eval_grpc.jobs.results import (
     TaskResult,
     Verdict,
 )
-from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeMode
 
 MAX_MESSAGE = 4000
 """Longest error message that leaves a worker, in characters; the log has all of it."""
@@ -49,11 +49,20 @@ INVALID_REASONS = frozenset(
         "MISSING_PACKAGES",
         "MODEL_LOAD_FAILED",
         "NOTHING_TO_COMPARE",
+        "NAMES_DO_NOT_MATCH",
         "NO_DOCUMENTS",
+        "NO_EMA_WEIGHTS",
+        "NO_MODEL_CONFIG",
+        "NOT_SHARDED",
+        "OUTPUT_BUSY",
+        "OUTPUT_EXISTS",
+        "OUTPUT_NOT_WRITABLE",
+        "SHARDS_UNREADABLE",
         "TASK_LOAD_FAILED",
         "UNKNOWN_MODEL",
         "UNKNOWN_SERVED_MODEL",
         "UNKNOWN_TASK",
+        "UNSUPPORTED_DTYPE",
         "UNSUPPORTED_TASK",
     }
 )
@@ -100,6 +109,7 @@ def to_config(
         baseline=spec.baseline or None,
         max_tokens=spec.max_tokens or None,
         max_error_share=spec.max_error_share,
+        merge=spec.merge is MergeMode.AUTO,
     )
 
 
@@ -118,6 +128,8 @@ def to_progress(report: ProgressReport) -> Progress:
         batch_size=report.batch_size,
         output_tokens=report.output_tokens,
         samples_cached=report.samples_cached,
+        bytes_done=report.bytes_done,
+        bytes_total=report.bytes_total,
     )
 
 

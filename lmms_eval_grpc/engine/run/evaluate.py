@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationOutcome, Reporter, Stage
+from lmms_eval_grpc.engine.checkpoints.automatic import merge_if_sharded, remove_merged
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
@@ -69,8 +70,9 @@ def evaluate(
 ) -> EvaluationOutcome:
     """Runs the evaluation, or takes it up again where an earlier call with the same ``run_dir`` was interrupted.
 
-    ``run_dir`` (made if need be) holds the run log and the scored samples; one evaluation's alone. ``tasks``, with
-    their ``groups``, and ``backend`` may be handed in ready-made; a backend that was handed in is left open.
+    ``run_dir`` (made if need be) holds the run log and the scored samples, and, until the evaluation is done, a
+    checkpoint that it had to merge; one evaluation's alone. ``tasks``, with their ``groups``, and ``backend`` may be
+    handed in ready-made; a backend that was handed in is left open.
 
     Raises :class:`EvaluationCancelled` when the reporter asks for it, :class:`EvaluationError` when it cannot go on.
     Every answer that was given by then is in the run log, and is not asked for again.
@@ -79,7 +81,10 @@ def evaluate(
     # An attempt that takes up another scores its answers again; judges are not to be paid twice for that.
     use_cache(run_dir / JUDGE_CACHE)
     try:
-        return _evaluate(config, run_dir, reporter, tasks, groups, backend)
+        outcome = _evaluate(config, run_dir, reporter, tasks, groups, backend)
+        if config.merge:
+            remove_merged(run_dir)
+        return outcome
     finally:
         use_cache(None)  # the folder may be gone next, and the process live on
 
@@ -107,11 +112,15 @@ def _evaluate(
         baseline = load_baseline(config.baseline, tasks, doc_ids) if config.baseline else None
         progress.stop_if_cancelled()
 
+    with clock.stage(Stage.MERGING):
+        # Documents and manifest name the checkpoint as it was given; only what loads it needs to know the merged one.
+        loadable = merge_if_sharded(config, run_dir, reporter)
+
     with clock.stage(Stage.LOADING_MODEL):
         progress.report(Stage.LOADING_MODEL)
         set_seeds(config)
         own_backend = backend is None
-        backend = load_backend(config) if backend is None else backend
+        backend = load_backend(loadable) if backend is None else backend
         identity = backend.identity
     try:
         progress.stop_if_cancelled()
@@ -125,6 +134,8 @@ def _evaluate(
             doc_ids=doc_ids,
             baseline=baseline.describe() if baseline else None,
         )
+        if loadable is not config:
+            manifest["model"]["merged_from"] = str(config.model_args["pretrained"])
         decoder = manifest["decode_backend"]
         with ExitStack() as files:
             log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity, decoder)))
@@ -171,7 +182,11 @@ def _evaluate(
         results_path=written.results_path,
         samples_paths=written.samples_paths,
         manifest=manifest,
-        stage_seconds={stage.value: seconds for stage, seconds in clock.seconds.items()},
+        stage_seconds={
+            stage.value: seconds
+            for stage, seconds in clock.seconds.items()
+            if stage is not Stage.MERGING or loadable is not config
+        },
         input_tokens=progress.counters.input_tokens,
         output_tokens=progress.counters.output_tokens,
         samples_per_second=progress.samples_per_second,
