@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.sharded_checkpoints import ShardedFolders
 
 # Nothing may look for a hub, and a GOAWAY line at every server's stop is noise.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,3 +39,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) ->
     from tests.support.checkpoints import build_trained_checkpoints
 
     return build_trained_checkpoints(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def sharded_digits(trained: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> ShardedFolders:
+    """The trained model that reads digits, as FSDP2 training leaves it."""
+    from tests.support.sharded_checkpoints import shard_checkpoints
+
+    return shard_checkpoints(tmp_path_factory.mktemp("sharded"), {"digits": trained[max(trained)]})["digits"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -80,7 +81,7 @@ class DistributedCheckpoint:
             tensor = torch.empty(stored.shape, dtype=stored.dtype)
             with warnings.catch_warnings(action="ignore"):  # that there is one process only
                 load({key: tensor}, storage_reader=self._reader, no_dist=True)
-        except Exception as error:  # of files that others wrote; torch wraps what it finds into its own
+        except (Exception, CheckpointException) as error:  # of files that others wrote; torch's own is no Exception
             raise unreadable(self._folder, f"{key}: {_innermost(error)}") from error
         return tensor
 
@@ -155,7 +156,6 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 def _innermost(error: BaseException) -> str:
     """What happened, without torch's stack of wrappers."""
-    wrapped = getattr(error, "failures", None)
-    if isinstance(wrapped, dict) and wrapped:
-        error = next(iter(wrapped.values()))[0]
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return f"{type(error).__name__}: {str(error).partition('. ')[0]}"
