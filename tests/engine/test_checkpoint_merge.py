@@ -90,6 +90,9 @@ def test_merged_weights_are_those_of_an_unsharded_save_bit_by_bit(
     assert (merged.tensors, merged.files) == (len(wanted), 1)
     assert merged.size_bytes == sum(value.nbytes for value in wanted.values())
     assert_loads_as(tmp_path / "merged", folders.plain())
+    # Even the same file, so that evaluations know the checkpoint as the same.
+    name = "model.safetensors"
+    assert (tmp_path / "merged" / name).read_bytes() == (folders.plain() / name).read_bytes()
 
 
 @pytest.mark.parametrize("layout", ["app", "engine"])

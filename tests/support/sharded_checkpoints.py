@@ -133,7 +133,7 @@ def _shard_one(folders: ShardedFolders, source: Path) -> None:
 def _copy_but_weights(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and not (folder / path.name).exists():
+        if path.is_file() and path.suffix != ".safetensors":
             shutil.copy(path, folder)
 
 

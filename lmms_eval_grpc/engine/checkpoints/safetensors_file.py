@@ -24,19 +24,21 @@ BLOCK = 64 * 1024 * 1024
 """Bytes written between two looks at whether to stop."""
 
 _TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
     torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
 }
+"""In the order of the safetensors library, which is one of growing width."""
+_ORDER = {dtype: position for position, dtype in enumerate(_TYPES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ def write_file(
     wrote: Callable[[int], None],
 ) -> None:
     """Writes one file, synced to disk. ``wrote`` is told of every block, in bytes; what it raises ends the writing."""
-    # Widest numbers first, so that all begin at a multiple of their width.
-    ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    # As the library does: the same tensors make the same file, and all begin at a multiple of their width.
+    ordered = sorted(tensors, key=lambda tensor: (-_ORDER.get(tensor.dtype, 0), tensor.name))
     with path.open("wb", buffering=0) as file:
         _write_all(file, memoryview(_header(ordered)))
         for planned in ordered:
