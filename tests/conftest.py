@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -11,6 +12,10 @@ import pytest
 # A machine that is busy is no finding: an example, and drawing it, may take its time.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+if TYPE_CHECKING:
+    from tests.support.sharded_checkpoints import ShardedFolders
+
 # Nothing may look for a hub, and a GOAWAY line at every server's stop is noise.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -46,3 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fault-seed", type=int, help="seed of the schedule of kills (default: FAULT_SEED, else random)")
     group.addoption("--fault-jobs", type=int, help="number of jobs; kills in proportion")
     group.addoption("--faults-long", action="store_true", help="1,000 jobs and 300 kills instead of 200 and 60")
+
+
+@pytest.fixture(scope="session")
+def sharded_digits(trained: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> ShardedFolders:
+    """The trained model that reads digits, as FSDP2 training leaves it."""
+    from tests.support.sharded_checkpoints import shard_checkpoints
+
+    return shard_checkpoints(tmp_path_factory.mktemp("sharded"), {"digits": trained[max(trained)]})["digits"]

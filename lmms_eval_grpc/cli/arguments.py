@@ -86,6 +86,15 @@ def parse_natural(text: str) -> int:
     return int(text)
 
 
+def parse_bytes(text: str) -> int:
+    """Bytes of ``500000``, ``500MB``, ``5GB`` or ``4GiB``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(i?)b?", text.strip().lower())
+    count = int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")) if match else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write bytes, or a number with MB, GB or GiB")
+    return count
+
+
 def parse_count(text: str) -> int:
     """A whole number from 1."""
     count = int(text) if text.strip().isdecimal() else 0

@@ -50,11 +50,14 @@ class ConsoleReporter:
 
 
 @contextlib.contextmanager
-def reporting(output: Output) -> Iterator[ConsoleReporter]:
-    """A reporter. While the block lasts the first Ctrl-C or SIGTERM asks the engine to stop, a second stops at once."""
+def reporting(output: Output, title: str = TITLE) -> Iterator[ConsoleReporter]:
+    """A reporter on what ``title`` names.
+
+    While the block lasts the first Ctrl-C or SIGTERM asks the engine to stop, and a second stops at once.
+    """
     watcher: Watcher | None = None
     if not output.as_json:
-        watcher = make_watcher(output, TITLE, output.remark)
+        watcher = make_watcher(output, title, output.remark)
     with watcher or contextlib.nullcontext():
         reporter = ConsoleReporter(watcher)
 
@@ -62,7 +65,7 @@ def reporting(output: Output) -> Iterator[ConsoleReporter]:
             if reporter.interrupted:
                 raise KeyboardInterrupt
             reporter.interrupted = True
-            output.remark("stopping after this batch; once more stops at once")
+            output.remark("stopping soon; once more stops at once")
 
         # A signal that the parent had ignored stays ignored.
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -23,6 +23,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("where and how to run")
     flags_evaluation.add_running(running, batch_size="auto", place=PLACE)
     _add_place(running)
+    running.add_argument(
+        "--merge",
+        choices=("never", "auto"),
+        help="auto: a checkpoint that is sharded is merged first, in the job's own folder (default: never)",
+    )
     _add_job(parser.add_argument_group("the job"))
 
 
@@ -69,7 +74,8 @@ def _add_place(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_job(group: argparse._ArgumentGroup) -> None:
+def add_queueing(group: argparse._ArgumentGroup) -> None:
+    """What any job that is queued has."""
     group.add_argument(
         "--label",
         action="append",
@@ -100,4 +106,8 @@ def _add_job(group: argparse._ArgumentGroup) -> None:
         help="idempotency key: submitting again with the same one returns the first job (default: a new one)",
     )
     group.add_argument("--watch", action="store_true", help="follow the job to its end; the exit code is its outcome")
+
+
+def _add_job(group: argparse._ArgumentGroup) -> None:
+    add_queueing(group)
     group.add_argument(*spell("validate_only"), action="store_true", help="only check the request; queue nothing")

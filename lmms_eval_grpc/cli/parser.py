@@ -166,6 +166,30 @@ def _declare_submit(parser: argparse.ArgumentParser) -> None:
     flags_submit.add_flags(parser)
 
 
+def _declare_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the sharded checkpoint, on the server")
+    group = parser.add_argument_group("what to merge")
+    group.add_argument(
+        *spell("output_path", "output"),
+        metavar="DIR",
+        help="folder to create (default: merged-NAME beside the checkpoint NAME)",
+    )
+    group.add_argument("--ema", action="store_true", help="the moving average of the weights instead of the weights")
+    group.add_argument(
+        *spell("config_path"),
+        metavar="DIR",
+        help="folder with config.json, tokenizer and processor (default: looked for in the checkpoint and above it)",
+    )
+    group.add_argument(
+        *spell("max_shard_size"),
+        type=arguments.parse_bytes,
+        metavar="SIZE",
+        help="largest file of weights to write, such as 2GB (default: 5GB)",
+    )
+    group.add_argument("--local", action="store_true", help="merge here, without a server")
+    flags_submit.add_queueing(parser.add_argument_group("the job"))
+
+
 def _declare_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state",
@@ -354,6 +378,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "compare": ("Say which of two runs is better, or that there is not enough evidence.", _declare_compare),
     "power": ("Say how many documents show a difference.", _declare_power),
     "submit": ("Queue an evaluation; print the job's id.", _declare_submit),
+    "merge": ("Merge a sharded checkpoint into one that from_pretrained loads.", _declare_merge),
     "watch": ("Follow a job to its end, then show its results.", _declare_job),
     "jobs": ("List jobs, newest first.", _declare_jobs),
     "job": ("Show everything about one job.", _declare_job),

@@ -248,10 +248,24 @@ class AsyncEvalClient(AsyncAdminMethods, ClientBase):
         output_path: str | PathLike[str] | None = None,
         checkpoint_type: CheckpointType = "regular",
         *,
+        config_path: str | PathLike[str] | None = None,
+        max_shard_bytes: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
         wait: bool = True,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        request = requests.merge_checkpoint(checkpoint_path, output_path, checkpoint_type)
+        request = requests.merge_checkpoint(
+            checkpoint_path,
+            output_path,
+            checkpoint_type,
+            config_path=config_path,
+            max_shard_bytes=max_shard_bytes,
+            labels=labels,
+            priority=priority,
+            request_id=request_id,
+        )
         job = (await self._transport.unary(lambda stub: stub.MergeCheckpoint, request)).job
         if not wait:
             return dictionaries.submission(job)

@@ -222,6 +222,8 @@ def _merge_request(spec: messages.MergeSpec) -> dict[str, Any]:
         "checkpoint_path": spec.checkpoint_path,
         "output_path": spec.output_path or None,
         "checkpoint_type": "ema" if ema else "regular",
+        "config_path": spec.config_path or None,
+        "max_shard_bytes": spec.max_shard_bytes or None,
     }
 
 
@@ -231,7 +233,12 @@ def _result(message: messages.Job) -> dict[str, Any] | None:
             return _evaluation_result(message.evaluation_result)
         case "merge_result":
             merged = message.merge_result
-            return {"merged_path": merged.output_path, "size_bytes": merged.size_bytes}
+            return {
+                "merged_path": merged.output_path,
+                "size_bytes": merged.size_bytes,
+                "tensor_count": merged.tensor_count,
+                "file_count": merged.file_count,
+            }
     return None
 
 
@@ -333,6 +340,8 @@ def _progress(progress: messages.Progress) -> dict[str, Any]:
         "remaining_seconds": _seconds(progress.remaining) if progress.HasField("remaining") else None,
         "batch_size": progress.batch_size,
         "output_tokens": progress.output_tokens,
+        "bytes_done": progress.bytes_done,
+        "bytes_total": progress.bytes_total,
     }
 
 

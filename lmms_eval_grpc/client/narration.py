@@ -70,5 +70,7 @@ def _describe_progress(progress: messages.Progress) -> str:
     words = stage.removeprefix("JOB_STAGE_").lower().replace("_", " ") or "working"
     where = f" {progress.task}" if progress.task else ""
     count = f", {progress.samples_done} of {progress.samples_total} samples" if progress.samples_total else ""
+    if progress.bytes_total:
+        count = f", {progress.bytes_done / progress.bytes_total:.0%} of {progress.bytes_total / 1e9:.3g} GB"
     speed = f", {progress.samples_per_second:.3g} per second" if progress.samples_per_second else ""
     return f"{words}{where}{count}{speed}"

@@ -157,6 +157,12 @@ def merge_checkpoint(
     checkpoint_path: str | PathLike[str],
     output_path: str | PathLike[str] | None,
     checkpoint_type: CheckpointType,
+    *,
+    config_path: str | PathLike[str] | None = None,
+    max_shard_bytes: int | None = None,
+    labels: Mapping[str, str] | None = None,
+    priority: int = 0,
+    request_id: str | None = None,
 ) -> service.MergeCheckpointRequest:
     """The MergeCheckpoint request for these arguments."""
     kinds = {"regular": messages.CHECKPOINT_KIND_REGULAR, "ema": messages.CHECKPOINT_KIND_EMA}
@@ -164,11 +170,27 @@ def merge_checkpoint(
         description = f"{checkpoint_type!r} is not a kind of checkpoint; use 'regular' or 'ema'"
         raise InvalidRequest.of([Violation("spec.checkpoint_kind", description)])
     spec = messages.MergeSpec(
-        checkpoint_path=fspath(checkpoint_path),
-        output_path=fspath(output_path) if output_path is not None else "",
+        checkpoint_path=_absolute_if_here(fspath(checkpoint_path)),
+        output_path=_absolute_beside_here(checkpoint_path, output_path),
         checkpoint_kind=kinds[checkpoint_type],
+        config_path="" if config_path is None else _absolute_if_here(fspath(config_path)),
+        max_shard_bytes=max_shard_bytes or 0,
     )
-    return service.MergeCheckpointRequest(spec=spec, request_id=str(uuid.uuid4()))
+    request = service.MergeCheckpointRequest(spec=spec, request_id=request_id or str(uuid.uuid4()), priority=priority)
+    _set_labels(request, "labels", labels or {})
+    return request
+
+
+def _absolute_if_here(folder: str) -> str:
+    """A folder of this machine by its absolute path, because the server runs in another folder; all else as it is."""
+    return str(Path(folder).absolute()) if Path(folder).is_dir() else folder
+
+
+def _absolute_beside_here(checkpoint: str | PathLike[str], output: str | PathLike[str] | None) -> str:
+    """The output by its absolute path, if the checkpoint is on this machine, as the output then will be."""
+    if output is None:
+        return ""
+    return str(Path(output).absolute()) if Path(checkpoint).is_dir() else fspath(output)
 
 
 def list_jobs(
@@ -253,8 +275,8 @@ def _set_model_args(target: Any, name: str, value: Any) -> None:
     # "run/checkpoint-300" may be a folder here or a name on the Hugging Face Hub. As in transformers the folder wins,
     # and the server, which runs in another folder, is told which one it is.
     fields = target.model_args.fields
-    if "pretrained" in fields and (folder := fields["pretrained"].string_value) and Path(folder).is_dir():
-        fields["pretrained"].string_value = str(Path(folder).absolute())
+    if "pretrained" in fields and (folder := fields["pretrained"].string_value):
+        fields["pretrained"].string_value = _absolute_if_here(folder)
 
 
 def _set_tasks(target: Any, name: str, value: Any) -> None:

@@ -353,6 +353,11 @@ class EvalClient(AdminMethods, ClientBase):
         output_path: str | PathLike[str] | None = None,
         checkpoint_type: CheckpointType = "regular",
         *,
+        config_path: str | PathLike[str] | None = None,
+        max_shard_bytes: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
         wait: bool = True,
         timeout: float | None = None,
     ) -> dict[str, Any]:
@@ -360,8 +365,14 @@ class EvalClient(AdminMethods, ClientBase):
 
         Args:
             checkpoint_path: Folder of the sharded checkpoint, on the server.
-            output_path: Folder to create. None: beside the checkpoint.
+            output_path: Folder to create. None: beside the checkpoint, as merged-NAME.
             checkpoint_type: "regular" for the trained weights, "ema" for their moving average.
+            config_path: Folder on the server with the configuration, tokenizer and processor that belong to the
+                weights. None: the checkpoint's folder and those above it are searched.
+            max_shard_bytes: Bytes of the largest file of weights to write. None: 5 GB.
+            labels: Your own labels, as for `evaluate`.
+            priority: Higher runs first, -1000 to 1000.
+            request_id: Idempotency key, a UUID. Left out, a new one is made, so that a retry never merges twice.
             wait: As lmms-eval does, wait for the end. Otherwise return what `evaluate` returns.
             timeout: Seconds to wait. None: no bound.
 
@@ -372,7 +383,16 @@ class EvalClient(AdminMethods, ClientBase):
             JobFailed: the merge failed.
             TimeoutError: `timeout` passed; the merge goes on.
         """
-        request = requests.merge_checkpoint(checkpoint_path, output_path, checkpoint_type)
+        request = requests.merge_checkpoint(
+            checkpoint_path,
+            output_path,
+            checkpoint_type,
+            config_path=config_path,
+            max_shard_bytes=max_shard_bytes,
+            labels=labels,
+            priority=priority,
+            request_id=request_id,
+        )
         job = self._transport.unary(lambda stub: stub.MergeCheckpoint, request).job
         if not wait:
             return dictionaries.submission(job)

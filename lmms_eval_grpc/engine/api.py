@@ -83,6 +83,8 @@ class EvaluationConfig:
     """What the results document says was asked for, secrets left out; None: this configuration."""
     override_tasks: bool = False
     """Whether a name in an include path wins over the same name in the package, and in a later path over an earlier."""
+    merge: bool = False
+    """Whether a checkpoint that is sharded is merged first, in the folder of the run; else it is refused."""
     compat: frozenset[str] = frozenset()
     """Behaviours of lmms-eval to keep where this engine corrects them, of :data:`COMPAT`."""
 
@@ -101,6 +103,8 @@ class Stage(StrEnum):
 
     PREPARING = "preparing"
     """Tasks and documents are being read."""
+    MERGING = "merging"
+    """Shards of a training checkpoint are being merged."""
     LOADING_MODEL = "loading_model"
     GENERATING = "generating"
     SCORING = "scoring"
@@ -132,6 +136,9 @@ class ProgressReport:
     """Of ``samples_done``, those that the response cache answered; the model was not asked."""
     samples_scored: int = 0
     """Samples that have a score; with a judge they come long after the answers."""
+    bytes_done: int = 0
+    """While merging: bytes of weights written."""
+    bytes_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, Problem
+from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, EvaluationError, Problem
+from lmms_eval_grpc.engine.checkpoints.companions import find_companions
+from lmms_eval_grpc.engine.checkpoints.layouts import find_unmerged
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.checkpoint_url import checkpoint_arguments, is_url, url_problem
 from lmms_eval_grpc.engine.models.generation_arguments import RENAMED_KEYS
@@ -79,19 +82,38 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
             if description := url_problem(checkpoint):
                 yield Problem(field, description)
         elif "pretrained" in entry.arguments:
-            yield from _check_checkpoint(field, checkpoint)
+            yield from _check_checkpoint(field, checkpoint, config.merge)
 
 
-def _check_checkpoint(field: str, pretrained: Any) -> Iterator[Problem]:
-    if isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS):
-        problems = tuple(_check_folder(field, pretrained, "the checkpoint"))
-        yield from problems
-        if not problems and not (Path(pretrained).expanduser() / "config.json").exists():
+def _check_checkpoint(field: str, pretrained: Any, merge: bool) -> Iterator[Problem]:
+    if not (isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS)):
+        return
+    problems = tuple(_check_folder(field, pretrained, "the checkpoint"))
+    yield from problems
+    if problems:
+        return
+    folder = Path(pretrained).expanduser()
+    try:
+        sharded = find_unmerged(folder)
+        if sharded is None:
+            if not (folder / "config.json").exists():
+                yield Problem(
+                    field,
+                    f"{pretrained!r} has no config.json, so it is no checkpoint that from_pretrained loads; give the "
+                    "folder that save_pretrained wrote",
+                )
+        elif merge:
+            find_companions(sharded, None)
+        else:
             yield Problem(
                 field,
-                f"{pretrained!r} has no config.json, so it is no checkpoint that from_pretrained loads; give the folder"
-                " that save_pretrained wrote",
+                f"{pretrained!r} is a sharded checkpoint ({sharded.format}), which from_pretrained does not load. "
+                f"Merge it first, with EvalClient.merge_checkpoint({pretrained!r}) or `lmms-eval-grpc merge "
+                f"{shlex.quote(pretrained)}`, and evaluate what that makes; or let the evaluation do so, with "
+                "merge='auto' (--merge auto)",
             )
+    except EvaluationError as error:
+        yield Problem(field, error.message)
 
 
 def _check_include_paths(config: EvaluationConfig) -> Iterator[Problem]:

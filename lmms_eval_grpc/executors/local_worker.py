@@ -20,7 +20,7 @@ from lmms_eval_grpc.executors.watchdog import Patience, Watchdog
 from lmms_eval_grpc.executors.worker_process import WorkerProcess, forget_identity, patiently
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped, WorkerReport
-from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, JobStage, Progress, TaskResult
+from lmms_eval_grpc.jobs.results import JobError, JobErrorCode, JobResult, JobStage, Progress, TaskResult
 from lmms_eval_grpc.worker.frames import FrameError
 from lmms_eval_grpc.worker.v1.worker_pb2 import CancelRun, RunJob, WorkerCommand
 
@@ -279,7 +279,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-async def _decode_result(text: str) -> EvaluationResult:
+async def _decode_result(text: str) -> JobResult:
     if len(text) < _LARGE_JSON:
-        return codec.decode(EvaluationResult, text)
-    return await asyncio.to_thread(codec.decode, EvaluationResult, text)
+        return codec.decode(JobResult, text)
+    result: JobResult = await asyncio.to_thread(codec.decode, JobResult, text)
+    return result

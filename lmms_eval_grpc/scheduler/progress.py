@@ -55,21 +55,27 @@ class RemainingTime:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._since: tuple[float, int] | None = None
+        self._since: dict[JobStage, tuple[float, int]] = {}
 
     def complete(self, progress: Progress) -> Progress:
         """``progress`` with ``remaining_seconds`` where it has none and one can be told: while samples are answered,
-        at the worker's own rate or, without one, at the rate seen here since the first answer."""
-        if progress.remaining_seconds is not None or progress.stage is not JobStage.GENERATING:
+        at the worker's own rate or, without one, at the rate seen here since the first answer; while bytes are merged,
+        the time that the merge still takes."""
+        if progress.remaining_seconds is not None:
             return progress
-        if progress.samples_total <= 0:
+        match progress.stage:
+            case JobStage.GENERATING:
+                done, total, rate = progress.samples_done, progress.samples_total, progress.samples_per_second
+            case JobStage.MERGING:
+                done, total, rate = progress.bytes_done, progress.bytes_total, 0.0
+            case _:
+                return progress
+        if total <= 0:
             return progress
-        now, done = self._monotonic(), progress.samples_done
-        if self._since is None:
-            self._since = (now, done)
-        rate = progress.samples_per_second
-        if rate <= 0.0 and now > self._since[0]:
-            rate = (done - self._since[1]) / (now - self._since[0])
+        now = self._monotonic()
+        began, done_then = self._since.setdefault(progress.stage, (now, done))
+        if rate <= 0.0 and now > began:
+            rate = (done - done_then) / (now - began)
         if rate <= 0.0:
             return progress
-        return dataclasses.replace(progress, remaining_seconds=max(0, progress.samples_total - done) / rate)
+        return dataclasses.replace(progress, remaining_seconds=max(0, total - done) / rate)

@@ -24,6 +24,9 @@ from lmms_eval_grpc.jobs.spec import (
 from lmms_eval_grpc.server.convert_values import read_duration, read_struct, write_duration, write_struct
 from lmms_eval_grpc.v1 import evaluation_service_pb2, job_pb2
 
+Request = evaluation_service_pb2.EvaluateRequest | evaluation_service_pb2.MergeCheckpointRequest
+"""One that makes a job."""
+
 ERROR_CODES = {code: job_pb2.JobErrorCode.Value(f"JOB_ERROR_CODE_{code.name}") for code in JobErrorCode}
 _CODES = {value: code for code, value in ERROR_CODES.items()}
 _MERGE_MODES = {mode: job_pb2.MergeMode.Value(f"MERGE_MODE_{mode.name}") for mode in MergeMode}
@@ -37,7 +40,7 @@ _CHECKPOINT_KINDS = {
 class Submission:
     """What a request asks to be queued."""
 
-    spec: EvaluationSpec
+    spec: JobSpec
     request_id: str
     request_digest: str
     """SHA-256 of all that decides the job: the same digest is the same request."""
@@ -45,27 +48,54 @@ class Submission:
     priority: int
 
 
-def read_evaluate_request(request: evaluation_service_pb2.EvaluateRequest) -> tuple[Submission, list[Violation]]:
-    """The submission, and what the message alone tells to be wrong with it."""
+def read_evaluate_request(
+    request: evaluation_service_pb2.EvaluateRequest,
+) -> tuple[EvaluationSpec, list[Violation]]:
+    """The specification with its defaults filled in, and what the message alone tells to be wrong with it."""
     spec, violations = read_evaluation_spec(request.spec)
     if not request.HasField("spec"):
         violations = [Violation("spec", "not set; say what to evaluate")]
-    submission = Submission(
+    return spec, violations
+
+
+def read_merge_request(request: evaluation_service_pb2.MergeCheckpointRequest) -> tuple[MergeSpec, list[Violation]]:
+    """The specification as it stands in the message, and what the domain's types cannot express to be wrong."""
+    message, violations = request.spec, []
+    if not request.HasField("spec"):
+        violations.append(Violation("spec", "not set; say what to merge"))
+    kinds = {value: kind for kind, value in _CHECKPOINT_KINDS.items()}
+    kinds[job_pb2.CHECKPOINT_KIND_UNSPECIFIED] = CheckpointKind.REGULAR
+    if message.checkpoint_kind not in kinds:
+        names = ", ".join(job_pb2.CheckpointKind.Name(value) for value in _CHECKPOINT_KINDS.values())
+        violations.append(Violation("spec.checkpoint_kind", f"{message.checkpoint_kind} is none of: {names}"))
+    spec = MergeSpec(
+        checkpoint_path=message.checkpoint_path,
+        output_path=message.output_path,
+        checkpoint_kind=kinds.get(message.checkpoint_kind, CheckpointKind.REGULAR),
+        config_path=message.config_path,
+        max_shard_bytes=message.max_shard_bytes,
+    )
+    return spec, violations
+
+
+def submission_of(request: Request, spec: JobSpec) -> Submission:
+    """What is queued when ``request`` asks for ``spec``."""
+    return Submission(
         spec=spec,
         request_id=request.request_id.lower(),
         request_digest=digest_of(request),
         labels=dict(request.labels),
         priority=request.priority,
     )
-    return submission, violations
 
 
-def digest_of(request: evaluation_service_pb2.EvaluateRequest) -> str:
+def digest_of(request: Request) -> str:
     """SHA-256, hexadecimal, of the request without what does not decide the job: ``request_id``, ``validate_only``."""
-    payload = evaluation_service_pb2.EvaluateRequest()
-    payload.CopyFrom(request)
+    payload = type(request)()
+    payload.CopyFrom(request)  # type: ignore[arg-type]
     payload.ClearField("request_id")
-    payload.ClearField("validate_only")
+    if isinstance(payload, evaluation_service_pb2.EvaluateRequest):
+        payload.ClearField("validate_only")
     return hashlib.sha256(payload.SerializeToString(deterministic=True)).hexdigest()
 
 

@@ -40,6 +40,7 @@ CAPABILITIES = (
     "drain",
     "set_job_priority",
     "collect_garbage",
+    "merge",
 )
 
 

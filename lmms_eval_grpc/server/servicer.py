@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from lmms_eval_grpc.executors.base import Executor
-from lmms_eval_grpc.jobs.errors import InvalidRequest, NotImplementedYet, Violation
+from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server import listings, streams, watch
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
-from lmms_eval_grpc.server.convert_spec import digest_of
+from lmms_eval_grpc.server.convert_spec import Request, Submission, digest_of
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
@@ -61,31 +61,31 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             submission = await self._validator.check(request)
         except InvalidRequest:
             # A call repeated after its checkpoint was removed gets its job, not a complaint about the checkpoint.
-            known = await self._find_repeated(request)
+            known = None if request.validate_only else await self._find_repeated(request)
             if known is None:
                 raise
-            return known
+            return pb.EvaluateResponse(job=self._write(known))
         if request.validate_only:
             return pb.EvaluateResponse()
-        job = await self._scheduler.submit(
+        return pb.EvaluateResponse(job=self._write(await self._submit(submission)))
+
+    async def _submit(self, submission: Submission) -> Job:
+        return await self._scheduler.submit(
             submission.spec,
             request_id=submission.request_id,
             request_digest=submission.request_digest,
             labels=submission.labels,
             priority=submission.priority,
         )
-        return pb.EvaluateResponse(job=self._write(job))
 
     def _write(self, job: Job, *, full: bool = True) -> job_pb2.Job:
         return write_job(job, full=full, queue_position=self._scheduler.position(job.job_id))
 
-    async def _find_repeated(self, request: pb.EvaluateRequest) -> pb.EvaluateResponse | None:
-        """What exactly this request was answered before: the job that it made."""
+    async def _find_repeated(self, request: Request) -> Job | None:
+        """The job that exactly this request made before."""
         key = request.request_id.lower()
-        job = await self._store.find_request(key) if key and not request.validate_only else None
-        if job is None or job.request_digest != digest_of(request):
-            return None
-        return pb.EvaluateResponse(job=self._write(job))
+        job = await self._store.find_request(key) if key else None
+        return job if job is not None and job.request_digest == digest_of(request) else None
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._journal.job(read_job_id(request))
@@ -112,7 +112,15 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         await streams.stream_logs(request, context, self._journal, self._scheduler)
 
     async def MergeCheckpoint(self, request: pb.MergeCheckpointRequest, context: Context) -> pb.MergeCheckpointResponse:
-        raise NotImplementedYet("this server cannot merge checkpoints; merge it with the trainer's own tools first")
+        try:
+            submission = await self._validator.check_merge(request)
+        except InvalidRequest:
+            # A call repeated after its job was done gets the job, not a complaint that the output exists.
+            known = await self._find_repeated(request)
+            if known is None:
+                raise
+            return pb.MergeCheckpointResponse(job=self._write(known))
+        return pb.MergeCheckpointResponse(job=self._write(await self._submit(submission)))
 
     async def QueueStatus(self, request: pb.QueueStatusRequest, context: Context) -> pb.QueueStatusResponse:
         return pb.QueueStatusResponse(queue=await watch.queue_snapshot(self._scheduler))

@@ -15,14 +15,21 @@ from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, Loca
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
-from lmms_eval_grpc.jobs.spec import EvaluationSpec, RetryPolicy
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec, RetryPolicy
 from lmms_eval_grpc.scheduler.slots import unfit
 from lmms_eval_grpc.server.catalog import TaskCatalog
-from lmms_eval_grpc.server.convert_spec import Submission, read_evaluate_request
+from lmms_eval_grpc.server.convert_spec import (
+    Request,
+    Submission,
+    read_evaluate_request,
+    read_merge_request,
+    submission_of,
+)
+from lmms_eval_grpc.server.merging import settle_merge
 from lmms_eval_grpc.worker.translate import to_config
 
 if TYPE_CHECKING:
-    from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest
+    from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest, MergeCheckpointRequest
     from lmms_eval_grpc.v1.job_pb2 import EvaluationSpec as MessageSpec
 
 MAX_LABELS = 32
@@ -72,22 +79,51 @@ class Validator:
         return await asyncio.to_thread(self._check, request)
 
     def _check(self, request: EvaluateRequest) -> Submission:
-        submission, violations = read_evaluate_request(request)
-        violations += _check_envelope(submission)
+        spec, violations = read_evaluate_request(request)
+        violations += _check_envelope(request)
         if request.HasField("spec"):
-            violations += _check_lengths(submission.spec)
-            violations += _check_ranges(submission.spec)
-            violations += self._check_permissions(submission.spec)
-            misfit = unfit(submission.spec, self._executor.devices, elastic=self._executor.elastic)
+            violations += _check_lengths(spec)
+            violations += _check_ranges(spec)
+            violations += self._check_permissions(spec)
+            misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
-            violations += _check_folder(submission.spec.output_dir, "spec.output_dir")
-            violations += _check_absolute(submission.spec.use_cache, "spec.use_cache")
-            violations += _check_baseline(submission.spec.baseline)
-            violations += self._check_engine(submission.spec, violations)
+            violations += _check_folder(spec.output_dir, "spec.output_dir")
+            violations += _check_absolute(spec.use_cache, "spec.use_cache")
+            violations += _check_baseline(spec.baseline)
+            violations += self._check_engine(spec, violations)
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(violations)
-        return submission
+        return submission_of(request, spec)
+
+    async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
+        """The submission that ``request`` makes, with the checkpoint and the place of the output settled.
+
+        Works in a thread; looks at names of files only.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+        """
+        return await asyncio.to_thread(self._check_merge, request)
+
+    def _check_merge(self, request: MergeCheckpointRequest) -> Submission:
+        spec, violations = read_merge_request(request)
+        violations += _check_envelope(request)
+        if request.HasField("spec"):
+            misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
+            violations += [] if misfit is None else [misfit]
+            paths = [f"spec.{name}" for name in ("checkpoint_path", "output_path", "config_path")]
+            wrong = list(_check_merge_paths(spec, paths))
+            violations += wrong
+            if spec.max_shard_bytes < 0:
+                violations.append(Violation("spec.max_shard_bytes", f"{spec.max_shard_bytes} is negative"))
+            if not wrong:
+                spec, wrong = settle_merge(spec)
+                violations += wrong
+                violations += _check_folder(spec.output_path, "spec.output_path")
+        if violations:
+            raise InvalidRequest(violations)
+        return submission_of(request, spec)
 
     def _check_permissions(self, spec: EvaluationSpec) -> Iterator[Violation]:
         if self._trust_remote_code:
@@ -135,13 +171,13 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
 
 
-def _check_envelope(submission: Submission) -> Iterator[Violation]:
-    request_id = submission.request_id
+def _check_envelope(request: Request) -> Iterator[Violation]:
+    request_id = request.request_id.lower()
     if request_id and not _UUID.fullmatch(request_id):
         yield Violation("request_id", f"{_shown(request_id)} is not a UUID; leave it empty or use a fresh UUID4")
-    if abs(submission.priority) > MAX_PRIORITY:
-        yield Violation("priority", f"{submission.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}")
-    yield from check_labels(submission.labels)
+    if abs(request.priority) > MAX_PRIORITY:
+        yield Violation("priority", f"{request.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}")
+    yield from check_labels(request.labels)
 
 
 def check_labels(labels: Mapping[str, str]) -> Iterator[Violation]:
@@ -258,6 +294,16 @@ _GENERATION_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def _check_absolute(path: str, field: str) -> Iterator[Violation]:
     if path and ("\0" in path or not Path(path).expanduser().is_absolute()):
         yield Violation(field, f"{_shown(path)} is not an absolute path; the server has a working folder of its own")
+
+
+def _check_merge_paths(spec: MergeSpec, fields: Sequence[str]) -> Iterator[Violation]:
+    if not spec.checkpoint_path:
+        yield Violation(fields[0], "not set; name the folder of the sharded checkpoint")
+    for field, path in zip(fields, (spec.checkpoint_path, spec.output_path, spec.config_path), strict=True):
+        if len(path) > MAX_PATH:
+            yield Violation(field, f"{len(path)} characters; at most {MAX_PATH} are accepted")
+        else:
+            yield from _check_absolute(path, field)
 
 
 def _check_folder(path: str, field: str) -> Iterator[Violation]:

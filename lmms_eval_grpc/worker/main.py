@@ -16,7 +16,7 @@ from lmms_eval_grpc.engine.models.replicas.nursery import stand_by
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
-from lmms_eval_grpc.worker import translate
+from lmms_eval_grpc.worker import merging, translate
 from lmms_eval_grpc.worker.ahead import Prepared, identify, prepare, read_config
 from lmms_eval_grpc.worker.connection import ServerConnection
 from lmms_eval_grpc.worker.frames import FrameError
@@ -88,13 +88,7 @@ def run_job(
         identify(job_dir)
         spec: EvaluationSpec | MergeSpec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
         if isinstance(spec, MergeSpec):
-            return _failed(
-                JobError(
-                    JobErrorCode.INVALID,
-                    "NOT_IMPLEMENTED",
-                    "this server cannot merge checkpoints; merge before submitting",
-                )
-            )
+            return merging.merge(spec, job, job_dir, reporter)
         return _evaluate(spec, job, job_dir, reporter, model or WorkerModel(), prepared)
     except EvaluationCancelled:
         logger.info("stopped, as asked; what was answered so far is kept")
@@ -104,7 +98,7 @@ def run_job(
         return _failed(translate.to_error(error))
     except BaseException as error:
         # SystemExit too: a task's code that calls sys.exit ends its job, not the report about it.
-        logger.exception("the evaluation failed")
+        logger.exception("the job failed")
         return _failed(translate.to_unexpected_error(error))
 
 
@@ -125,13 +119,14 @@ def _evaluate(
         torch.set_num_threads(job.torch_threads)
     config = read_config(job, spec)
     logger.info("model %s on %s, tasks: %s", config.model, config.device, ", ".join(config.tasks))
-    outcome = evaluate(
-        config,
-        job_dir,
-        reporter,
-        prepared=None if prepared is None else prepared.preparation,
-        open_model=partial(model.open, keep=job.keep_model),
-    )
+    with merging.no_leftovers(spec, job_dir):
+        outcome = evaluate(
+            config,
+            job_dir,
+            reporter,
+            prepared=None if prepared is None else prepared.preparation,
+            open_model=partial(model.open, keep=job.keep_model),
+        )
     result = translate.to_result(outcome)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))

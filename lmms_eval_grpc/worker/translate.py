@@ -32,7 +32,7 @@ from lmms_eval_grpc.jobs.results import (
     TaskResult,
     Verdict,
 )
-from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeMode
 
 MEMORY_REMEDY = (
     "use a smaller batch_size or max_batch_size, fewer pixels or frames per sample, more devices (num_gpus), or a"
@@ -55,11 +55,20 @@ INVALID_REASONS = frozenset(
         "MISSING_PACKAGES",
         "MODEL_LOAD_FAILED",
         "NOTHING_TO_COMPARE",
+        "NAMES_DO_NOT_MATCH",
         "NO_DOCUMENTS",
+        "NO_EMA_WEIGHTS",
+        "NO_MODEL_CONFIG",
+        "NOT_SHARDED",
+        "OUTPUT_BUSY",
+        "OUTPUT_EXISTS",
+        "OUTPUT_NOT_WRITABLE",
+        "SHARDS_UNREADABLE",
         "TASK_LOAD_FAILED",
         "UNKNOWN_MODEL",
         "UNKNOWN_SERVED_MODEL",
         "UNKNOWN_TASK",
+        "UNSUPPORTED_DTYPE",
         "UNSUPPORTED_TASK",
     }
 )
@@ -112,6 +121,7 @@ def to_config(
         override_tasks=spec.override_tasks,
         timezone=spec.timezone,
         compat=frozenset(spec.compat),
+        merge=spec.merge is MergeMode.AUTO,
     )
 
 
@@ -130,6 +140,8 @@ def to_progress(report: ProgressReport) -> Progress:
         batch_size=report.batch_size,
         output_tokens=report.output_tokens,
         samples_cached=report.samples_cached,
+        bytes_done=report.bytes_done,
+        bytes_total=report.bytes_total,
     )
 
 

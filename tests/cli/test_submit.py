@@ -97,7 +97,7 @@ def test_the_client_takes_no_argument_that_has_no_flag() -> None:
 def test_each_flag_can_be_spelled_with_dashes(name: str) -> None:
     parser = build_parser(["submit"])
     required = ["submit", "--model", "m", "--tasks", "t"]
-    values = {"log_samples": [], "agentic_trace_mode": ["full"]}
+    values = {"log_samples": [], "agentic_trace_mode": ["full"], "merge": ["auto"]}
     switches = {"predict_only", "apply_chat_template", "fewshot_as_multiturn", "force_simple", "trust_remote_code"}
     switches |= {"process_with_media", "override_tasks"}
     value = [] if name in switches | {"validate_only"} else values.get(name, ["1"])

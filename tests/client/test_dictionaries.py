@@ -177,12 +177,19 @@ def test_an_error_is_one_text_with_the_end_of_the_log() -> None:
 
 
 def test_a_merge_reads_as_it_was_written() -> None:
-    merge = job_pb2.MergeSpec(checkpoint_path="/c")
+    merge = job_pb2.MergeSpec(checkpoint_path="/c", config_path="/base")
     job = job_pb2.Job(kind=job_pb2.JOB_KIND_MERGE, state=job_pb2.JOB_STATE_COMPLETED, merge=merge)
     job.merge_result.output_path = "/out"
+    job.merge_result.tensor_count = 3
     told = dictionaries.job(job)
-    assert told["request"] == {"checkpoint_path": "/c", "output_path": None, "checkpoint_type": "regular"}
-    assert told["result"] == {"merged_path": "/out", "size_bytes": 0}
+    assert told["request"] == {
+        "checkpoint_path": "/c",
+        "output_path": None,
+        "checkpoint_type": "regular",
+        "config_path": "/base",
+        "max_shard_bytes": None,
+    }
+    assert told["result"] == {"merged_path": "/out", "size_bytes": 0, "tensor_count": 3, "file_count": 0}
     assert dictionaries.merge(told)["success"] is True
 
 

@@ -192,8 +192,24 @@ def test_merge_checkpoint_names_the_weights() -> None:
         "outputPath": "/out",
         "checkpointKind": "CHECKPOINT_KIND_EMA",
     }
+    more = merge_checkpoint(
+        "/ckpt", None, "regular", config_path="/base", max_shard_bytes=7, labels={"step": 3}, priority=2
+    )
+    assert (more.spec.config_path, more.spec.max_shard_bytes, more.spec.output_path) == ("/base", 7, "")
+    assert (dict(more.labels), more.priority) == ({"step": "3"}, 2)
     with pytest.raises(InvalidRequest, match="'regular' or 'ema'"):
         merge_checkpoint("/ckpt", None, cast(Any, "both"))
+
+
+def test_folders_of_a_merge_on_this_machine_are_sent_as_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    here = merge_checkpoint("run", "merged", "regular").spec
+    assert (here.checkpoint_path, here.output_path) == (str(tmp_path / "run"), str(tmp_path / "merged"))
+    elsewhere = merge_checkpoint("/elsewhere/run", "merged", "regular").spec
+    assert (elsewhere.checkpoint_path, elsewhere.output_path) == ("/elsewhere/run", "merged")
 
 
 def test_a_checkpoint_folder_of_this_machine_is_sent_as_an_absolute_path(

@@ -189,10 +189,11 @@ async def test_a_job_that_cannot_run_as_asked_says_so(jobs: Jobs, tmp_path: Path
     assert "MODEL_LOAD_FAILED" in error.log_tail
 
 
-async def test_a_merge_is_refused_in_words(jobs: Jobs) -> None:
-    reports, _ = await jobs.run(MergeSpec("checkpoint"))
+async def test_a_merge_that_cannot_be_says_why(jobs: Jobs) -> None:
+    reports, _ = await jobs.run(MergeSpec(str(jobs.checkpoint)))
     error = last_error(reports).error
-    assert (error.code, error.reason) == (JobErrorCode.INVALID, "NOT_IMPLEMENTED")
+    assert (error.code, error.reason) == (JobErrorCode.INVALID, "NOT_SHARDED")
+    assert "whole checkpoint already" in error.message
 
 
 async def test_a_cancelled_job_stops_at_the_next_batch_and_keeps_what_was_answered(jobs: Jobs) -> None:

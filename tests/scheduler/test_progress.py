@@ -111,3 +111,17 @@ def test_the_workers_own_rate_and_estimate_come_first() -> None:
 def test_nothing_is_told_that_is_not_known() -> None:
     loading = Progress(JobStage.LOADING_MODEL, samples_total=100)
     assert remaining([0.0, 5.0], loading, progress(5, total=0), progress(5), progress(5)) == [None] * 4
+
+
+def test_the_time_left_of_a_merge_follows_from_its_bytes() -> None:
+    now = [0.0]
+    remaining = RemainingTime(lambda: now[0])
+    assert remaining.complete(Progress(JobStage.MERGING, bytes_done=0, bytes_total=100)).remaining_seconds is None
+    now[0] = 2.0
+    assert remaining.complete(Progress(JobStage.MERGING, bytes_done=40, bytes_total=100)).remaining_seconds == 3.0
+    # An evaluation that merged first counts its samples anew.
+    answering = Progress(JobStage.GENERATING, samples_done=0, samples_total=10)
+    assert remaining.complete(answering).remaining_seconds is None
+    now[0] = 3.0
+    answering = Progress(JobStage.GENERATING, samples_done=5, samples_total=10)
+    assert remaining.complete(answering).remaining_seconds == 1.0

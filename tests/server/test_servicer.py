@@ -17,7 +17,7 @@ from lmms_eval_grpc.v1 import catalog_pb2, job_pb2
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.jobs.examples import progress, result, task_result
 from tests.scheduler.doubles import until
-from tests.server.conftest import TASK, NewRig, Rig, detail, failure
+from tests.server.conftest import TASK, NewRig, Rig
 
 
 async def test_a_job_is_returned_as_it_was_accepted(rig: Rig) -> None:
@@ -168,12 +168,6 @@ async def test_a_queued_job_is_cancelled_at_once_and_a_running_one_by_way_of_can
     assert (unchanged.state, unchanged.cancel_reason) == (job_pb2.JOB_STATE_CANCELLED, "stop")
 
 
-async def test_merging_is_not_implemented(rig: Rig) -> None:
-    error = await failure(rig.stub.MergeCheckpoint(pb.MergeCheckpointRequest()))
-    assert error.code().name == "UNIMPLEMENTED"
-    assert detail(error, "ErrorInfo").reason == "NOT_IMPLEMENTED"
-
-
 async def test_the_queue_is_shown_with_its_order_counts_and_slots(new_rig: NewRig) -> None:
     rig = await new_rig("cuda:0", "cuda:1")
     running, execution = await rig.running()
@@ -206,7 +200,7 @@ async def test_the_server_describes_itself_without_importing_what_it_describes(n
     assert [slot.device for slot in info.slots] == ["cpu"]
     assert info.jobs_started == 0
     assert "evaluate" in info.capabilities
-    assert "merge" not in info.capabilities
+    assert "merge" in info.capabilities
     await rig.running()
     again = (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).server
     assert (again.jobs_started, again.instance_id) == (1, info.instance_id)

@@ -21,7 +21,7 @@ from lmms_eval_grpc.engine.api import (
     TaskScore,
 )
 from lmms_eval_grpc.jobs.results import JobErrorCode, JobStage
-from lmms_eval_grpc.jobs.spec import EvaluationSpec, Seeds
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeMode, Seeds
 from lmms_eval_grpc.worker import translate
 
 FULL = EvaluationSpec(
@@ -59,6 +59,7 @@ FULL = EvaluationSpec(
     override_tasks=True,
     timezone="Asia/Singapore",
     compat=("fewshot_stream",),
+    merge=MergeMode.AUTO,
 )
 
 
@@ -103,6 +104,7 @@ def test_every_field_of_a_specification_reaches_the_engine() -> None:
         override_tasks=True,
         timezone="Asia/Singapore",
         compat=frozenset({"fewshot_stream"}),
+        merge=True,
     )
     plain = translate.to_config(EvaluationSpec("m", ("t",)), include_paths=(), device="cpu")
     unchanged = [
@@ -136,10 +138,11 @@ def test_results_go_into_the_job_folder_unless_the_job_names_another() -> None:
 
 @pytest.mark.parametrize("stage", Stage)
 def test_every_stage_has_its_name_in_the_service(stage: Stage) -> None:
-    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9, 10))
+    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9, 10, 11, 12))
     assert progress.stage is JobStage(stage.value)
     assert dataclasses.astuple(progress)[1:9] == ("t", 1, 2, 3, 4, 5, 6, 7.0)
     assert (progress.batch_size, progress.output_tokens, progress.samples_cached) == (8, 9, 10)
+    assert (progress.bytes_done, progress.bytes_total) == (11, 12)
 
 
 def test_an_outcome_becomes_a_result_whose_documents_are_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from lmms_eval_grpc.cli.commands.watch import follow_job
@@ -10,6 +11,7 @@ from lmms_eval_grpc.cli.connection import connect
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output
 from lmms_eval_grpc.cli.words import to_document
+from lmms_eval_grpc.client import EvalClient
 
 PLAIN_FLAGS = (
     "model",
@@ -47,6 +49,7 @@ PLAIN_FLAGS = (
     "override_tasks",
     "timezone",
     "compat",
+    "merge",
     "priority",
     "request_id",
     "validate_only",
@@ -66,15 +69,20 @@ def run(args: argparse.Namespace, output: Output) -> int:
             else:
                 output.line(submitted["message"])
             return ExitCode.OK
-        job_id = submitted["job_id"]
-        if not output.as_json:
-            output.line(submitted["message"] if output.is_terminal else job_id)
-        if args.watch:
-            return follow_job(client, job_id, output)
-        if output.as_json:
-            output.document(to_document(client.get(job_id)))
-        elif output.is_terminal:
-            output.remark(f"follow it with: lmms-eval-grpc watch {job_id}")
+        return show_submitted(client, submitted, output, watch=args.watch)
+
+
+def show_submitted(client: EvalClient, submitted: Mapping[str, Any], output: Output, *, watch: bool) -> int:
+    """Tells of a job that was just queued, or follows it to its end."""
+    job_id = submitted["job_id"]
+    if not output.as_json:
+        output.line(submitted["message"] if output.is_terminal else job_id)
+    if watch:
+        return follow_job(client, job_id, output)
+    if output.as_json:
+        output.document(to_document(client.get(job_id)))
+    elif output.is_terminal:
+        output.remark(f"follow it with: lmms-eval-grpc watch {job_id}")
     return ExitCode.OK
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, EvaluationOutcome, Reporter, Stage
+from lmms_eval_grpc.engine.checkpoints.automatic import merge_if_sharded, remove_merged
 from lmms_eval_grpc.engine.data.media import environment as media_environment
 from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
@@ -99,10 +100,11 @@ def evaluate(
 ) -> EvaluationOutcome:
     """Runs the evaluation, or takes it up again where an earlier call with the same ``run_dir`` was interrupted.
 
-    ``run_dir`` (made if need be) holds the run log and the scored samples; one evaluation's alone. ``tasks``, with
-    their ``groups``, and ``backend`` may be handed in ready-made; a backend that was handed in is left open.
-    ``open_model`` stands in for :func:`load_backend` and for closing what that has loaded. ``prepared`` is what
-    :func:`~lmms_eval_grpc.engine.run.preparation.prepare` made of the same configuration.
+    ``run_dir`` (made if need be) holds the run log and the scored samples, and, until the evaluation is done, a
+    checkpoint that it had to merge; one evaluation's alone. ``tasks``, with their ``groups``, and ``backend`` may be
+    handed in ready-made; a backend that was handed in is left open. ``open_model`` stands in for :func:`load_backend`
+    and for closing what that has loaded. ``prepared`` is what :func:`~lmms_eval_grpc.engine.run.preparation.prepare`
+    made of the same configuration.
 
     Raises :class:`EvaluationCancelled` when the reporter asks for it, :class:`EvaluationError` when it cannot go on.
     Every answer that was given by then is in the run log, and is not asked for again.
@@ -114,7 +116,7 @@ def evaluate(
         loaded = None if tasks is None else LoadedTasks(tuple(tasks), tuple(groups))
         if backend is not None:
             open_model = lambda _: nullcontext(backend)  # noqa: E731
-        return _evaluate(
+        outcome = _evaluate(
             config,
             run_dir,
             reporter,
@@ -123,6 +125,9 @@ def evaluate(
             open_model or _open_backend,
             check_arguments=backend is None,
         )
+        if config.merge:
+            remove_merged(run_dir)
+        return outcome
     finally:
         use_cache(None)  # the folder may be gone next, and the process live on
 
@@ -153,12 +158,16 @@ def _evaluate(
             require_generation_arguments(tasks, entry)
         progress.stop_if_cancelled()
 
+    with clock.stage(Stage.MERGING):
+        # Documents and manifest name the checkpoint as it was given; only what loads it needs to know the merged one.
+        loadable = merge_if_sharded(config, run_dir, reporter)
+
     models = ExitStack()
     try:
         with clock.stage(Stage.LOADING_MODEL):
             progress.report(Stage.LOADING_MODEL)
             set_seeds(config)
-            checkpoint = models.enter_context(local_checkpoint(config, progress.stop_if_cancelled))
+            checkpoint = models.enter_context(local_checkpoint(loadable, progress.stop_if_cancelled))
             backend = models.enter_context(open_model(checkpoint.config))
             identity = checkpoint.rename(backend.identity)
         progress.stop_if_cancelled()
@@ -172,6 +181,8 @@ def _evaluate(
             doc_ids=doc_ids,
             baseline=baseline.describe() if baseline else None,
         )
+        if loadable is not config:
+            manifest["model"]["merged_from"] = str(config.model_args["pretrained"])
         decoder = manifest["decode_backend"]
         with ExitStack() as files:
             log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity, decoder)))
@@ -218,7 +229,11 @@ def _evaluate(
         results_path=written.results_path,
         samples_paths=written.samples_paths,
         manifest=manifest,
-        stage_seconds={stage.value: seconds for stage, seconds in clock.seconds.items()},
+        stage_seconds={
+            stage.value: seconds
+            for stage, seconds in clock.seconds.items()
+            if stage is not Stage.MERGING or loadable is not config
+        },
         input_tokens=progress.counters.input_tokens,
         output_tokens=progress.counters.output_tokens,
         samples_per_second=progress.samples_per_second,
