@@ -89,6 +89,7 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
         baseline=values["baseline"],
         max_tokens=values["max_tokens"],
         max_error_share=values["max_error_share"],
+        merge=values["merge"] == "auto",
         process_with_media=values["process_with_media"],
         log_samples_suffix=values["log_samples_suffix"],
         timezone=values["timezone"],

@@ -56,6 +56,7 @@ DEFAULTS: dict[str, Any] = {
     "baseline": None,
     "max_tokens": None,
     "max_error_share": 0.05,
+    "merge": "never",
     "power_analysis": False,
     "effect_size": 0.03,
     "alpha": 0.05,
@@ -64,8 +65,8 @@ DEFAULTS: dict[str, Any] = {
     "std_a": None,
     "std_b": None,
 }
-"""lmms-eval's, but for ``timezone``, which there is Asia/Singapore, and the two that it has not: ``num_gpus`` and
-``max_error_share``."""
+"""lmms-eval's, but for ``timezone``, which there is Asia/Singapore, and those that it has not: ``num_gpus``,
+``max_error_share`` and ``merge``."""
 
 VERBOSITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

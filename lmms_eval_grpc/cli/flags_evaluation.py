@@ -146,6 +146,11 @@ def add_running(group: argparse._ArgumentGroup, *, batch_size: str, place: str) 
     group.add_argument(*spell("max_batch_size"), type=int, metavar="N", help="ceiling of the automatic batch size")
     group.add_argument(*spell("use_cache"), metavar="DIR", help=f"folder{place} of a response cache")
     group.add_argument(*spell("num_gpus"), type=int, metavar="N", help="devices to run on together (default: 1)")
+    group.add_argument(
+        "--merge",
+        choices=("never", "auto"),
+        help="auto: a checkpoint that is sharded is merged first, where the run keeps its answers (default: never)",
+    )
     add_include_path(group, place=place)
     group.add_argument(
         *spell("force_simple"), action="store_true", default=None, help="prefer the simple (not chat) implementation"

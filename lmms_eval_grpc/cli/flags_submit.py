@@ -23,11 +23,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("where and how to run")
     flags_evaluation.add_running(running, batch_size="auto", place=PLACE)
     _add_place(running)
-    running.add_argument(
-        "--merge",
-        choices=("never", "auto"),
-        help="auto: a checkpoint that is sharded is merged first, in the job's own folder (default: never)",
-    )
     _add_job(parser.add_argument_group("the job"))
 
 
