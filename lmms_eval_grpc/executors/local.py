@@ -208,9 +208,7 @@ async def _usable(template: TemplateProcess, stop: asyncio.Event) -> bool:
 def _clear_leftovers(job_dirs: Sequence[Path]) -> None:
     for job_dir in job_dirs:
         identity = processes.read_identity(job_dir)
-        if identity is None:
-            continue
-        if processes.members(identity):
+        if identity is not None and processes.members(identity):
             logger.warning("killing worker %d, which an earlier server left behind", identity.pid)
             if left := processes.end_members(identity, LEFTOVERS_TIMEOUT):
                 logger.error("process %s of it cannot be killed and may hold its devices", _describe(left))
