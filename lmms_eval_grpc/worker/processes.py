@@ -105,8 +105,10 @@ def read_identity(job_dir: Path) -> WorkerIdentity | None:
 
 
 def remove_identity(job_dir: Path) -> None:
-    """Removes ``worker.json``: nothing of the worker is left."""
-    (job_dir / IDENTITY_FILE).unlink(missing_ok=True)
+    """Removes ``worker.json``, half-written ones too: nothing of the worker is left."""
+    path = job_dir / IDENTITY_FILE
+    for file in (path, path.with_suffix(".tmp")):
+        file.unlink(missing_ok=True)
 
 
 def members(identity: WorkerIdentity) -> list[Process]:

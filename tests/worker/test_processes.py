@@ -160,8 +160,10 @@ def test_an_identity_survives_its_file(tmp_path: Path) -> None:
     assert identity is not None
     processes.write_identity(tmp_path, identity)
     assert processes.read_identity(tmp_path) == identity
+    (tmp_path / "worker.tmp").write_text("{")  # of a worker that was killed while it wrote
     processes.remove_identity(tmp_path)
     processes.remove_identity(tmp_path)
+    assert list(tmp_path.iterdir()) == []
     assert processes.read_identity(tmp_path) is None
 
 
