@@ -138,7 +138,7 @@ def test_results_go_into_the_job_folder_unless_the_job_names_another() -> None:
 
 @pytest.mark.parametrize("stage", Stage)
 def test_every_stage_has_its_name_in_the_service(stage: Stage) -> None:
-    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9, 10, 11, 12))
+    progress = translate.to_progress(ProgressReport(stage, "t", 1, 2, 3, 4, 5, 6, 7.0, 8, 9, 10, 99, 11, 12))
     assert progress.stage is JobStage(stage.value)
     assert dataclasses.astuple(progress)[1:9] == ("t", 1, 2, 3, 4, 5, 6, 7.0)
     assert (progress.batch_size, progress.output_tokens, progress.samples_cached) == (8, 9, 10)
