@@ -111,7 +111,8 @@ async def test_a_full_disk_stops_nothing_that_was_acknowledged_and_all_goes_on_w
         known = {job.job_id async for job in client.list_jobs()}
         assert known == {first, running, retried, waiting}
         accepted, refused = [], []
-        for _ in range(12):
+        # The store's write-ahead log may have room for some more.
+        while len(refused) < 3 and len(accepted) < 500:
             wanted = request(tmp_path, 2, labels={"padding": "x" * 250})
             try:
                 accepted.append((await client.evaluate(**wanted))["job_id"])
@@ -123,7 +124,7 @@ async def test_a_full_disk_stops_nothing_that_was_acknowledged_and_all_goes_on_w
 
         filler.unlink()
         accepted += [(await client.evaluate(**wanted))["job_id"] for wanted, *_ in refused]
-        assert len(set(accepted)) == 12
+        assert len(set(accepted)) == len(accepted)
         for job_id in (retried, waiting, *accepted):
             job = await outcome(client, job_id)
             if job.state == job_pb2.JOB_STATE_FAILED:
