@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lmms_eval_grpc.cli import arguments
+from lmms_eval_grpc.cli.following import describe_progress
 from lmms_eval_grpc.cli.output import Table, format_table, make_harmless, to_json
 from lmms_eval_grpc.cli.words import (
     format_bytes,
@@ -161,3 +162,21 @@ def test_the_table_of_results_has_a_column_for_the_baseline_only_where_there_is_
     compared = tabulate_results(job)
     assert compared is not None
     assert (compared.headings[-1], compared.rows[0][-1]) == ("against baseline", "+0.25 (better)")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("500", 500), ("500MB", 500_000_000), ("5gb", 5_000_000_000), ("4GiB", 4 * 2**30), ("1.5k", 1500), ("7 B", None),
+     ("0", None), ("big", None), ("-1", None)],
+)  # fmt: skip
+def test_sizes_are_read(text: str, count: int | None) -> None:
+    if count is None:
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a size"):
+            arguments.parse_bytes(text)
+    else:
+        assert arguments.parse_bytes(text) == count
+
+
+def test_a_merge_is_told_in_bytes() -> None:
+    progress = job_pb2.Progress(stage=job_pb2.JOB_STAGE_MERGING, bytes_done=2**30, bytes_total=2**32)
+    assert describe_progress(progress) == "merging 1.0 GiB of 4.0 GiB (25%)"

@@ -136,6 +136,20 @@ def test_names_of_files_are_as_good_as_names_in_memory(sources: dict[str, Path],
     assert_same(tensors(tmp_path / "merged"), tensors(sources["llava_hf"]))
 
 
+def test_experts_that_are_one_tensor_in_memory_and_many_in_files_are_found(tmp_path: Path) -> None:
+    config = transformers.Qwen3MoeConfig(
+        **{"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 8, "num_experts": 4},
+        **{"num_experts_per_tok": 2},
+        **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
+        architectures=["Qwen3MoeForCausalLM"],
+    )
+    model = transformers.Qwen3MoeForCausalLM(config)
+    model.save_pretrained(tmp_path / "plain")
+    save({"model": model.state_dict()}, tmp_path / "run")
+    merge(tmp_path / "run", tmp_path / "merged", config_path=tmp_path / "plain")
+    assert_loads_as(tmp_path / "merged", tmp_path / "plain")
+
+
 def test_every_type_and_form_of_tensor_is_read_as_torch_reads_it(tmp_path: Path) -> None:
     state = {
         "turned": torch.arange(12.0).reshape(3, 4).t(),

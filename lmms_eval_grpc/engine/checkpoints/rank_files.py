@@ -79,9 +79,10 @@ class RankFiles:
         whole = self._wholes.setdefault(key, _Whole(stored))
         if whole.stored != stored:
             raise unreadable(self._folder, f"{key} has another shape or type in {path.name} than in the first file")
-        start = local.untyped_storage()._checkpoint_offset
+        start = getattr(local.untyped_storage(), "_checkpoint_offset", None)
         if start is None:
-            raise unreadable(self._folder, f"{path.name} was written by a torch that is too old")
+            why = f"torch {torch.__version__} does not tell where in {path.name} a tensor lies; a newer one does"
+            raise unreadable(self._folder, why)
         position = start + int(local.storage_offset()) * local.dtype.itemsize
         piece = Piece(path, position, offsets, tuple(local.shape))
         if local.numel() or not described.numel():
