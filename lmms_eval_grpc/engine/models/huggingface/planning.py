@@ -30,6 +30,10 @@ FREE_PADDING = 2048
 """Tokens of padding in a batch that are cheaper than another batch."""
 TOGETHER = 8
 """Small requests that are handed to a preparing thread at once: handing over takes as long as preparing one."""
+FETCH_SECONDS = 0.002
+"""How long small requests are fetched before those that are there are handed over: others wait for slow fetching."""
+QUICK_SECONDS = 0.001
+"""Of a request that is not worth a hand-over at all: those that follow are prepared where they are fetched."""
 SMALL_PIXELS = 128 * 1024
 """Pixels of a small request; others are handed over one by one."""
 
@@ -124,30 +128,41 @@ class Planner(Generic[R]):
 
     def _prepare_all(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[PreparedRequest | Answer]:
         """All requests in their order; answers are to those that cannot be prepared."""
-        ahead: deque[Future[list[PreparedRequest | Answer]]] = deque()
-        index, together = 0, 1
+        ahead: deque[Future[tuple[list[PreparedRequest | Answer], float]]] = deque()
+        index, together, quick = 0, 1, False
         while (index < len(requests) or ahead) and not demand.closed:
             if index < len(requests):
-                indices = range(index, min(index + together, len(requests)))
-                index = indices.stop
-                fetched = [(number, self._fetch(requests, number)) for number in indices]
-                ahead.append(pool.submit(self._prepare_some, fetched, demand))
-            while ahead and (ahead[0].done() or len(ahead) > demand.threads + 1 or index == len(requests)):
-                done = ahead.popleft().result()
+                fetched = self._fetch_some(requests, range(index, min(index + together, len(requests))))
+                index += len(fetched)
+                if quick:
+                    ahead.append(_finished(self._prepare_some(fetched, demand)))
+                else:
+                    ahead.append(pool.submit(self._prepare_some, fetched, demand))
+            while ahead and (quick or ahead[0].done() or len(ahead) > demand.threads + 1 or index == len(requests)):
+                done, seconds = ahead.popleft().result()
                 yield from done
                 pixels = sum_pixels([one for one in done if isinstance(one, PreparedRequest)])
                 together = TOGETHER if pixels <= SMALL_PIXELS * len(done) else 1
+                quick = together > 1 and seconds <= QUICK_SECONDS * len(done)
 
-    def _fetch(self, requests: Sequence[R], index: int) -> R | Answer:
-        try:
-            return requests[index]
-        except Exception as error:
-            return _broken_unless_fatal(index, error)
+    def _fetch_some(self, requests: Sequence[R], indices: Sequence[int]) -> list[tuple[int, R | Answer]]:
+        fetched: list[tuple[int, R | Answer]] = []
+        began = time.perf_counter()
+        for index in indices:
+            try:
+                fetched.append((index, requests[index]))
+            except Exception as error:
+                fetched.append((index, _broken_unless_fatal(index, error)))
+            if time.perf_counter() - began > FETCH_SECONDS:
+                break
+        return fetched
 
     def _prepare_some(
         self, fetched: Sequence[tuple[int, R | Answer]], demand: Demand
-    ) -> list[PreparedRequest | Answer]:
+    ) -> tuple[list[PreparedRequest | Answer], float]:
+        """What became of each, and the seconds that all took."""
         prepared: list[PreparedRequest | Answer] = []
+        began = time.perf_counter()
         for index, request in fetched:
             if demand.closed:
                 break
@@ -155,7 +170,7 @@ class Planner(Generic[R]):
                 prepared.append(request if isinstance(request, Answer) else self.prepare(index, request))
             except Exception as error:
                 prepared.append(_broken_unless_fatal(index, error))
-        return prepared
+        return prepared, time.perf_counter() - began
 
     def _cut(
         self, window: Sequence[PreparedRequest], *, keep_rest: bool
