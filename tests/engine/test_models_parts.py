@@ -31,7 +31,7 @@ from lmms_eval_grpc.engine.models.huggingface.memory import (
     is_device_lost,
     is_out_of_memory,
 )
-from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
+from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size, is_late
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
 from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, make_warpers
 
@@ -330,6 +330,15 @@ def test_an_idle_model_gets_what_is_prepared(
     batches = [step.batch.requests for step in steps if step.batch]
     assert [request.index for batch in batches for request in batch] == list(range(40))
     assert [len(batch) for batch in batches] == ([1] * 40 if cut else [16, 16, 8])
+
+
+def test_patience_lasts_longer_where_the_rest_is_soon_there() -> None:
+    patience = planning.PATIENCE
+    assert not is_late(0.9 * patience, 10, 1000)
+    assert is_late(1.1 * patience, 10, 1000)
+    assert not is_late(1.1 * patience, 100, 50)
+    assert is_late(2.1 * patience, 100, 50)
+    assert not is_late(9.0 * patience, 100, 0)
 
 
 @pytest.mark.parametrize(("quick", "places"), [(600.0, {"prepare", "prefetch"}), (0.0, {"prepare"})])

@@ -25,7 +25,8 @@ FIRST_WINDOW = 64
 WINDOW_PIXELS = 128 * 1024 * 1024
 """Decoded pixels of a window's media, at most (three bytes each)."""
 PATIENCE = 0.1
-"""Seconds after which an idle model gets what is prepared, though the window is not full."""
+"""Seconds after which an idle model gets what is prepared, though the window is not full; unless the rest, at the pace
+so far, is there in as many again: two batches take longer than one."""
 FREE_PADDING = 2048
 """Tokens of padding in a batch that are cheaper than another batch."""
 TOGETHER = 8
@@ -107,21 +108,24 @@ class Planner(Generic[R]):
     def plan(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[Future[Prepared]]:
         """The steps in their order, each being worked on when it is yielded."""
         window: list[PreparedRequest] = []
-        pixels, began = 0, time.monotonic()
+        pixels, began, taken = 0, time.monotonic(), 0
         room = WINDOW_REQUESTS if self.cut_early else FIRST_WINDOW
-        for prepared in self._prepare_all(requests, pool, demand):
+        for number, prepared in enumerate(self._prepare_all(requests, pool, demand), start=1):
             if isinstance(prepared, Answer):
                 yield _finished(Prepared(broken=[prepared]))
                 continue
             window.append(prepared)
             pixels += sum_pixels([prepared])
             crowded = pixels >= WINDOW_PIXELS
-            hungry = self.cut_early and demand.waiting and time.monotonic() - began >= PATIENCE
+            hungry = False
+            if self.cut_early and demand.waiting:
+                left = min(room - len(window), len(requests) - number)
+                hungry = is_late(time.monotonic() - began, number - taken, left)
             if len(window) >= room or crowded or hungry:
                 chunks, window = self._cut(window, keep_rest=not (crowded or hungry))
                 for chunk in chunks:
                     yield pool.submit(encode_or_isolate, chunk, self.encode)
-                pixels, began = sum_pixels(window), time.monotonic()
+                pixels, began, taken = sum_pixels(window), time.monotonic(), number
                 room = max(min(WINDOW_REQUESTS, 2 * room), len(window) + FIRST_WINDOW)
         for chunk in self._cut(window, keep_rest=False)[0]:
             yield pool.submit(encode_or_isolate, chunk, self.encode)
@@ -191,6 +195,11 @@ class Planner(Generic[R]):
                 chunks.append(group[:size])
                 group = group[size:]
         return chunks, rest
+
+
+def is_late(waited: float, prepared: int, left: int) -> bool:
+    """Whether an idle model that waited for ``prepared`` requests (seconds) is not to wait for ``left`` more."""
+    return waited >= PATIENCE and waited / prepared * left >= PATIENCE
 
 
 def even_size(group: Sequence[PreparedRequest], size: int) -> int:
