@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,75 @@ def test_documents_without_media_decode_nothing() -> None:
     assert [picture.getpixel((0, 0)) for picture in (full["image"], *full["more"])] == [1, 2, 3]
     assert documents.columns == ("image", "more", "label")
     assert len(documents) == 1
+
+
+def test_documents_are_the_rows_that_the_library_gives() -> None:
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "more": datasets.List(datasets.Image()),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "grid": datasets.Array2D(shape=(2, 2), dtype="int64"),
+            "when": datasets.Value("timestamp[s]"),
+            "turns": datasets.List({"who": datasets.Value("string"), "said": datasets.List(datasets.Value("string"))}),
+        }
+    )
+
+    def row(number: int) -> dict[str, Any]:
+        pictures = [image(number)] * (number % 3)
+        turns = [{"who": f"{number}", "said": ["a", None]}] if number % 2 else []
+        grid, when = [[number, 1], [2, 3]], None if number % 5 == 0 else datetime(2024, 1, 1 + number % 28)
+        return {"image": image(number), "more": pictures, "label": number % 2, "grid": grid, "when": when} | {
+            "turns": turns
+        }
+
+    parts = [
+        datasets.Dataset.from_list([row(i) for i in range(start, start + 50)], features=features) for start in (0, 50)
+    ]
+    joined = datasets.concatenate_datasets(parts)
+    order = [number * 37 % 100 for number in range(70)]
+    for split in (joined, joined.select(order), joined.shuffle(seed=3), joined.with_format("numpy")):
+        documents = Documents("toy", split)
+        for number in [*range(0, len(split), 7), len(split) - 1]:
+            wanted, found = split[number], documents.with_media(number)
+            assert list(found) == list(wanted)
+            assert digest_value(_comparable(found)) == digest_value(_comparable(wanted))
+            plain = {name: value for name, value in wanted.items() if name not in ("image", "more")}
+            assert digest_value(documents.without_media(number)) == digest_value(plain)
+    with pytest.raises(IndexError):
+        Documents("toy", joined).with_media(100)
+
+
+def _comparable(value: Any) -> Any:
+    """With pictures as bytes."""
+    if isinstance(value, dict):
+        return {name: _comparable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_comparable(item) for item in value]
+    return value.tobytes() if hasattr(value, "getpixel") else value
+
+
+def test_who_changes_a_document_changes_nobody_elses() -> None:
+    documents = Documents("toy", datasets.Dataset.from_list([{"turns": [{"said": ["a"]}]}, {"turns": []}]))
+    documents.with_media(0)["turns"][0]["said"].append("b")
+    documents.without_media(0)["turns"].clear()
+    assert documents.with_media(0) == documents.without_media(0) == {"turns": [{"said": ["a"]}]}
+
+
+def test_a_picture_that_is_broken_leaves_the_documents_beside_it_whole() -> None:
+    stored = [{"image": {"bytes": b"no picture" if i == 1 else _png(i), "path": None}} for i in range(3)]
+    documents = Documents(
+        "toy", datasets.Dataset.from_list(stored, features=datasets.Features({"image": datasets.Image()}))
+    )
+    with pytest.raises(OSError, match="cannot identify image file"):
+        documents.with_media(1)
+    assert [documents.with_media(i)["image"].getpixel((0, 0)) for i in (0, 2)] == [0, 2]
+
+
+def _png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    image(value).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def test_process_docs_runs_once_over_the_split() -> None:

@@ -61,6 +61,17 @@ def test_the_same_picture_from_every_kind_of_source(tmp_path: Path) -> None:
         assert load_image(source).tobytes() == picture.tobytes(), source
 
 
+def test_an_upright_picture_in_rgb_is_not_copied() -> None:
+    picture = Image.new("RGB", (4, 2), (1, 2, 3))
+    assert load_image(picture) is picture
+    assert load_image(picture, max_pixels=8) is picture
+    assert load_image(picture, max_pixels=2).size == (2, 1)
+    turned = Image.new("RGB", (4, 2))
+    turned.getexif()[0x0112] = 6
+    assert load_image(turned).size == (2, 4)
+    assert turned.size == (4, 2)
+
+
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "cut.png"
     data = png(Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), dtype=np.uint8)))

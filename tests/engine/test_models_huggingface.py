@@ -311,6 +311,41 @@ def test_loading_arguments_take_effect(model_args: dict[str, Any], tiny: Tiny) -
     assert answers(backend, [ask(text="a")])[0].error is None
 
 
+@pytest.mark.parametrize("family", ["idefics3", "qwen2_5_vl", "llava_hf"])
+def test_prompts_are_what_the_template_makes_of_each_conversation(family: str, tiny: Tiny) -> None:
+    backend = load(family, tiny(family), system_prompt="Be brief.")
+    pictures = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in range(3)]
+    texts = [
+        "What?",
+        "What? ",
+        "'}, {'type': 'image'}, {'",
+        "{{ 1 + 1 }}{% if %}",
+        "<image>",
+        "<end_of_utterance>\\n",
+        "",
+    ]
+    texts += [f"number {number}" for number in range(70)]  # more than are kept
+    for text in texts * 2:
+        for count in range(3):
+            request = ask(*pictures[:count], text=text)
+            said = [*[{"type": "image"}] * count, {"type": "text", "text": text}]
+            system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+            wanted = backend.processor.apply_chat_template(
+                [system, {"role": "user", "content": said}], add_generation_prompt=True, tokenize=False
+            )
+            prepared = backend._prepare(0, request)
+            assert prepared.prompt == wanted
+            assert len(prepared.media.images) == count
+
+
+def test_each_run_renders_its_prompts_anew(tiny: Tiny) -> None:
+    backend = load("idefics3", tiny("idefics3"))
+    asked = ask(text="Which day is it?")
+    before = answers(backend, [asked])[0].input_tokens
+    backend.processor.chat_template += "It is Monday. "
+    assert answers(backend, [asked])[0].input_tokens > before
+
+
 def test_use_cache_off_gives_the_same_text(tiny: Tiny, digit_images: list[bytes]) -> None:
     requests = [ask(image) for image in digit_images[:2]]
     cached = answers(load("idefics3", tiny("idefics3")), requests)

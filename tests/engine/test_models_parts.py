@@ -31,7 +31,7 @@ from lmms_eval_grpc.engine.models.huggingface.memory import (
     is_device_lost,
     is_out_of_memory,
 )
-from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size
+from lmms_eval_grpc.engine.models.huggingface.planning import Planner, PreparedRequest, even_size, is_late
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand, Prefetcher
 from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, make_warpers
 
@@ -330,6 +330,64 @@ def test_an_idle_model_gets_what_is_prepared(
     batches = [step.batch.requests for step in steps if step.batch]
     assert [request.index for batch in batches for request in batch] == list(range(40))
     assert [len(batch) for batch in batches] == ([1] * 40 if cut else [16, 16, 8])
+
+
+def test_patience_lasts_longer_where_the_rest_is_soon_there() -> None:
+    patience = planning.PATIENCE
+    assert not is_late(0.9 * patience, 10, 1000)
+    assert is_late(1.1 * patience, 10, 1000)
+    assert not is_late(1.1 * patience, 100, 50)
+    assert is_late(2.1 * patience, 100, 50)
+    assert not is_late(9.0 * patience, 100, 0)
+
+
+@pytest.mark.parametrize(("quick", "places"), [(600.0, {"prepare", "prefetch"}), (0.0, {"prepare"})])
+def test_quick_requests_are_prepared_where_they_are_fetched(
+    quick: float, places: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "QUICK_SECONDS", quick)
+    threads: list[str] = []
+
+    def prepare(index: int, request: int) -> PreparedRequest:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        if request == 7:
+            raise ValueError("seven")
+        return prepared(1.0, index)
+
+    planner: Planner[Any] = Planner(prepare, list, lambda longest: 16, False)
+    with Prefetcher(partial(planner.plan, range(50)), threads=2) as steps:
+        found = list(steps)
+    assert set(threads) == places
+    assert threads[0] == "prepare"  # nobody knows yet how long one takes
+    batches = [[request.index for request in step.batch.requests] for step in found if step.batch]
+    assert [index for batch in batches for index in batch] == [index for index in range(50) if index != 7]
+    assert [answer.index for step in found for answer in step.broken] == [7]
+
+
+def test_what_is_fetched_slowly_is_prepared_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "QUICK_SECONDS", 600.0)
+    ahead: dict[float, int] = {}
+    for seconds in (0.0, 600.0):
+        monkeypatch.setattr(planning, "FETCH_SECONDS", seconds)
+        fetched: list[int] = []
+        unprepared: list[int] = []
+
+        class Requests(list[int]):
+            def __getitem__(self, index: Any, fetched: list[int] = fetched) -> Any:
+                fetched.append(index)
+                return index
+
+        def prepare(
+            index: int, request: int, fetched: list[int] = fetched, unprepared: list[int] = unprepared
+        ) -> PreparedRequest:
+            unprepared.append(len(fetched) - index)
+            return prepared(1.0, index)
+
+        planner: Planner[Any] = Planner(prepare, list, lambda longest: 16, False)
+        with Prefetcher(partial(planner.plan, Requests(range(64))), threads=1) as steps:
+            assert sum(len(step.batch.requests) for step in steps if step.batch) == 64
+        ahead[seconds] = max(unprepared[16:])
+    assert ahead == {0.0: 1, 600.0: planning.TOGETHER}
 
 
 def write_checkpoint(folder: Path, values: bytes) -> Path:

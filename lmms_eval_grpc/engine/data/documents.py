@@ -12,6 +12,7 @@ from typing import Any
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.data.digest import digest_value
 from lmms_eval_grpc.engine.data.recordings import decode_recording, without_decoding
+from lmms_eval_grpc.engine.data.rows import Rows
 
 
 class Documents:
@@ -25,10 +26,14 @@ class Documents:
         self._made = process_docs is not None
         self._dataset = _processed(task, without_decoding(dataset), process_docs)
         media = {name: kind for name, feature in self._dataset.features.items() if (kind := _media_kind(feature))}
-        self._recordings = [name for name, kind in media.items() if kind in ("audio", "video")]
+        self._recordings = {
+            name: self._dataset.features[name] for name, kind in media.items() if kind in ("audio", "video")
+        }
         # A dataset without any column forgets how long it is, so there is none for documents of media alone.
         only_media = len(media) == len(self._dataset.column_names)
         self._plain = None if only_media else self._dataset.remove_columns(list(media))
+        self._rows = Rows(self._dataset)
+        self._plain_rows = None if self._plain is None else Rows(self._plain)
         self.columns: tuple[str, ...] = tuple(self._dataset.column_names)
         """Column names, media included."""
 
@@ -41,19 +46,18 @@ class Documents:
         Images are PIL images. Audio is a mapping of ``array`` (one channel), ``sampling_rate`` and ``path``. A video is
         its path, or a mapping with ``bytes`` where the dataset holds the file itself.
         """
-        document: dict[str, Any] = self._dataset[doc_id]
-        for name in self._recordings:
-            document[name] = decode_recording(self._dataset.features[name], document[name])
+        document = self._rows[doc_id]
+        for name, feature in self._recordings.items():
+            document[name] = decode_recording(feature, document[name])
         return document
 
     def without_media(self, doc_id: int) -> dict[str, Any]:
         """Document ``doc_id`` without its media columns: cheap, nothing is decoded."""
-        document: dict[str, Any] = {} if self._plain is None else self._plain[doc_id]
-        return document
+        return {} if self._plain_rows is None else self._plain_rows[doc_id]
 
     def digest(self, doc_id: int) -> str:
         """SHA-256 over all of document ``doc_id``, the undecoded bytes of its media included."""
-        return digest_value(self._raw[doc_id].to_pylist()[0])
+        return digest_value(self._rows.stored(doc_id))
 
     @functools.cached_property
     def order_digest(self) -> str:
@@ -64,15 +68,11 @@ class Documents:
         if not self._made:
             return ""
         digest = hashlib.sha256()
-        rows = self._raw if self._plain is None else self._plain.with_format("arrow")
+        rows = (self._dataset if self._plain is None else self._plain).with_format("arrow")
         for start in range(0, len(rows), _ROWS):
             for document in rows[start : start + _ROWS].to_pylist():
                 digest.update(digest_value(document).encode())
         return digest.hexdigest()
-
-    @functools.cached_property
-    def _raw(self) -> Any:
-        return self._dataset.with_format("arrow")
 
 
 def dataset_fingerprint(dataset: Any, path: Path | None, data_files: Any) -> str:

@@ -7,8 +7,10 @@ tried is lmms-eval's, because real tasks rely on it.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 from collections.abc import Collection, Mapping
+from types import FunctionType
 from typing import Any
 
 from lmms_eval_grpc.engine.tasks.config import TaskConfig
@@ -119,8 +121,16 @@ def doc_to_text_in_round(config: TaskConfig, document: Document, **round_info: A
 
 def _parameters(function: Any) -> tuple[Mapping[str, inspect.Parameter], bool]:
     """A function's parameters, and whether it takes any keyword."""
-    parameters = inspect.signature(function).parameters
+    parameters = _signature(function).parameters
     return parameters, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _signature(function: Any) -> inspect.Signature:
+    # Reading one takes longer than most task functions do, and they are asked for with every document.
+    return _read_signature(function) if isinstance(function, FunctionType) else inspect.signature(function)
+
+
+_read_signature = functools.lru_cache(maxsize=64)(inspect.signature)
 
 
 def _literal_or_text(text: str) -> Any:
@@ -133,4 +143,4 @@ def _literal_or_text(text: str) -> Any:
 
 
 def _takes_two(function: Any) -> bool:
-    return len(inspect.signature(function).parameters) == 2
+    return len(_signature(function).parameters) == 2

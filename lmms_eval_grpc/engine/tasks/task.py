@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import json
@@ -226,7 +225,7 @@ class Task:
         """
         seed = self.evaluation.seed[2]
         draw = "" if seed is None else f"{seed} {question}"
-        return GenerationRequest(turns, copy.deepcopy(self.config.generation_kwargs or {}), draw)
+        return GenerationRequest(turns, self.config.generation_kwargs or {}, draw)
 
     def conversation(self, doc_id: int) -> list[Message]:
         """The messages for document ``doc_id``: examples, its own messages and the system text."""

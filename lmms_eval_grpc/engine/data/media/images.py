@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from lmms_eval_grpc.engine.data.media.errors import MediaError, describe
 from lmms_eval_grpc.engine.data.media.sources import locate
@@ -23,12 +23,15 @@ MAX_IMAGE_PIXELS = 1 << 29
 # Pillow refuses twice its own bound, which maps and scans exceed; above ours nothing gets as far as its check.
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
 
+_ORIENTATION = ExifTags.Base.Orientation
 _HUGE_PIXELS = 1 << 26
 """From here on a JPEG is decoded at a fraction of its size where more would be thrown away."""
 
 
 def load_image(source: Any, max_pixels: int | None = None) -> Image.Image:
     """Decodes ``source`` completely and returns it upright (EXIF orientation applied) and in RGB.
+
+    A PIL image that is so already is returned itself, not a copy.
 
     ``source`` is a PIL image, a path, a ``file:`` or ``data:`` URL, encoded bytes, an array (height × width, or
     height × width × 1, 3 or 4, 8-bit), or a mapping with ``bytes`` or ``path`` as ``datasets`` stores undecoded
@@ -40,7 +43,8 @@ def load_image(source: Any, max_pixels: int | None = None) -> Image.Image:
     try:
         image = _open(source)
         try:
-            return fit_pixels(_decode(image, describe(source), max_pixels), None, max_pixels)
+            picture = fit_pixels(_decode(image, describe(source), max_pixels), None, max_pixels)
+            return image.copy() if picture is image and image is not source else picture
         finally:
             if image is not source:
                 image.close()  # an animation would keep its file open
@@ -61,7 +65,10 @@ def _decode(image: Image.Image, name: str, max_pixels: int | None) -> Image.Imag
         factor = min(1.0, 2 * math.sqrt(max_pixels / pixels))
         image.draft("RGB", (math.ceil(image.width * factor), math.ceil(image.height * factor)))
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image))
+    # Both would make a copy even where there is nothing to change, which is most of what small images cost.
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image if image.mode == "RGB" else _to_rgb(image)
 
 
 def _open(source: Any) -> Image.Image:

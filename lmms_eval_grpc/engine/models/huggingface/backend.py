@@ -64,6 +64,8 @@ from lmms_eval_grpc.engine.models.protocol import (
 
 R = TypeVar("R", bound=Request)
 
+_KEPT_PROMPTS = 64
+
 _BYTES_PER_TOKEN = 4
 """Of a prompt's text in UTF-8, roughly so in every language; only sorts requests by length."""
 
@@ -127,6 +129,8 @@ class HuggingFaceBackend:
             eos_token_id=defaults.eos_token_id, bos_token_id=defaults.bos_token_id
         )
         self._plans: dict[str, GenerationPlan] = {}
+        self._prompts: dict[str, str] = {}
+        """Prompts by their conversation."""
         self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
 
     @classmethod
@@ -241,6 +245,7 @@ class HuggingFaceBackend:
         return self._run(requests, self._prepare_likelihood)
 
     def _run(self, requests: Sequence[R], prepare: Callable[[int, R], PreparedRequest]) -> Iterator[list[Answer]]:
+        self._prompts = {}  # anew for each run: a template may write the date
         planner = Planner(prepare, self._encode, self._choose_size, cut_early=self._sizer.automatic)
         with Prefetcher(partial(planner.plan, requests), threads=count_threads()) as steps:
             for step in steps:
@@ -285,12 +290,24 @@ class HuggingFaceBackend:
             reasoning_prompt=options.reasoning_prompt,
             interleave_visuals=options.interleave_visuals,
         )
-        thinking = {} if options.enable_thinking is None else {"enable_thinking": options.enable_thinking}
-        prompt = self.processor.apply_chat_template(
-            conversation, add_generation_prompt=True, tokenize=False, **thinking
-        )
-        media = reader.media
+        prompt, media = self._render(conversation), reader.media
         return prompt, media, len(prompt.encode()) / _BYTES_PER_TOKEN + media.tokens
+
+    def _render(self, conversation: Sequence[Mapping[str, Any]]) -> str:
+        # Choices, repeats, and the documents of many tasks come with the same words, media apart; rendering them is
+        # most of the work that a short request is. A conversation here is texts and placeholders: its repr tells all.
+        words = repr(conversation)
+        prompt = self._prompts.get(words)
+        if prompt is None:
+            thinking = self.options.enable_thinking
+            given = {} if thinking is None else {"enable_thinking": thinking}
+            prompt = self.processor.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=False, **given
+            )
+            if len(self._prompts) >= _KEPT_PROMPTS:
+                self._prompts.clear()
+            self._prompts[words] = prompt
+        return prompt
 
     def _encode(self, chunk: Sequence[PreparedRequest]) -> Any:
         prompts, media = [request.prompt for request in chunk], [request.media for request in chunk]

@@ -25,11 +25,16 @@ FIRST_WINDOW = 64
 WINDOW_PIXELS = 128 * 1024 * 1024
 """Decoded pixels of a window's media, at most (three bytes each)."""
 PATIENCE = 0.1
-"""Seconds after which an idle model gets what is prepared, though the window is not full."""
+"""Seconds after which an idle model gets what is prepared, though the window is not full; unless the rest, at the pace
+so far, is there in as many again: two batches take longer than one."""
 FREE_PADDING = 2048
 """Tokens of padding in a batch that are cheaper than another batch."""
 TOGETHER = 8
 """Small requests that are handed to a preparing thread at once: handing over takes as long as preparing one."""
+FETCH_SECONDS = 0.002
+"""How long small requests are fetched before those that are there are handed over: others wait for slow fetching."""
+QUICK_SECONDS = 0.001
+"""Of a request that is not worth a hand-over at all: those that follow are prepared where they are fetched."""
 SMALL_PIXELS = 128 * 1024
 """Pixels of a small request; others are handed over one by one."""
 
@@ -103,51 +108,65 @@ class Planner(Generic[R]):
     def plan(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[Future[Prepared]]:
         """The steps in their order, each being worked on when it is yielded."""
         window: list[PreparedRequest] = []
-        pixels, began = 0, time.monotonic()
+        pixels, began, taken = 0, time.monotonic(), 0
         room = WINDOW_REQUESTS if self.cut_early else FIRST_WINDOW
-        for prepared in self._prepare_all(requests, pool, demand):
+        for number, prepared in enumerate(self._prepare_all(requests, pool, demand), start=1):
             if isinstance(prepared, Answer):
                 yield _finished(Prepared(broken=[prepared]))
                 continue
             window.append(prepared)
             pixels += sum_pixels([prepared])
             crowded = pixels >= WINDOW_PIXELS
-            hungry = self.cut_early and demand.waiting and time.monotonic() - began >= PATIENCE
+            hungry = False
+            if self.cut_early and demand.waiting:
+                left = min(room - len(window), len(requests) - number)
+                hungry = is_late(time.monotonic() - began, number - taken, left)
             if len(window) >= room or crowded or hungry:
                 chunks, window = self._cut(window, keep_rest=not (crowded or hungry))
                 for chunk in chunks:
                     yield pool.submit(encode_or_isolate, chunk, self.encode)
-                pixels, began = sum_pixels(window), time.monotonic()
+                pixels, began, taken = sum_pixels(window), time.monotonic(), number
                 room = max(min(WINDOW_REQUESTS, 2 * room), len(window) + FIRST_WINDOW)
         for chunk in self._cut(window, keep_rest=False)[0]:
             yield pool.submit(encode_or_isolate, chunk, self.encode)
 
     def _prepare_all(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[PreparedRequest | Answer]:
         """All requests in their order; answers are to those that cannot be prepared."""
-        ahead: deque[Future[list[PreparedRequest | Answer]]] = deque()
-        index, together = 0, 1
+        ahead: deque[Future[tuple[list[PreparedRequest | Answer], float]]] = deque()
+        index, together, quick = 0, 1, False
         while (index < len(requests) or ahead) and not demand.closed:
             if index < len(requests):
-                indices = range(index, min(index + together, len(requests)))
-                index = indices.stop
-                fetched = [(number, self._fetch(requests, number)) for number in indices]
-                ahead.append(pool.submit(self._prepare_some, fetched, demand))
-            while ahead and (ahead[0].done() or len(ahead) > demand.threads + 1 or index == len(requests)):
-                done = ahead.popleft().result()
+                fetched = self._fetch_some(requests, range(index, min(index + together, len(requests))))
+                index += len(fetched)
+                if quick:
+                    ahead.append(_finished(self._prepare_some(fetched, demand)))
+                else:
+                    ahead.append(pool.submit(self._prepare_some, fetched, demand))
+            while ahead and (quick or ahead[0].done() or len(ahead) > demand.threads + 1 or index == len(requests)):
+                done, seconds = ahead.popleft().result()
                 yield from done
                 pixels = sum_pixels([one for one in done if isinstance(one, PreparedRequest)])
                 together = TOGETHER if pixels <= SMALL_PIXELS * len(done) else 1
+                quick = together > 1 and seconds <= QUICK_SECONDS * len(done)
 
-    def _fetch(self, requests: Sequence[R], index: int) -> R | Answer:
-        try:
-            return requests[index]
-        except Exception as error:
-            return _broken_unless_fatal(index, error)
+    def _fetch_some(self, requests: Sequence[R], indices: Sequence[int]) -> list[tuple[int, R | Answer]]:
+        fetched: list[tuple[int, R | Answer]] = []
+        began = time.perf_counter()
+        for index in indices:
+            try:
+                fetched.append((index, requests[index]))
+            except Exception as error:
+                fetched.append((index, _broken_unless_fatal(index, error)))
+            if time.perf_counter() - began > FETCH_SECONDS:
+                break
+        return fetched
 
     def _prepare_some(
         self, fetched: Sequence[tuple[int, R | Answer]], demand: Demand
-    ) -> list[PreparedRequest | Answer]:
+    ) -> tuple[list[PreparedRequest | Answer], float]:
+        """What became of each, and the seconds that all took."""
         prepared: list[PreparedRequest | Answer] = []
+        began = time.perf_counter()
         for index, request in fetched:
             if demand.closed:
                 break
@@ -155,7 +174,7 @@ class Planner(Generic[R]):
                 prepared.append(request if isinstance(request, Answer) else self.prepare(index, request))
             except Exception as error:
                 prepared.append(_broken_unless_fatal(index, error))
-        return prepared
+        return prepared, time.perf_counter() - began
 
     def _cut(
         self, window: Sequence[PreparedRequest], *, keep_rest: bool
@@ -176,6 +195,11 @@ class Planner(Generic[R]):
                 chunks.append(group[:size])
                 group = group[size:]
         return chunks, rest
+
+
+def is_late(waited: float, prepared: int, left: int) -> bool:
+    """Whether an idle model that waited for ``prepared`` requests (seconds) is not to wait for ``left`` more."""
+    return waited >= PATIENCE and waited / prepared * left >= PATIENCE
 
 
 def even_size(group: Sequence[PreparedRequest], size: int) -> int:

@@ -26,7 +26,10 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc]
         self.prompt_length = prompt_length
         # One token more than the longest stop string has bytes: decoders may drop a space at the very start.
         self.window = max((len(stop.encode()) for stop in self.stops), default=0) + 1
-        self._last_characters = {stop[-1] for stop in self.stops} | {_INCOMPLETE}
+        self._last_characters = {stop[-1] for stop in self.stops}
+        if not all(character.isascii() for character in self._last_characters):
+            # Others are several bytes, of which the newest token may have some only.
+            self._last_characters.add(_INCOMPLETE)
         self._may_end: dict[int, bool] = {}
         """By token, whether a stop string may end in it; of the tokens seen so far."""
 
