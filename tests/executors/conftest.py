@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -71,12 +72,16 @@ class Jobs:
         values = {"model_args": {"pretrained": str(self.checkpoint)}, "limit_count": 8, **more}
         return EvaluationSpec("huggingface", (task,), **values)  # type: ignore[arg-type]
 
+    def new_id(self) -> str:
+        """Also unlike those of tests that run at the same time: workers are known, and killed, by their jobs' ids."""
+        return f"{self.folder.name}-{secrets.token_hex(4)}"
+
     async def start(
         self, spec: JobSpec, *, attempt: int = 1, job_dir: Path | None = None
     ) -> tuple[LocalExecution, Path]:
         self.count += 1
         job_dir = job_dir or self.folder / f"job-{self.count}"
-        job = Job(f"{self.folder.name}-{self.count}", spec, JobState.RUNNING, time.time(), self.count, attempt=attempt)
+        job = Job(self.new_id(), spec, JobState.RUNNING, time.time(), self.count, attempt=attempt)
         return await self.executor.execute(job, self.executor.devices[: job.slots_needed], job_dir), job_dir
 
     async def run(self, spec: JobSpec, **more: int) -> tuple[list[WorkerReport], Path]:

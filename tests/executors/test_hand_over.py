@@ -72,7 +72,7 @@ class Queue:
 
     def add(self, spec: EvaluationSpec) -> ExpectedJob:
         self.count += 1
-        job = Job(f"{self.jobs.folder.name}-q{self.count}", spec, JobState.QUEUED, time.time(), self.count)
+        job = Job(self.jobs.new_id(), spec, JobState.QUEUED, time.time(), self.count)
         return ExpectedJob(job, self.jobs.executor.devices, self.jobs.folder / job.job_id)
 
     def expect(self, *upcoming: ExpectedJob, begun: tuple[str, ...] = ()) -> None:
@@ -260,10 +260,10 @@ class TestKept:
     async def test_a_job_finds_nothing_of_the_one_before_it_but_the_model(self, jobs: Jobs) -> None:
         found = [await jobs.run(jobs.spec("leave_marks")) for _ in range(2)]
         assert pids(found[0][1]) == pids(found[1][1])
-        for number, (_, job_dir) in enumerate(found, 1):
+        for _, job_dir in found:
+            job = await wait_for_log(job_dir, r"job (\S+), attempt 1")
             first = await wait_for_log(job_dir, r"marks: (.*), worker: (.*)")
-            assert first[1] == "[]"
-            assert first[2] == f"{jobs.folder.name}-{number}.1"
+            assert (first[1], first[2]) == ("[]", f"{job[1]}.1")
 
     async def test_another_model_ends_it_before_it_starts(self, jobs: Jobs) -> None:
         _, first = await jobs.run(jobs.spec("well_behaved"))
