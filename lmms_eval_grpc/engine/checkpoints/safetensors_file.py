@@ -91,12 +91,15 @@ def write_file(
     with path.open("wb", buffering=0) as file:
         _write_all(file, memoryview(_header(ordered)))
         for planned in ordered:
-            values = read(planned.key)
-            for block in _blocks(values):
-                _write_all(file, block)
-                wrote(len(block))
-            del values  # before the next is read
+            _write_values(file, read(planned.key), wrote)
         os.fsync(file.fileno())
+
+
+def _write_values(file: io.FileIO, tensor: torch.Tensor, wrote: Callable[[int], None]) -> None:
+    """A function of its own, so that nothing holds the tensor any more when the next one is read."""
+    for block in _blocks(tensor):
+        _write_all(file, block)
+        wrote(len(block))
 
 
 def _header(tensors: Sequence[PlannedTensor]) -> bytes:
