@@ -124,9 +124,5 @@ class QueuePaused(ServiceError):
         )
 
 
-class NotImplementedYet(ServiceError):
-    """This server cannot do it."""
-
-
 class StoreUnavailable(ServiceError):
     """The store cannot be written (disk full, file damaged); nothing was accepted."""

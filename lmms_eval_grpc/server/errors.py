@@ -141,7 +141,6 @@ TABLE: dict[type[domain.ServiceError], Row] = {
         "QUEUE_PAUSED",
         details=lambda error: [_precondition("QUEUE_RESUMED", "queue", str(error))],
     ),
-    domain.NotImplementedYet: Row(grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
     domain.StoreUnavailable: Row(
         grpc.StatusCode.UNAVAILABLE,
         "STORE_UNAVAILABLE",
