@@ -183,6 +183,11 @@ class TemplateChild:
         finally:
             self._forget_workers()
 
+    def give_up_unless_ready(self, seconds: float) -> None:
+        """Retires a process that still imports after ``seconds``: whatever it waits for, jobs shall not."""
+        if not self._ready:
+            self._retire(f"the template process has not finished its imports in {seconds:g} s")
+
     def _take(self, event: TemplateEvent) -> None:
         match event.WhichOneof("event"):
             case "ready":

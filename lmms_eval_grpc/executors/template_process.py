@@ -13,6 +13,8 @@ from lmms_eval_grpc.executors.template_child import ForkedWorker, TemplateChild,
 
 logger = logging.getLogger(__name__)
 
+IMPORT_TIMEOUT = 300.0
+"""Seconds that the imports may take, from a slow network file system on a busy machine too."""
 HEALTHY_AFTER = 60.0
 """A template that lived this many seconds is restarted without delay, and its earlier deaths are forgotten."""
 FIRST_DELAY = 0.5
@@ -124,8 +126,10 @@ class TemplateProcess:
             preload=self._preload, on_ready=lambda: self._enter(_State.READY)
         )
         listening = asyncio.create_task(child.listen(), name="template-events")
+        patience = asyncio.get_running_loop().call_later(IMPORT_TIMEOUT, child.give_up_unless_ready, IMPORT_TIMEOUT)
         ends: set[asyncio.Future[Any]] = {listening, child.retired, stopping}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        patience.cancel()
         self._child = None
         if child.retired.done() and not listening.done() and not stopping.done():
             outgoing = asyncio.create_task(_see_off(child, listening, stopping), name="template-retired")

@@ -68,6 +68,10 @@ from lmms_eval_grpc.engine.models import preload
 preload._LIBRARIES = ("torch", "datasets", "pandas", "pyarrow.parquet", "lmms_eval_grpc.engine.run.evaluate")
 preload._family_modules = lambda: iter(())
 preload._prepare_conversions = lambda: None
+
+from lmms_eval_grpc.executors import template_process
+
+template_process.IMPORT_TIMEOUT = 60.0
 """
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
+import pytest
+
+from lmms_eval_grpc.executors.template_process import TemplateProcess
 from lmms_eval_grpc.worker import processes
 from tests.executors.conftest import is_alive
 from tests.faults.life import TEMPLATE, Life
@@ -32,6 +36,24 @@ async def test_a_template_that_hung_when_its_server_died_is_killed_at_the_next_s
         assert life.everything() == []
     finally:
         life.kill_all()
+
+
+async def test_a_template_that_hangs_at_its_imports_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmms_eval_grpc.executors.template_process.IMPORT_TIMEOUT", 2.0)
+    template = TemplateProcess(preload=True)  # it imports for longer than it takes to stop it
+    template.start()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while (first := template.pid) is None:  # noqa: ASYNC110 - another process's doing
+                await asyncio.sleep(0.001)
+            os.kill(first, signal.SIGSTOP)
+            while template.pid in (None, first):  # noqa: ASYNC110 - another process's doing
+                await asyncio.sleep(0.01)
+            while is_alive(first):  # noqa: ASYNC110 - another process's doing
+                await asyncio.sleep(0.01)
+        assert "has not finished its imports in 2 s" in template.trouble
+    finally:
+        await template.stop()
 
 
 async def test_what_belongs_to_a_server_that_lives_or_to_another_namespace_is_left_alone() -> None:

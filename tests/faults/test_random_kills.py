@@ -47,7 +47,7 @@ async def test_nothing_acknowledged_is_lost_whatever_is_killed_when(
                 # Jobs come as the kills do, the last ones one by one, so that there is something to hit to the end.
                 return killing.done() or (traffic.idle if share > 0.9 else killer.progress >= share - 0.05)
 
-            await traffic.run(may_submit)
+            await traffic.run(may_submit, killing.done)
             await killing
         await life.end()
         left = life.everything()
@@ -58,7 +58,8 @@ async def test_nothing_acknowledged_is_lost_whatever_is_killed_when(
         event.state_change.state for one in traffic.submissions for event in one.events[-1:] if event.state_change
     )
     summary = (
-        f"fault seed {seed}: {jobs} jobs, {killer.kills} kills ({dict(killer.done)}, {killer.missed} missed),"
+        f"fault seed {seed}: {len(traffic.submissions)} jobs,"
+        f" {killer.kills} kills ({dict(killer.done)}, {killer.missed} missed),"
         f" {life.starts} server starts, {traffic.answers_lost} calls lost, ends {dict(states)}, {took:.0f} s"
     )
     print(summary, flush=True)

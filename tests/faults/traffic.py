@@ -36,7 +36,9 @@ class Traffic:
     """Users of one server."""
 
     def __init__(self, address: str, evidence: Path, rng: random.Random, jobs: int) -> None:
-        self.submissions = [_draw(rng, evidence) for _ in range(jobs)]
+        self.submissions: list[Submission] = []
+        self._evidence = evidence
+        self._jobs = jobs
         self._address = address
         self._rng = rng
         self.answers_lost = 0
@@ -47,15 +49,18 @@ class Traffic:
         """Whether no job is open."""
         return self._open == 0
 
-    async def run(self, may_submit: Callable[[float], bool]) -> None:
-        """Until every job has ended. ``may_submit`` is asked, with the share that was submitted, before each job."""
+    async def run(self, may_submit: Callable[[float], bool], done: Callable[[], bool]) -> None:
+        """Until every job has ended. ``may_submit`` is asked, with the share that was submitted, before each job. There
+        are as many as were asked for, and more until ``done``."""
         places = asyncio.Semaphore(BACKLOG)
         client = AsyncEvalClient(self._address, timeout=20.0, reconnect_timeout=None)
         async with client, asyncio.TaskGroup() as users:
-            for count, submission in enumerate(self.submissions):
+            while len(self.submissions) < self._jobs or not done():
                 await places.acquire()
-                while not may_submit(count / len(self.submissions)):  # noqa: ASYNC110 - others' progress
+                while not may_submit(len(self.submissions) / self._jobs):  # noqa: ASYNC110 - others' progress
                     await asyncio.sleep(0.02)
+                submission = _draw(self._rng, self._evidence)
+                self.submissions.append(submission)
                 self._open += 1
                 users.create_task(self._use(client, submission, places))
 
