@@ -84,6 +84,9 @@ def test_a_folder_travels_with_all_that_is_in_it_but_for_what_belongs_to_the_mac
     (here / "empty").touch()
     (here / "run_log.jsonl").write_text('{"kind": "header"}\n{"kind": "answ')
     (here / "worker.json").write_text("{}")
+    for folder in ("merged_checkpoint", ".merged_checkpoint.merging", "tmp"):
+        (here / folder).mkdir()
+        (here / folder / "model.safetensors").write_text("as large as a model")
     (here / "ray_actor").write_text("host-1")
     for change in snapshot(here):
         apply(there, change)
