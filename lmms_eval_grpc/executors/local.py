@@ -174,10 +174,12 @@ class LocalExecutor:
         Raises NoWorker, ForkRefused.
         """
         if claim.model_key is not None and self._residents.has(claim.devices, claim.model_key):
-            await asyncio.to_thread(scratch.make, Path(run.job_dir))
-            if (worker := self._residents.take(claim.devices, claim.model_key)) is not None:
+            # First: the end of one that prepared this job takes the job's temporary folder with it.
+            await self._prepared.drop(run.job_id)
+            if await _made_scratch(Path(run.job_dir)) and (
+                worker := self._residents.take(claim.devices, claim.model_key)
+            ):
                 worker.pass_on(run.job_id, run.environment[processes.MARKER])
-                await self._prepared.drop(run.job_id)
                 return worker
         if not await _finishes(self._residents.make_room(claim.devices, self._unheld()), stop):
             return None
@@ -291,6 +293,16 @@ class LocalExecutor:
             return self._settings.torch_threads
         cores = len(os.sched_getaffinity(0))
         return 1 if cores <= 2 else max(1, cores * slots // max(1, len(self._devices)))
+
+
+async def _made_scratch(job_dir: Path) -> bool:
+    """Whether there was room for it; if not, whoever makes a new worker waits for that."""
+    try:
+        await asyncio.to_thread(scratch.make, job_dir)
+    except OSError as error:
+        logger.warning("the temporary folder in %s cannot be made: %s", job_dir, error)
+        return False
+    return True
 
 
 async def _usable(template: TemplateProcess, stop: asyncio.Event) -> bool:

@@ -38,6 +38,8 @@ REAP_TIMEOUT = 5.0
 LAST_WORDS_TIMEOUT = 2.0
 """Seconds that a worker that hangs gets to write where it does."""
 _LAST_WORDS_PAUSE = 0.1
+_UNDER_WAY = (JobStage.GENERATING, JobStage.MERGING)
+"""Stages that take long and in which another job may be prepared."""
 _LARGE_JSON = 256 * 1024
 
 
@@ -89,8 +91,8 @@ class LocalExecution:
             yield report
 
     async def under_way(self) -> None:
-        """Returns once the model generates, or never will: until then every core that is busy otherwise costs time in
-        which its device idles."""
+        """Returns once the model generates, a checkpoint is merged, or neither will be: until then every core that is
+        busy otherwise costs time in which the job's device idles."""
         await self._under_way.wait()
 
     async def cancel(self, reason: str) -> None:
@@ -209,7 +211,7 @@ class LocalExecution:
                     case "progress_json":
                         progress = codec.decode(Progress, event.progress_json)
                         self._watchdog.progressed(progress)
-                        if progress.stage is JobStage.GENERATING:
+                        if progress.stage in _UNDER_WAY:
                             self._under_way.set()
                         self._reports.put(progress)
                     case "task_result_json":

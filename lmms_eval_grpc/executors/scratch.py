@@ -19,6 +19,9 @@ _LOG = logging.getLogger(__name__)
 
 FOLDER = "tmp"
 """In the job's folder."""
+MERGED_CHECKPOINT = "merged_checkpoint"
+"""Beside it: the checkpoint that an evaluation has merged for its attempts, and only for them; see
+``engine.checkpoints.automatic``."""
 MACHINE_TMPDIR = "LMMS_EVAL_GRPC_TMPDIR"
 """Environment variable that tells a worker the machine's own folder for temporary files, for what is to outlive it."""
 _LONGEST = 70
@@ -58,6 +61,12 @@ def remove(job_dir: Path) -> None:
         pass
     except OSError as error:
         _LOG.warning("temporary files of job %s stay for now: %s", job_dir.name, error)
+
+
+def remove_merged(job_dir: Path) -> None:
+    """Removes a merged checkpoint, whole or unfinished; for when the job has ended. Raises nothing."""
+    for folder in (job_dir / MERGED_CHECKPOINT, job_dir / f".{MERGED_CHECKPOINT}.merging"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(job_dir: Path) -> Path:

@@ -95,6 +95,8 @@ class Watchdog:
                     return self._no_heartbeat(condition, patience.heartbeat)
             if patience.stall is not None and self._idle >= patience.stall / 2:
                 condition = await look()
+                # Less than before, where a process that it started has ended: then what others read counts from here.
+                self._bytes_read = min(self._bytes_read, condition.bytes_read)
                 if condition.bytes_read - self._bytes_read >= _LEAST_READ:
                     self._bytes_read = condition.bytes_read
                     self.moved()

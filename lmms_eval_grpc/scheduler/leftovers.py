@@ -24,6 +24,8 @@ MARK = ".without_job"
 """Empty file in a folder that no job belongs to; its age says for how long that has been so."""
 KEPT_WITHOUT_JOB = 7 * 86400.0
 """Seconds for which such a folder is kept."""
+_OF_WORKER = frozenset({scratch.FOLDER, scratch.MERGED_CHECKPOINT})
+"""Folders in a job's that nobody needs once the job has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,10 @@ def _without_job_since(folder: Path, *, mark: bool) -> float:
 
 
 def _unfinished_writes(folder: Path) -> Iterator[Path]:
-    """Drafts of writes that were never finished, and what a worker put into its temporary folder."""
+    """Drafts of writes that were never finished, and what was only of use to the job's worker."""
     for root, folders, files in os.walk(folder):
         place = Path(root)
-        drafts = {name for name in folders if _is_draft(name) or (place == folder and name == scratch.FOLDER)}
+        drafts = {name for name in folders if _is_draft(name) or (place == folder and name in _OF_WORKER)}
         folders[:] = [name for name in folders if name not in drafts]
         for name in [*drafts, *(name for name in files if _is_draft(name) or name == "worker.tmp")]:
             yield place / name
@@ -133,4 +135,4 @@ def _unfinished_writes(folder: Path) -> Iterator[Path]:
 
 def _is_draft(name: str) -> bool:
     """Whether a name is one that this package gives to what it renames once it is whole."""
-    return name.startswith(".") and (name.endswith(".partial") or ".merging-" in name)
+    return name.startswith(".") and name.endswith((".partial", ".merging"))

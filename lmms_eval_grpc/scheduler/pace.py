@@ -19,7 +19,7 @@ class Pace:
         self._mean_seconds = seconds if mean is None else (1 - _WEIGHT) * mean + _WEIGHT * seconds
 
     def retry_after(self, devices: int) -> float:
-        """Seconds until a place in the queue is likely to be free."""
+        """Seconds until a place in the queue is likely to be free. There may be no devices now, in a cluster."""
         if self._mean_seconds is None:
             return _FIRST_GUESS
-        return min(max(self._mean_seconds / devices, _SHORTEST_RETRY), _LONGEST_RETRY)
+        return min(max(self._mean_seconds / max(1, devices), _SHORTEST_RETRY), _LONGEST_RETRY)

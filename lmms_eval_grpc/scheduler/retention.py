@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import leftovers
 from lmms_eval_grpc.scheduler.journal import Journal
@@ -60,6 +61,7 @@ class Retention:
         self._monotonic = monotonic
         self._began = monotonic()
         self._ended_at: dict[str, float] = {}
+        self._just_ended: list[str] = []
         self._kept_for_folder: set[str] = set()
         self._sweeping = asyncio.Lock()
         self._looked_for_leftovers: float | None = None
@@ -72,8 +74,9 @@ class Retention:
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     def ended(self, job_id: str) -> None:
-        """Has a sweep made soon: a job has ended."""
+        """Has a sweep made soon: a job has ended, and nothing of its worker is left."""
         self._ended_at[job_id] = self._monotonic()
+        self._just_ended.append(job_id)
         self._wanted.set()
 
     async def close(self) -> None:
@@ -190,6 +193,13 @@ class Retention:
             removed.append(job_id)
         return removed
 
+    async def _tidy_up(self) -> None:
+        """Removes checkpoints that jobs which have just ended merged for their attempts: of a worker that was killed
+        nobody else does, and to wait for the next look would be to keep what may be as large as a model."""
+        job_ids, self._just_ended = self._just_ended, []
+        for job_id in job_ids:
+            await asyncio.to_thread(scratch.remove_merged, self._job_dir(job_id))
+
     async def _work(self) -> None:
         ttl = self._settings.finished_job_ttl
         pause = None if ttl is None else min(max(ttl, 1.0), _LONGEST_WAIT)
@@ -200,6 +210,7 @@ class Retention:
                 pass
             self._wanted.clear()
             try:
+                await self._tidy_up()
                 removed = await self.sweep()
                 await self._clear_leftovers()
             except StoreUnavailable as error:

@@ -325,7 +325,10 @@ class Scheduler:
             except StoreUnavailable as error:
                 _LOG.warning("no job can be started: %s", error)
                 asyncio.get_running_loop().call_later(_DISPATCH_RETRY, self._wake.set)
-            self._look_ahead()
+            try:
+                self._look_ahead()
+            except Exception:  # it only saves time, and without this task no job would ever start
+                _LOG.exception("the executor cannot be told which jobs come next")
 
     async def _start_next(self) -> bool:
         """Starts the next job, if there is one that can be; whoever holds the lock keeps all from being started."""

@@ -94,7 +94,7 @@ class ServerArgs:
         default=120.0,
         metadata={
             "help": "Seconds without a sign of life after which a worker counts as hung and is killed; none: never.",
-            "above": 0,
+            "minimum": 5,  # a healthy one gives a sign every two seconds
         },
     )
     stall_timeout: float | None = field(

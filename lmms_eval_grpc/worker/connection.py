@@ -27,6 +27,7 @@ class ServerConnection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._reader = FrameReader(sock)
+        self._sending = threading.Lock()
         self._cancelled = threading.Event()
         self._runs: SimpleQueue[RunJob] = SimpleQueue()
 
@@ -50,9 +51,10 @@ class ServerConnection:
         return self._runs.get()
 
     def send(self, event: WorkerEvent) -> None:
-        """Sends one event. Not for several threads at once."""
+        """Sends one event."""
         try:
-            write_frame(self._sock, event)
+            with self._sending:  # or two threads' frames would run into each other where the socket is full
+                write_frame(self._sock, event)
         except OSError:
             _end_group("the server is gone")
 

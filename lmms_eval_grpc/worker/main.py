@@ -64,9 +64,11 @@ def run(sock: socket.socket) -> None:
         if not last.keeps_model:
             return
         job, prepared = connection.next_run(), None
+        # Before the model becomes this job's: to read the weights of another checkpoint may take longer than a worker
+        # may be silent.
+        reporter = JobReporter(connection.send, lambda: connection.cancelled)
         if not _take_over(job, model, surroundings):
             return
-        reporter = JobReporter(connection.send, lambda: connection.cancelled)
         connection.send(WorkerEvent(accepted=RunAccepted()))
 
 
@@ -119,14 +121,13 @@ def _evaluate(
         torch.set_num_threads(job.torch_threads)
     config = read_config(job, spec)
     logger.info("model %s on %s, tasks: %s", config.model, config.device, ", ".join(config.tasks))
-    with merging.no_leftovers(spec, job_dir):
-        outcome = evaluate(
-            config,
-            job_dir,
-            reporter,
-            prepared=None if prepared is None else prepared.preparation,
-            open_model=partial(model.open, keep=job.keep_model),
-        )
+    outcome = evaluate(
+        config,
+        job_dir,
+        reporter,
+        prepared=None if prepared is None else prepared.preparation,
+        open_model=partial(model.open, keep=job.keep_model),
+    )
     result = translate.to_result(outcome)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))

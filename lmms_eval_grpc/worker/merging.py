@@ -1,16 +1,12 @@
-"""Jobs that merge a checkpoint, and evaluations that do so on their way."""
+"""Jobs that merge a checkpoint."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
-from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationError
-from lmms_eval_grpc.engine.checkpoints.automatic import remove_merged
 from lmms_eval_grpc.jobs.results import MergeResult
-from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeMode, MergeSpec
+from lmms_eval_grpc.jobs.spec import CheckpointKind, MergeSpec
 from lmms_eval_grpc.worker import translate
 from lmms_eval_grpc.worker.reporter import JobReporter
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob, WorkerEvent
@@ -42,17 +38,3 @@ def merge(spec: MergeSpec, job: RunJob, job_dir: Path, reporter: JobReporter) ->
     )
     result = MergeResult(merged.folder, merged.size_bytes, merged.tensors, merged.files)
     return WorkerEvent(completed_json=translate.to_json(result))
-
-
-@contextlib.contextmanager
-def no_leftovers(spec: EvaluationSpec, job_dir: Path) -> Iterator[None]:
-    """Removes a checkpoint that was merged for this job, if the job ends here for good.
-
-    One that fails and may be tried again keeps it for the next attempt; it then goes with the job's folder.
-    """
-    try:
-        yield
-    except (EvaluationCancelled, EvaluationError) as end:
-        if spec.merge is MergeMode.AUTO and (isinstance(end, EvaluationCancelled) or spec.retry_policy is None):
-            remove_merged(job_dir)
-        raise

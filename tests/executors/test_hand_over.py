@@ -17,8 +17,10 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.executors.base import ExpectedJob
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
+from lmms_eval_grpc.executors.local_worker import LocalExecution
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import EvaluationResult
@@ -85,9 +87,12 @@ class Queue:
         assert identity is not None
         return identity.pid
 
-    async def run(self, waiting: ExpectedJob) -> list[WorkerReport]:
+    async def start(self, waiting: ExpectedJob) -> LocalExecution:
         running = Job(waiting.job.job_id, waiting.job.spec, JobState.RUNNING, time.time(), waiting.job.order, attempt=1)
-        return await collect(await self.jobs.executor.execute(running, waiting.devices, waiting.job_dir))
+        return await self.jobs.executor.execute(running, waiting.devices, waiting.job_dir)
+
+    async def run(self, waiting: ExpectedJob) -> list[WorkerReport]:
+        return await collect(await self.start(waiting))
 
 
 @pytest.fixture
@@ -324,6 +329,25 @@ class TestKept:
         failed, _ = await jobs.run(jobs.spec("call_sys_exit"))
         assert isinstance(failed[-1], Failed)
         assert not workers(jobs.executor)
+
+    async def test_a_job_that_was_prepared_before_the_model_was_there_keeps_its_temporary_folder(
+        self, queue: Queue
+    ) -> None:
+        running, _ = await queue.jobs.start(queue.jobs.spec("dawdle", batch_size=1, limit_count=200))
+        waiting = queue.add(queue.jobs.spec("dawdle", limit_count=200))
+        queue.expect(waiting)
+        prepared = await queue.prepared(waiting)
+        await running.cancel("enough")
+        await collect(running)
+        # Another job goes first, whose model the one that is prepared can have.
+        _, before = await queue.jobs.run(queue.jobs.spec("well_behaved"))
+        execution = await queue.start(waiting)
+        await wait_for_log(waiting.job_dir, "stage: generating")
+        assert pids(waiting.job_dir) == pids(before)
+        assert not is_alive(prepared)
+        assert (waiting.job_dir / scratch.FOLDER).is_dir()
+        await execution.cancel("enough")
+        await collect(execution)
 
     async def test_the_next_job_is_not_prepared_where_the_model_will_be_there(self, queue: Queue) -> None:
         running, _ = await queue.jobs.start(queue.jobs.spec("dawdle", limit_count=200))

@@ -102,6 +102,22 @@ async def test_what_moves_or_reads_does_not_hang() -> None:
     assert "29 of 100 samples" in error.message
 
 
+async def test_what_is_read_by_one_short_lived_process_after_the_other_counts() -> None:
+    """The counter of a process goes with it, so that of all together falls."""
+    dog = Watchdog(Patience(None, 0.2))
+    reading = [Condition("S", mib << 20) for _ in range(10) for mib in (1, 3)]
+    looks = 0
+
+    async def look() -> Condition:
+        nonlocal looks
+        looks += 1
+        return reading.pop(0) if len(reading) > 1 else reading[0]
+
+    async with asyncio.timeout(60):
+        await dog.wait_for_hang(look)
+    assert looks > 20
+
+
 async def test_a_report_that_tells_nothing_new_is_no_progress_and_a_heartbeat_is_none_either() -> None:
     dog = Watchdog(Patience(None, 0.2))
     watching = asyncio.create_task(watch(dog, Condition("S", 0)))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from lmms_eval_grpc.executors.ray.actor import ActorSettings, JobActor
 from lmms_eval_grpc.executors.ray.job_files import CHUNK_BYTES, FileChange, FolderSource, apply, snapshot
 from lmms_eval_grpc.executors.ray.messages import Node
 from lmms_eval_grpc.executors.ray.slots import Roster
+from lmms_eval_grpc.jobs.events import Failed, Stopped, WorkerReport
+from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.jobs.state import JobState
 
 GPU_NODE = Node("aaa", "10.0.0.2", gpus=2, cpus=8, gpu_product="H100")
 CPU_NODE = Node("bbb", "10.0.0.3", gpus=0, cpus=4, memory_bytes=1000)
@@ -84,6 +92,9 @@ def test_a_folder_travels_with_all_that_is_in_it_but_for_what_belongs_to_the_mac
     (here / "empty").touch()
     (here / "run_log.jsonl").write_text('{"kind": "header"}\n{"kind": "answ')
     (here / "worker.json").write_text("{}")
+    for folder in ("merged_checkpoint", ".merged_checkpoint.merging", "tmp"):
+        (here / folder).mkdir()
+        (here / folder / "model.safetensors").write_text("as large as a model")
     (here / "ray_actor").write_text("host-1")
     for change in snapshot(here):
         apply(there, change)
@@ -112,3 +123,56 @@ def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="leads out of the job's folder"):
             apply(tmp_path / "there", FileChange(path, 0, b""))
     assert not (tmp_path / "outside").exists()
+
+
+class Unending:
+    """An execution whose worker goes on until it is ended."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def reports(self) -> AsyncIterator[WorkerReport]:
+        await self.ended.wait()
+        yield Stopped()
+
+    async def end(self) -> None:
+        self.ended.set()
+
+
+async def test_an_actor_that_cannot_read_its_files_ends_the_job_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the driver would wait for a last word for ever, and hold the job's devices as long."""
+    settings = ActorSettings(
+        devices=1,
+        gpus=False,
+        node_slots=1,
+        include_paths=(),
+        torch_threads=1,
+        use_template=False,
+        cancel_grace=1.0,
+        heartbeat_timeout=None,
+        stall_timeout=None,
+        lease=3600.0,
+    )
+    actor, execution = JobActor(settings), Unending()
+
+    async def execute(*_: object) -> Unending:
+        return execution
+
+    def growth(_: FolderSource) -> list[FileChange]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(actor._executor, "execute", execute)
+    monkeypatch.setattr(FolderSource, "growth", growth)
+    job = Job("j", EvaluationSpec("m", ("t",)), JobState.RUNNING, time.time(), 1, attempt=1)
+    async with asyncio.timeout(60):
+        await actor.run(job, str(tmp_path / "elsewhere"), shared=False)
+        news = await actor.news(0, 0)
+        while not news.reports:
+            news = await actor.news(0, 0)
+    ((_, last),) = news.reports
+    assert isinstance(last, Failed)
+    assert "Input/output error" in last.error.message
+    assert execution.ended.is_set()
+    await actor.close()

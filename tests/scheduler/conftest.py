@@ -42,7 +42,7 @@ class Service:
             await self.store.close()
 
     async def submit(self, num_gpus: int = 1, device: str = "", **options: Any) -> Job:
-        changes = {key: options.pop(key) for key in ("run_timeout", "retry_policy") if key in options}
+        changes = {key: options.pop(key) for key in ("run_timeout", "retry_policy", "merge") if key in options}
         return await self.scheduler.submit(spec(num_gpus=num_gpus, device=device, **changes), **options)
 
     async def reaches(self, job_id: str, *states: JobState) -> Job:

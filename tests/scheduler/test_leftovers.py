@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.spec import MergeMode, RetryPolicy
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler import leftovers
 from lmms_eval_grpc.scheduler.retention import Collected
@@ -28,7 +30,15 @@ async def ended(service: Service, *files: str) -> tuple[Job, Path]:
     return await service.reaches(job.job_id, JobState.COMPLETED), execution.job_dir
 
 
-DRAFTS = ("results/.results.json.k3j.partial", "tmp/pip-x/wheel", "worker.tmp", ".merged.merging-77/model.safetensors")
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmms_eval_grpc.scheduler.retry._FIRST_REST", 0.0)
+
+
+DRAFTS = (
+    *("results/.results.json.k3j.partial", "tmp/pip-x/wheel", "worker.tmp"),
+    *(".merged_checkpoint.merging/model.safetensors", "merged_checkpoint/config.json"),
+)
 KEPT = ("samples.jsonl", "results/results.json", "results/tmp/plot.png", "run_log.jsonl", ".hidden/notes.partial")
 
 
@@ -46,6 +56,31 @@ async def test_a_start_removes_drafts_from_the_folders_of_ended_jobs_only(new_se
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == set(KEPT)
     assert (execution.job_dir / "worker.tmp").exists()
+
+
+@pytest.mark.parametrize("end", ["killed", "retried", "cancelled"])
+@pytest.mark.usefixtures("no_rest")
+async def test_a_merged_checkpoint_goes_when_its_job_has_ended_however_that_came(service: Service, end: str) -> None:
+    """Of a worker that was killed the scheduler alone can remove it: it may be as large as a model."""
+    policy = RetryPolicy(2) if end == "retried" else None
+    job = await service.submit(merge=MergeMode.AUTO, retry_policy=policy)
+    execution = await service.executor.execution(job.job_id)
+    drafts = [execution.job_dir / name for name in (scratch.MERGED_CHECKPOINT, ".merged_checkpoint.merging")]
+    for folder in drafts:
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("x" * 100)
+    (execution.job_dir / "run_log.jsonl").write_text("{}")
+    if end == "cancelled":
+        await service.scheduler.cancel(job.job_id, "enough")
+    else:
+        execution.fail()
+    if end == "retried":
+        again = await service.executor.execution(job.job_id, 2)
+        assert all(folder.exists() for folder in drafts), "the next attempt uses it"
+        again.fail()
+    await service.reaches(job.job_id, JobState.CANCELLED if end == "cancelled" else JobState.FAILED)
+    await until(lambda: not any(folder.exists() for folder in drafts))
+    assert (execution.job_dir / "run_log.jsonl").exists()
 
 
 async def test_a_folder_without_a_job_is_kept_for_a_week_and_then_removed(

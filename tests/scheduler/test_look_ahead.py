@@ -107,6 +107,17 @@ async def test_a_server_that_stops_expects_nothing(new_service: NewService) -> N
     assert told.ids == []
 
 
+async def test_an_executor_that_fails_at_it_still_gets_its_jobs(service: Service) -> None:
+    def expect(upcoming: Sequence[ExpectedJob], begun: Collection[str]) -> None:
+        raise OSError("nothing works")
+
+    service.executor.expect = expect  # type: ignore[attr-defined]
+    for _ in range(2):
+        job = await service.submit()
+        (await service.executor.execution(job.job_id)).complete()
+        await service.reaches(job.job_id, JobState.COMPLETED)
+
+
 async def test_an_executor_need_not_look_ahead(new_service: NewService) -> None:
     service = await new_service()
     assert not isinstance(ScriptedExecutor(), LooksAhead)

@@ -99,6 +99,22 @@ async def test_a_burst_fills_the_queue_exactly(new_service: NewService) -> None:
     service.executor.hold.set()
 
 
+async def test_a_full_queue_says_when_to_try_again_also_while_the_cluster_has_no_devices(
+    new_service: NewService,
+) -> None:
+    service = await new_service("a/cpu:0", max_queued_jobs=1)
+    service.executor.elastic = True
+    job = await service.submit()
+    (await service.executor.execution(job.job_id)).complete()
+    await service.reaches(job.job_id, JobState.COMPLETED)
+    await until(lambda: not service.scheduler._runs)
+    service.executor.change_devices()
+    await service.submit()
+    with pytest.raises(QueueFull) as refused:
+        await service.submit()
+    assert refused.value.retry_after >= 1.0
+
+
 async def test_what_no_device_fits_is_refused_at_once(new_service: NewService) -> None:
     service = await new_service("cuda:0", "cuda:1")
     for device, num_gpus, field in (("cuda:7", 1, "spec.device"), ("", 3, "spec.num_gpus"), ("cpu", 1, "spec.device")):

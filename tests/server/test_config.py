@@ -126,6 +126,7 @@ def test_an_environment_variable_that_is_nearly_a_setting_is_warned_about(caplog
         ("port: true", r"key 'port': True is not a whole number"),
         ("port: 70000", r"key 'port': 70000 must be at most 65535"),
         ("finished_job_ttl: 0", r"key 'finished_job_ttl': 0.0 must be more than 0"),
+        ("heartbeat_timeout: 2", r"key 'heartbeat_timeout': 2.0 must be at least 5"),
         ("shutdown_grace: .nan", r"key 'shutdown_grace': nan is not a number"),
         ("use_template: 1", r"key 'use_template': 1 is not true or false"),
         ("log_level: loud", r"key 'log_level': 'loud' is not one of debug, info"),

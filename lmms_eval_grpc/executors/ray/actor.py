@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -19,9 +20,11 @@ from lmms_eval_grpc.executors.devices import UnknownDevice
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.executors.local_worker import LocalExecution
 from lmms_eval_grpc.executors.ray.job_files import FileChange, FolderSource, apply
-from lmms_eval_grpc.jobs.events import Completed, HostLost, NotStarted, WorkerReport
+from lmms_eval_grpc.jobs.events import Completed, Failed, HostLost, NotStarted, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
-from lmms_eval_grpc.jobs.results import EvaluationResult, Progress, TaskResult
+from lmms_eval_grpc.jobs.results import EvaluationResult, JobError, JobErrorCode, Progress, TaskResult
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -133,7 +136,7 @@ class JobActor:
         await self._executor.clear_leftovers([folder])
         self._asked = asyncio.get_running_loop().time()
         self._execution = await self._executor.execute(job, self._executor.devices, folder)
-        self._running = asyncio.create_task(self._accompany(self._execution, job_dir))
+        self._running = asyncio.create_task(self._see_to_its_end(self._execution, job_dir))
 
     async def news(self, reports_seen: int, files_seen: int) -> News:
         """What is new since then; waits a moment for it."""
@@ -164,7 +167,20 @@ class JobActor:
             await asyncio.wait({self._running})
         await self._forget_folder()
 
-    async def _accompany(self, execution: LocalExecution, job_dir: str) -> None:
+    async def _see_to_its_end(self, execution: LocalExecution, job_dir: str) -> None:
+        """Has the driver hear a last word, whatever happens here: it would ask for one for ever."""
+        try:
+            last = await self._accompany(execution, job_dir)
+        except Exception as error:
+            logger.exception("the actor failed")
+            await execution.end()
+            message = f"the Ray actor failed: {type(error).__name__}: {error}"
+            last = Failed(JobError(JobErrorCode.INTERNAL, "EXECUTOR_FAILED", message))
+        self._execution = None
+        self._reports.put(last)
+
+    async def _accompany(self, execution: LocalExecution, job_dir: str) -> WorkerReport:
+        """Passes on what the job reports and writes, up to its last word, which it returns."""
         loop = asyncio.get_running_loop()
         collecting = asyncio.create_task(self._collect(execution))
         expired = False
@@ -182,8 +198,7 @@ class JobActor:
             await self._forget_folder()
         if expired and not isinstance(last, Completed):
             last = HostLost(f"nobody asked for the job's reports for {self._settings.lease:g} s")
-        self._execution = None
-        self._reports.put(last)
+        return last
 
     async def _collect(self, execution: LocalExecution) -> WorkerReport:
         async for report in execution.reports():

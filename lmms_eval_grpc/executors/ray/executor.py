@@ -14,6 +14,7 @@ from lmms_eval_grpc.executors.local import LocalExecutor
 from lmms_eval_grpc.executors.ray.driver_process import ClusterUnavailable, DriverProcess
 from lmms_eval_grpc.executors.ray.job_files import ACTOR_FILE
 from lmms_eval_grpc.executors.ray.messages import (
+    LEASE_MARGIN,
     Cancel,
     Clear,
     Cleared,
@@ -206,8 +207,9 @@ class RayExecutor:
         self._change(())
         self._end_clearing()
         loop = asyncio.get_running_loop()
+        over = self._settings.lease + LEASE_MARGIN
         for execution in self._executions.values():
-            loop.call_later(self._settings.lease, execution.put, Stopped() if execution.cancelled else HostLost(why))
+            loop.call_later(over, execution.put, Stopped() if execution.cancelled else HostLost(why))
 
     def _change(self, slots: tuple[RaySlot, ...]) -> None:
         if slots != self._slots:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.worker.processes import IDENTITY_FILE
 
 GROWING = ("worker.log", "run_log.jsonl", "samples.jsonl")
@@ -62,6 +63,8 @@ class FolderSource:
         yield from self.growth()
         for path in sorted(self._folder.rglob("*")):
             name = str(path.relative_to(self._folder))
+            if _stays(Path(name)):
+                continue
             if path.is_file() and not path.is_symlink() and name not in (*GROWING, *_LEFT_OUT):
                 self._told.pop(name, None)
                 yield from self._changes(name)
@@ -94,6 +97,12 @@ class FolderSource:
         tail = (before.tail if before is not None and before.size == change.offset else b"") + change.data
         told = self._told[change.path] = _Told(change.offset + len(change.data), tail[-_TAIL_BYTES:])
         return told
+
+
+def _stays(path: Path) -> bool:
+    """Whether a file is of use only where it is: it can be as large as a model, and the next attempt makes it anew."""
+    top = path.parts[0]
+    return top in (scratch.FOLDER, scratch.MERGED_CHECKPOINT) or (top.startswith(".") and top.endswith(".merging"))
 
 
 def snapshot(folder: Path) -> Iterator[FileChange]:

@@ -11,6 +11,9 @@ from typing import Any
 from lmms_eval_grpc.jobs.events import WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 
+LEASE_MARGIN = 2.0
+"""Seconds after the end of a lease until its worker counts as ended."""
+
 _LENGTH = struct.Struct("!Q")
 
 

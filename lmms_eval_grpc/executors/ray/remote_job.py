@@ -14,7 +14,7 @@ import lmms_eval_grpc
 from lmms_eval_grpc.executors.base import is_shortage
 from lmms_eval_grpc.executors.ray import job_files
 from lmms_eval_grpc.executors.ray.hosts import Host, Hosts
-from lmms_eval_grpc.executors.ray.messages import Connect, Execute
+from lmms_eval_grpc.executors.ray.messages import LEASE_MARGIN, Connect, Execute
 from lmms_eval_grpc.jobs.events import HostLost, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.results import JobStage, Progress, TaskResult
 
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 30.0
 """Seconds beyond the grace that an actor may take to stop its worker before Ray ends it."""
-LEASE_MARGIN = 2.0
-"""Seconds after the end of a lease until its worker counts as ended."""
 DISK_PAUSE = 1.0
 """Seconds until files that this machine had no room for are written again."""
 RETRY_PAUSE = 0.5
@@ -72,6 +70,10 @@ class RemoteJob:
         except RayError as error:
             why = f"the job could not be started on {self.order.node_name}: {_describe(error)}"
             last = await self._lost(why, asyncio.get_running_loop().time()) if self._started else NotStarted(why)
+        except OSError as error:
+            if self._started or not is_shortage(error):
+                raise
+            last = NotStarted(f"the job's folder cannot be written: {error}")
         if self._stopping is not None:
             self._stopping.cancel()
         if self._host is not None:
