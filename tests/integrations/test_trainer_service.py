@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +206,21 @@ def test_training_stops_when_checkpoints_get_no_better_and_the_best_is_kept(
     assert kept == tmp_path / "pinned-checkpoints" / "checkpoint-1"
     assert (kept / "model.safetensors").is_file()
     assert [path.name for path in kept.parent.iterdir()] == ["checkpoint-1"]
+
+
+def test_all_processes_of_a_distributed_run_stop_at_one_step_and_the_first_submits(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    program = ["-m", "tests.support.distributed_trainer", server.address, str(tmp_path / "run")]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, *command, *program], capture_output=True, text=True, timeout=280, env=environment, cwd=root
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    # Two checkpoints are compared, and the third save is where the first process tells the other.
+    assert sorted(line for line in ran.stdout.splitlines() if line[:1] in "01") == ["0 3 3", "1 3 0"]
 
 
 def test_a_dead_server_costs_a_warning_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
