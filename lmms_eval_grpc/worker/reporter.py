@@ -96,6 +96,11 @@ class JobReporter:
             self._send(WorkerEvent(task_result_json=to_json(result)))
         self.on_task_result(result)
 
+    def moving(self) -> None:
+        """Takes note that the job has not come to a halt, though nothing is answered or scored."""
+        with self._lock:
+            self._steps += 1
+
     def cancelled(self) -> bool:
         """Whether the engine should stop."""
         return self._cancelled()

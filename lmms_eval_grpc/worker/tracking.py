@@ -7,7 +7,8 @@ import logging
 import queue
 import re
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from lmms_eval_grpc.jobs.results import Metric
@@ -41,12 +42,15 @@ class JobTracking:
         if self._names:
             self._scores.put({score_name(self._lane, task, metric_key(m.name, m.filter)): m.value for m in metrics})
 
-    def close(self) -> None:
-        """Waits until all is told, but not for ever."""
+    def close(self, moving: Callable[[], None] = lambda: None) -> None:
+        """Waits until all is told, but not for ever. ``moving`` is called now and then meanwhile."""
         if not self._names:
             return
         self._scores.put(None)
-        self._thread.join(self._closing_timeout)
+        deadline = time.monotonic() + self._closing_timeout
+        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            self._thread.join(min(left, 0.5))
+            moving()
         if self._thread.is_alive():
             names = ", ".join(self._names)
             logger.warning("the trackers were not done after %.0f s and are left: %s", self._closing_timeout, names)
