@@ -105,4 +105,12 @@ def add_queueing(group: argparse._ArgumentGroup) -> None:
 
 def _add_job(group: argparse._ArgumentGroup) -> None:
     add_queueing(group)
+    group.add_argument(
+        "--track",
+        action="append",
+        metavar="TRACKER",
+        help="tracker that the service tells the results as they come: tensorboard:FOLDER (on the server),"
+        " wandb:PROJECT or mlflow:EXPERIMENT; the labels run and step say of which run and at which step; may be"
+        " repeated",
+    )
     group.add_argument(*spell("validate_only"), action="store_true", help="only check the request; queue nothing")

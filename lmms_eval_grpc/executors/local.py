@@ -262,6 +262,7 @@ class LocalExecutor:
             },
             log_path=str(job_dir.absolute() / LOG_FILE),
             keep_model=self._model_key(job) is not None,
+            labels=job.labels,
         )
 
     def _patience(self, spec: JobSpec) -> Patience:

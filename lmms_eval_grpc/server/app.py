@@ -43,6 +43,7 @@ from lmms_eval_grpc.server.state_dir import (
     make_state_dir,
     mark_temporary,
 )
+from lmms_eval_grpc.server.tracking import check_own_trackers
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
@@ -140,6 +141,7 @@ class EvaluationServer:
     async def _start(self) -> None:
         began = time.monotonic()
         _check_task_folders(self.args.include_path)
+        check_own_trackers(self.args.track)
         self._state_dir = make_state_dir(self.args)
         lock = StateLock(self._state_dir)
         lock.acquire()
@@ -202,6 +204,7 @@ class EvaluationServer:
                 self._executor,
                 include_paths=self.args.include_path,
                 trust_remote_code=self.args.trust_remote_code,
+                track=self.args.track,
             ),
             catalog=tasks,
             models=models,

@@ -187,6 +187,13 @@ class ServerArgs:
             "minimum": 0,
         },
     )
+    track: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Tracker that is told every evaluation's results: tensorboard:FOLDER, wandb:PROJECT or"
+            " mlflow:EXPERIMENT; may be repeated."
+        },
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Let requests ask for Python code that comes with a checkpoint to be run."},

@@ -41,6 +41,7 @@ CAPABILITIES = (
     "set_job_priority",
     "collect_garbage",
     "merge",
+    "track",
 )
 
 

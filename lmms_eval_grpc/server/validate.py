@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,9 @@ from lmms_eval_grpc.server.convert_spec import (
     read_merge_request,
     submission_of,
 )
+from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, shown
 from lmms_eval_grpc.server.merging import settle_merge
+from lmms_eval_grpc.server.tracking import check_trackers
 from lmms_eval_grpc.worker.translate import to_config
 
 if TYPE_CHECKING:
@@ -41,8 +43,6 @@ MAX_PATHS = 64
 MAX_BATCH_SIZE = 65_536
 MAX_NAME = 1024
 """Characters of a name."""
-MAX_PATH = 4096
-"""Characters of a path."""
 MAX_TEXT = 64 * 1024
 """Characters of free text."""
 MAX_SPEC_BYTES = 256 * 1024
@@ -64,11 +64,14 @@ class Validator:
         *,
         include_paths: Sequence[Path],
         trust_remote_code: bool,
+        track: Sequence[str] = (),
     ) -> None:
+        """``track``: trackers that every evaluation gets beside its own."""
         self._catalog = catalog
         self._executor = executor
         self._include_paths = tuple(include_paths)
         self._trust_remote_code = trust_remote_code
+        self._track = tuple(track)
 
     async def check(self, request: EvaluateRequest) -> Submission:
         """The submission that ``request`` makes. Works in a thread; touches folders, but reads no data and no weights.
@@ -87,14 +90,16 @@ class Validator:
             violations += self._check_permissions(spec)
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
-            violations += _check_folder(spec.output_dir, "spec.output_dir")
-            violations += _check_absolute(spec.use_cache, "spec.use_cache")
+            violations += check_folder(spec.output_dir, "spec.output_dir")
+            violations += check_absolute(spec.use_cache, "spec.use_cache")
+            violations += check_trackers(spec.track, "spec.track")
             violations += _check_baseline(spec.baseline)
             violations += self._check_engine(spec, violations)
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(violations)
-        return submission_of(request, spec)
+        track = tuple(dict.fromkeys((*spec.track, *self._track)))
+        return submission_of(request, dataclasses.replace(spec, track=track))
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.
@@ -120,7 +125,7 @@ class Validator:
             if not wrong:
                 spec, wrong = settle_merge(spec)
                 violations += wrong
-                violations += _check_folder(spec.output_path, "spec.output_path")
+                violations += check_folder(spec.output_path, "spec.output_path")
         if violations:
             raise InvalidRequest(violations)
         return submission_of(request, spec)
@@ -174,7 +179,7 @@ def _overlap(one: str, other: str) -> bool:
 def _check_envelope(request: Request) -> Iterator[Violation]:
     request_id = request.request_id.lower()
     if request_id and not _UUID.fullmatch(request_id):
-        yield Violation("request_id", f"{_shown(request_id)} is not a UUID; leave it empty or use a fresh UUID4")
+        yield Violation("request_id", f"{shown(request_id)} is not a UUID; leave it empty or use a fresh UUID4")
     if abs(request.priority) > MAX_PRIORITY:
         yield Violation("priority", f"{request.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}")
     yield from check_labels(request.labels)
@@ -187,9 +192,7 @@ def check_labels(labels: Mapping[str, str]) -> Iterator[Violation]:
         return
     for key, value in sorted(labels.items()):
         if not 1 <= len(key) <= MAX_LABEL_KEY:
-            yield Violation(
-                "labels", f"the key {_shown(key)} must have 1 to {MAX_LABEL_KEY} characters, not {len(key)}"
-            )
+            yield Violation("labels", f"the key {shown(key)} must have 1 to {MAX_LABEL_KEY} characters, not {len(key)}")
         if len(value) > MAX_LABEL_VALUE:
             yield Violation(
                 f"labels.{key}", f"the value has {len(value)} characters; at most {MAX_LABEL_VALUE} are accepted"
@@ -247,8 +250,6 @@ def _check_ranges(spec: EvaluationSpec) -> Iterator[Violation]:
         )
     if spec.num_gpus < 1:
         yield Violation("spec.num_gpus", f"{spec.num_gpus} is negative")
-    if spec.track:
-        yield Violation("spec.track", "this server tells no tracker yet; leave it out, and log from the client")
     if spec.run_timeout is not None and not 0 < spec.run_timeout <= MAX_RUN_TIMEOUT:
         yield Violation("spec.run_timeout", f"{spec.run_timeout} s is not more than 0 and at most a year")
     if spec.stall_timeout is not None and not 0 < spec.stall_timeout <= MAX_RUN_TIMEOUT:
@@ -271,7 +272,7 @@ def _check_generation(gen_kwargs: Mapping[str, Any]) -> Iterator[Violation]:
     for key, value in gen_kwargs.items():
         rule = _GENERATION_RULES.get(key)
         if rule is not None and value is not None and not rule[0](value):
-            yield Violation(f"spec.gen_kwargs.{key}", f"{_shown(value)} is not {rule[1]}")
+            yield Violation(f"spec.gen_kwargs.{key}", f"{shown(value)} is not {rule[1]}")
 
 
 def _is_number(value: Any) -> bool:
@@ -291,11 +292,6 @@ _GENERATION_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _check_absolute(path: str, field: str) -> Iterator[Violation]:
-    if path and ("\0" in path or not Path(path).expanduser().is_absolute()):
-        yield Violation(field, f"{_shown(path)} is not an absolute path; the server has a working folder of its own")
-
-
 def _check_merge_paths(spec: MergeSpec, fields: Sequence[str]) -> Iterator[Violation]:
     if not spec.checkpoint_path:
         yield Violation(fields[0], "not set; name the folder of the sharded checkpoint")
@@ -303,23 +299,7 @@ def _check_merge_paths(spec: MergeSpec, fields: Sequence[str]) -> Iterator[Viola
         if len(path) > MAX_PATH:
             yield Violation(field, f"{len(path)} characters; at most {MAX_PATH} are accepted")
         else:
-            yield from _check_absolute(path, field)
-
-
-def _check_folder(path: str, field: str) -> Iterator[Violation]:
-    """Whether a folder is there and can be written to, or can be made. Makes nothing."""
-    if not path or len(path) > MAX_PATH:
-        return
-    misplaced = list(_check_absolute(path, field))
-    if misplaced:
-        yield from misplaced
-        return
-    folder = Path(path).expanduser()
-    existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
-    if not existing.is_dir():
-        yield Violation(field, f"{_shown(path)} cannot be a folder: {_shown(str(existing))} is a file")
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        yield Violation(field, f"{_shown(path)} cannot be written: the server may not write to {_shown(str(existing))}")
+            yield from check_absolute(path, field)
 
 
 def _check_baseline(name: str) -> Iterator[Violation]:
@@ -332,9 +312,4 @@ def _check_baseline(name: str) -> Iterator[Violation]:
         return
     if isinstance(source, LocalSource) and not source.path.is_absolute():
         remedy = "is not an absolute path; the server has a working folder of its own"
-        yield Violation("spec.baseline", f"{_shown(name)} {remedy}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:199] + "…"
+        yield Violation("spec.baseline", f"{shown(name)} {remedy}")

@@ -23,6 +23,7 @@ from lmms_eval_grpc.worker.frames import FrameError
 from lmms_eval_grpc.worker.model import WorkerModel
 from lmms_eval_grpc.worker.reporter import JobReporter
 from lmms_eval_grpc.worker.surroundings import Surroundings, flush_output, start_log
+from lmms_eval_grpc.worker.tracking import JobTracking
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunAccepted, RunCancelled, RunJob, WorkerEvent, WorkerStarted
 
 logger = logging.getLogger(__name__)
@@ -121,14 +122,21 @@ def _evaluate(
         torch.set_num_threads(job.torch_threads)
     config = read_config(job, spec)
     logger.info("model %s on %s, tasks: %s", config.model, config.device, ", ".join(config.tasks))
-    outcome = evaluate(
-        config,
-        job_dir,
-        reporter,
-        prepared=None if prepared is None else prepared.preparation,
-        open_model=partial(model.open, keep=job.keep_model),
-    )
-    result = translate.to_result(outcome)
+    tracking = JobTracking(spec, job)
+    reporter.on_task_result = lambda result: tracking.tell(result.task, result.metrics)
+    try:
+        outcome = evaluate(
+            config,
+            job_dir,
+            reporter,
+            prepared=None if prepared is None else prepared.preparation,
+            open_model=partial(model.open, keep=job.keep_model),
+        )
+        result = translate.to_result(outcome)
+        for group in result.group_results:
+            tracking.tell(group.group, group.metrics)
+    finally:
+        tracking.close(reporter.moving)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))
 

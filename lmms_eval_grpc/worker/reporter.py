@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from lmms_eval_grpc.engine.api import ProgressReport, Stage, TaskScore
+from lmms_eval_grpc.jobs.results import TaskResult
 from lmms_eval_grpc.worker.translate import to_json, to_progress, to_task_result
 from lmms_eval_grpc.worker.v1.worker_pb2 import Heartbeat, WorkerEvent
 
@@ -35,6 +36,8 @@ class JobReporter:
         cancelled: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.on_task_result: Callable[[TaskResult], None] = lambda result: None
+        """Called with every task's result, once it is on its way."""
         self._send = send
         self._cancelled = cancelled
         self._clock = clock
@@ -91,6 +94,12 @@ class JobReporter:
             self._steps += 1
             self._flush()
             self._send(WorkerEvent(task_result_json=to_json(result)))
+        self.on_task_result(result)
+
+    def moving(self) -> None:
+        """Takes note that the job has not come to a halt, though nothing is answered or scored."""
+        with self._lock:
+            self._steps += 1
 
     def cancelled(self) -> bool:
         """Whether the engine should stop."""

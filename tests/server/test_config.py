@@ -65,6 +65,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "use_template": False,
         "prepare_next": False,
         "keep_model_warm": 30.0,
+        "track": ("tensorboard:/runs", "wandb:team/digits"),
         "trust_remote_code": True,
         "shutdown_grace": 0.5,
         "address_file": tmp_path / "address",

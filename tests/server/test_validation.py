@@ -215,6 +215,13 @@ async def test_an_output_folder_must_be_writable_or_can_be_made(rig: Rig, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+async def test_trackers_that_cannot_be_told_are_named_one_by_one(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    track = [f"tensorboard:{tmp_path / 'new'}", "neptune:x", "wandb:", f"tensorboard:{tmp_path / 'file'}"]
+    assert set(await refused(rig, rig.spec(track=track))) == {"spec.track[1]", "spec.track[2]", "spec.track[3]"}
+    await rig.submit(spec=rig.spec(track=track[:1]))
+
+
 async def test_an_argument_that_the_model_does_not_have_is_named(rig: Rig) -> None:
     spec = rig.spec()
     spec.model_args["pretraind"] = "x"

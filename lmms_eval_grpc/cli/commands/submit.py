@@ -50,6 +50,7 @@ PLAIN_FLAGS = (
     "timezone",
     "compat",
     "merge",
+    "track",
     "priority",
     "request_id",
     "validate_only",

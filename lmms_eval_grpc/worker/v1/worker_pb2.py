@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lmms_eval_grpc/worker/v1/worker.proto\x12\x18lmms_eval_grpc.worker.v1\"\xb7\x01\n\rWorkerCommand\x12/\n\x03run\x18\x01 \x01(\x0b\x32 .lmms_eval_grpc.worker.v1.RunJobH\x00\x12\x35\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32#.lmms_eval_grpc.worker.v1.CancelRunH\x00\x12\x33\n\x07prepare\x18\x03 \x01(\x0b\x32 .lmms_eval_grpc.worker.v1.RunJobH\x00\x42\t\n\x07\x63ommand\"\xad\x02\n\x06RunJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x0f\n\x07job_dir\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x15\n\rinclude_paths\x18\x05 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x15\n\rtorch_threads\x18\x07 \x01(\x05\x12\x46\n\x0b\x65nvironment\x18\x08 \x03(\x0b\x32\x31.lmms_eval_grpc.worker.v1.RunJob.EnvironmentEntry\x12\x10\n\x08log_path\x18\t \x01(\t\x12\x12\n\nkeep_model\x18\n \x01(\x08\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1b\n\tCancelRun\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xff\x02\n\x0bWorkerEvent\x12:\n\x07started\x18\x01 \x01(\x0b\x32\'.lmms_eval_grpc.worker.v1.WorkerStartedH\x00\x12\x17\n\rprogress_json\x18\x02 \x01(\tH\x00\x12\x1a\n\x10task_result_json\x18\x03 \x01(\tH\x00\x12\x18\n\x0e\x63ompleted_json\x18\x04 \x01(\tH\x00\x12\x15\n\x0b\x66\x61iled_json\x18\x05 \x01(\tH\x00\x12;\n\tcancelled\x18\x06 \x01(\x0b\x32&.lmms_eval_grpc.worker.v1.RunCancelledH\x00\x12\x39\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x0b\x32%.lmms_eval_grpc.worker.v1.RunAcceptedH\x00\x12\x38\n\theartbeat\x18\t \x01(\x0b\x32#.lmms_eval_grpc.worker.v1.HeartbeatH\x00\x12\x13\n\x0bkeeps_model\x18\x08 \x01(\x08\x42\x07\n\x05\x65vent\"\x1a\n\tHeartbeat\x12\r\n\x05steps\x18\x01 \x01(\x03\"\r\n\x0bRunAccepted\"\x1c\n\rWorkerStarted\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\x0e\n\x0cRunCancelled\"Y\n\x0fTemplateCommand\x12;\n\x0b\x66ork_worker\x18\x01 \x01(\x0b\x32$.lmms_eval_grpc.worker.v1.ForkWorkerH\x00\x42\t\n\x07\x63ommand\"\xc6\x01\n\nForkWorker\x12\x11\n\tworker_id\x18\x01 \x01(\x03\x12\x10\n\x08log_path\x18\x02 \x01(\t\x12J\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32\x35.lmms_eval_grpc.worker.v1.ForkWorker.EnvironmentEntry\x12\x13\n\x0bworking_dir\x18\x04 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc6\x01\n\rTemplateEvent\x12\x38\n\x05ready\x18\x01 \x01(\x0b\x32\'.lmms_eval_grpc.worker.v1.TemplateReadyH\x00\x12\x38\n\x06\x66orked\x18\x02 \x01(\x0b\x32&.lmms_eval_grpc.worker.v1.WorkerForkedH\x00\x12\x38\n\x06\x65xited\x18\x03 \x01(\x0b\x32&.lmms_eval_grpc.worker.v1.WorkerExitedH\x00\x42\x07\n\x05\x65vent\"=\n\rTemplateReady\x12\x16\n\x0eimport_seconds\x18\x01 \x01(\x01\x12\x14\n\x0cthread_count\x18\x02 \x01(\x05\"S\n\x0cWorkerForked\x12\x11\n\tworker_id\x18\x01 \x01(\x03\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0c\x65rror_number\x18\x04 \x01(\x05\"6\n\x0cWorkerExited\x12\x11\n\tworker_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x65xit_status\x18\x02 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%lmms_eval_grpc/worker/v1/worker.proto\x12\x18lmms_eval_grpc.worker.v1\"\xb7\x01\n\rWorkerCommand\x12/\n\x03run\x18\x01 \x01(\x0b\x32 .lmms_eval_grpc.worker.v1.RunJobH\x00\x12\x35\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32#.lmms_eval_grpc.worker.v1.CancelRunH\x00\x12\x33\n\x07prepare\x18\x03 \x01(\x0b\x32 .lmms_eval_grpc.worker.v1.RunJobH\x00\x42\t\n\x07\x63ommand\"\x9a\x03\n\x06RunJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x0f\n\x07job_dir\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x15\n\rinclude_paths\x18\x05 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x15\n\rtorch_threads\x18\x07 \x01(\x05\x12\x46\n\x0b\x65nvironment\x18\x08 \x03(\x0b\x32\x31.lmms_eval_grpc.worker.v1.RunJob.EnvironmentEntry\x12\x10\n\x08log_path\x18\t \x01(\t\x12\x12\n\nkeep_model\x18\n \x01(\x08\x12<\n\x06labels\x18\x0b \x03(\x0b\x32,.lmms_eval_grpc.worker.v1.RunJob.LabelsEntry\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1b\n\tCancelRun\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xff\x02\n\x0bWorkerEvent\x12:\n\x07started\x18\x01 \x01(\x0b\x32\'.lmms_eval_grpc.worker.v1.WorkerStartedH\x00\x12\x17\n\rprogress_json\x18\x02 \x01(\tH\x00\x12\x1a\n\x10task_result_json\x18\x03 \x01(\tH\x00\x12\x18\n\x0e\x63ompleted_json\x18\x04 \x01(\tH\x00\x12\x15\n\x0b\x66\x61iled_json\x18\x05 \x01(\tH\x00\x12;\n\tcancelled\x18\x06 \x01(\x0b\x32&.lmms_eval_grpc.worker.v1.RunCancelledH\x00\x12\x39\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x0b\x32%.lmms_eval_grpc.worker.v1.RunAcceptedH\x00\x12\x38\n\theartbeat\x18\t \x01(\x0b\x32#.lmms_eval_grpc.worker.v1.HeartbeatH\x00\x12\x13\n\x0bkeeps_model\x18\x08 \x01(\x08\x42\x07\n\x05\x65vent\"\x1a\n\tHeartbeat\x12\r\n\x05steps\x18\x01 \x01(\x03\"\r\n\x0bRunAccepted\"\x1c\n\rWorkerStarted\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\x0e\n\x0cRunCancelled\"Y\n\x0fTemplateCommand\x12;\n\x0b\x66ork_worker\x18\x01 \x01(\x0b\x32$.lmms_eval_grpc.worker.v1.ForkWorkerH\x00\x42\t\n\x07\x63ommand\"\xc6\x01\n\nForkWorker\x12\x11\n\tworker_id\x18\x01 \x01(\x03\x12\x10\n\x08log_path\x18\x02 \x01(\t\x12J\n\x0b\x65nvironment\x18\x03 \x03(\x0b\x32\x35.lmms_eval_grpc.worker.v1.ForkWorker.EnvironmentEntry\x12\x13\n\x0bworking_dir\x18\x04 \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc6\x01\n\rTemplateEvent\x12\x38\n\x05ready\x18\x01 \x01(\x0b\x32\'.lmms_eval_grpc.worker.v1.TemplateReadyH\x00\x12\x38\n\x06\x66orked\x18\x02 \x01(\x0b\x32&.lmms_eval_grpc.worker.v1.WorkerForkedH\x00\x12\x38\n\x06\x65xited\x18\x03 \x01(\x0b\x32&.lmms_eval_grpc.worker.v1.WorkerExitedH\x00\x42\x07\n\x05\x65vent\"=\n\rTemplateReady\x12\x16\n\x0eimport_seconds\x18\x01 \x01(\x01\x12\x14\n\x0cthread_count\x18\x02 \x01(\x05\"S\n\x0cWorkerForked\x12\x11\n\tworker_id\x18\x01 \x01(\x03\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0c\x65rror_number\x18\x04 \x01(\x05\"6\n\x0cWorkerExited\x12\x11\n\tworker_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x65xit_status\x18\x02 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,38 +23,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNJOB_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_RUNJOB_ENVIRONMENTENTRY']._serialized_options = b'8\001'
+  _globals['_RUNJOB_LABELSENTRY']._loaded_options = None
+  _globals['_RUNJOB_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_FORKWORKER_ENVIRONMENTENTRY']._loaded_options = None
   _globals['_FORKWORKER_ENVIRONMENTENTRY']._serialized_options = b'8\001'
   _globals['_WORKERCOMMAND']._serialized_start=68
   _globals['_WORKERCOMMAND']._serialized_end=251
   _globals['_RUNJOB']._serialized_start=254
-  _globals['_RUNJOB']._serialized_end=555
-  _globals['_RUNJOB_ENVIRONMENTENTRY']._serialized_start=505
-  _globals['_RUNJOB_ENVIRONMENTENTRY']._serialized_end=555
-  _globals['_CANCELRUN']._serialized_start=557
-  _globals['_CANCELRUN']._serialized_end=584
-  _globals['_WORKEREVENT']._serialized_start=587
-  _globals['_WORKEREVENT']._serialized_end=970
-  _globals['_HEARTBEAT']._serialized_start=972
-  _globals['_HEARTBEAT']._serialized_end=998
-  _globals['_RUNACCEPTED']._serialized_start=1000
-  _globals['_RUNACCEPTED']._serialized_end=1013
-  _globals['_WORKERSTARTED']._serialized_start=1015
-  _globals['_WORKERSTARTED']._serialized_end=1043
-  _globals['_RUNCANCELLED']._serialized_start=1045
-  _globals['_RUNCANCELLED']._serialized_end=1059
-  _globals['_TEMPLATECOMMAND']._serialized_start=1061
-  _globals['_TEMPLATECOMMAND']._serialized_end=1150
-  _globals['_FORKWORKER']._serialized_start=1153
-  _globals['_FORKWORKER']._serialized_end=1351
-  _globals['_FORKWORKER_ENVIRONMENTENTRY']._serialized_start=505
-  _globals['_FORKWORKER_ENVIRONMENTENTRY']._serialized_end=555
-  _globals['_TEMPLATEEVENT']._serialized_start=1354
-  _globals['_TEMPLATEEVENT']._serialized_end=1552
-  _globals['_TEMPLATEREADY']._serialized_start=1554
-  _globals['_TEMPLATEREADY']._serialized_end=1615
-  _globals['_WORKERFORKED']._serialized_start=1617
-  _globals['_WORKERFORKED']._serialized_end=1700
-  _globals['_WORKEREXITED']._serialized_start=1702
-  _globals['_WORKEREXITED']._serialized_end=1756
+  _globals['_RUNJOB']._serialized_end=664
+  _globals['_RUNJOB_ENVIRONMENTENTRY']._serialized_start=567
+  _globals['_RUNJOB_ENVIRONMENTENTRY']._serialized_end=617
+  _globals['_RUNJOB_LABELSENTRY']._serialized_start=619
+  _globals['_RUNJOB_LABELSENTRY']._serialized_end=664
+  _globals['_CANCELRUN']._serialized_start=666
+  _globals['_CANCELRUN']._serialized_end=693
+  _globals['_WORKEREVENT']._serialized_start=696
+  _globals['_WORKEREVENT']._serialized_end=1079
+  _globals['_HEARTBEAT']._serialized_start=1081
+  _globals['_HEARTBEAT']._serialized_end=1107
+  _globals['_RUNACCEPTED']._serialized_start=1109
+  _globals['_RUNACCEPTED']._serialized_end=1122
+  _globals['_WORKERSTARTED']._serialized_start=1124
+  _globals['_WORKERSTARTED']._serialized_end=1152
+  _globals['_RUNCANCELLED']._serialized_start=1154
+  _globals['_RUNCANCELLED']._serialized_end=1168
+  _globals['_TEMPLATECOMMAND']._serialized_start=1170
+  _globals['_TEMPLATECOMMAND']._serialized_end=1259
+  _globals['_FORKWORKER']._serialized_start=1262
+  _globals['_FORKWORKER']._serialized_end=1460
+  _globals['_FORKWORKER_ENVIRONMENTENTRY']._serialized_start=567
+  _globals['_FORKWORKER_ENVIRONMENTENTRY']._serialized_end=617
+  _globals['_TEMPLATEEVENT']._serialized_start=1463
+  _globals['_TEMPLATEEVENT']._serialized_end=1661
+  _globals['_TEMPLATEREADY']._serialized_start=1663
+  _globals['_TEMPLATEREADY']._serialized_end=1724
+  _globals['_WORKERFORKED']._serialized_start=1726
+  _globals['_WORKERFORKED']._serialized_end=1809
+  _globals['_WORKEREXITED']._serialized_start=1811
+  _globals['_WORKEREXITED']._serialized_end=1865
 # @@protoc_insertion_point(module_scope)

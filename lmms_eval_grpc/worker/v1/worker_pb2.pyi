@@ -70,6 +70,22 @@ class RunJob(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     JOB_ID_FIELD_NUMBER: builtins.int
     SPEC_JSON_FIELD_NUMBER: builtins.int
     JOB_DIR_FIELD_NUMBER: builtins.int
@@ -80,6 +96,7 @@ class RunJob(google.protobuf.message.Message):
     ENVIRONMENT_FIELD_NUMBER: builtins.int
     LOG_PATH_FIELD_NUMBER: builtins.int
     KEEP_MODEL_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     """The job's id, for messages."""
     spec_json: builtins.str
@@ -104,6 +121,10 @@ class RunJob(google.protobuf.message.Message):
     def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Environment variables to be set before the job runs: the devices, and the worker's marker."""
 
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """The submitter's labels: trackers are told the run and the step."""
+
     def __init__(
         self,
         *,
@@ -117,8 +138,9 @@ class RunJob(google.protobuf.message.Message):
         environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         log_path: builtins.str = ...,
         keep_model: builtins.bool = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "device", b"device", "environment", b"environment", "include_paths", b"include_paths", "job_dir", b"job_dir", "job_id", b"job_id", "keep_model", b"keep_model", "log_path", b"log_path", "spec_json", b"spec_json", "torch_threads", b"torch_threads"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "device", b"device", "environment", b"environment", "include_paths", b"include_paths", "job_dir", b"job_dir", "job_id", b"job_id", "keep_model", b"keep_model", "labels", b"labels", "log_path", b"log_path", "spec_json", b"spec_json", "torch_threads", b"torch_threads"]) -> None: ...
 
 global___RunJob = RunJob
 

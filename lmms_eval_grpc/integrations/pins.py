@@ -1,0 +1,75 @@
+"""Copies of checkpoints that take no room, so that a trainer may delete what is still to be evaluated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import Counter
+from fnmatch import fnmatch
+from pathlib import Path
+
+NOT_FOR_INFERENCE = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "global_step*")
+"""What only resuming needs: kept, it would hold its room on the disk."""
+
+
+class CannotPin(OSError):
+    """The file system has no hard links, or they reach not so far."""
+
+
+class Pins:
+    """Hard-linked copies of folders, each removed when the last who took it lets go. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders: Counter[Path] = Counter()
+
+    def take(self, checkpoint: Path, folder: Path) -> Path:
+        """Makes or shares the copy of ``checkpoint`` in ``folder``, which is on the same file system, and returns it.
+
+        Raises:
+            CannotPin: the files cannot be linked. Nothing is left behind.
+        """
+        copy = folder / checkpoint.name
+        with self._lock:
+            if not self._holders[copy]:
+                shutil.rmtree(copy, ignore_errors=True)  # what an interrupted run left
+                try:
+                    _link(checkpoint, copy)
+                except OSError as error:
+                    shutil.rmtree(copy, ignore_errors=True)
+                    raise CannotPin(error.errno, f"{checkpoint} cannot be hard-linked to {copy}: {error}") from error
+            self._holders[copy] += 1
+        return copy
+
+    def hold(self, copy: Path) -> None:
+        """One more holder of a copy that somebody holds; anything else is left as it is."""
+        with self._lock:
+            if self._holders[copy]:
+                self._holders[copy] += 1
+
+    def release(self, copy: Path) -> None:
+        """One holder less. What is no copy is left alone."""
+        with self._lock:
+            if not self._holders[copy]:
+                return
+            self._holders[copy] -= 1
+            if self._holders[copy]:
+                return
+            del self._holders[copy]
+            shutil.rmtree(copy, ignore_errors=True)
+            try:
+                copy.parent.rmdir()
+            except OSError:
+                pass  # others are in it
+
+
+def _link(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for entry in os.scandir(source):
+        if any(fnmatch(entry.name, pattern) for pattern in NOT_FOR_INFERENCE):
+            continue
+        if entry.is_dir():
+            _link(Path(entry.path), target / entry.name)
+        else:
+            os.link(Path(entry.path).resolve(), target / entry.name)
