@@ -70,7 +70,7 @@ first_python() {
   return 1
 }
 
-# What the clients for Node, C++ and Ruby are built and tested with, from Debian's packages. Only as root on a machine with
+# What the clients for Node, C++ and Ruby are built and tested with, and the shells whose completion is tested, from Debian's packages. Only as root on a machine with
 # apt; elsewhere, and where packages cannot be had, the tests of a client whose tools are missing are skipped, and say so.
 # Those for Java and Go are: clients/README.md names what they need.
 client_toolchains() {
@@ -79,6 +79,7 @@ client_toolchains() {
   debian_packages $(command -v npm > /dev/null || echo nodejs npm)
   debian_packages libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc pkg-config make \
     $(command -v g++ > /dev/null || echo g++) $(command -v cmake > /dev/null || echo cmake)
+  debian_packages zsh fish
   debian_packages ruby ruby-grpc ruby-grpc-tools protobuf-compiler protobuf-compiler-grpc
 }
 
