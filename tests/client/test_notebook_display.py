@@ -33,6 +33,7 @@ class Display:
 
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[Display]:
+    pytest.importorskip("IPython")
     display = Display()
     monkeypatch.setattr("IPython.display.display", display)
     monkeypatch.setattr(narration, "in_notebook", lambda: True)

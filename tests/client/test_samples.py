@@ -42,6 +42,7 @@ def test_lines_of_json(client: Any, job: str, tmp_path: Path) -> None:
 
 
 def test_a_data_frame(client: Any, job: str) -> None:
+    pytest.importorskip("pandas")
     frame = client.samples(job).to_pandas()
     assert list(frame["doc_id"]) == [0, 1, 2, 3, 4, 9, 9]
     assert list(frame["scores.acc"]) == [0, 0.25, 0.5, 0.75, 1, 1, 1]
@@ -52,6 +53,7 @@ def test_a_data_frame(client: Any, job: str) -> None:
 
 
 def test_a_dataset(client: Any, job: str) -> None:
+    pytest.importorskip("datasets")
     dataset = client.samples(job).to_dataset()
     assert dataset[0]["responses"] == ["ä", "b"]
     assert dataset["scores.acc"][:] == [0, 0.25, 0.5, 0.75, 1, 1, 1]
@@ -60,6 +62,8 @@ def test_a_dataset(client: Any, job: str) -> None:
 
 
 def test_no_samples_are_an_empty_table_with_its_columns(client: Any, servicer: Servicer) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("datasets")
     servicer.add_job()
     samples = client.samples("job-1")
     assert list(samples.to_pandas().columns) == samples.to_dataset().column_names
