@@ -70,15 +70,16 @@ first_python() {
   return 1
 }
 
-# What the clients for Node, C++ and Ruby are built and tested with, from Debian's packages. Only as root on a machine with
-# apt; elsewhere, and where packages cannot be had, the tests of a client whose tools are missing are skipped, and say so.
-# Those for Java and Go are: clients/README.md names what they need.
+# What the clients for Node, C++ and Ruby are built and tested with, and the shells whose completion is tested, from
+# Debian's packages. Only as root on a machine with apt; elsewhere, and where packages cannot be had, the tests whose tools
+# are missing are skipped, and say so. Those of Java and Go are: clients/README.md names what they need.
 client_toolchains() {
   if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then return 0; fi
   # Compilers and Node only where there is none: a machine may have its own.
   debian_packages $(command -v npm > /dev/null || echo nodejs npm)
   debian_packages libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc pkg-config make \
     $(command -v g++ > /dev/null || echo g++) $(command -v cmake > /dev/null || echo cmake)
+  debian_packages zsh fish
   debian_packages ruby ruby-grpc ruby-grpc-tools protobuf-compiler protobuf-compiler-grpc
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmms_eval_grpc import __version__
-from lmms_eval_grpc.cli import arguments, flags_eval, flags_evaluation, flags_submit
+from lmms_eval_grpc.cli import arguments, flags_eval, flags_runs, flags_submit
 from lmms_eval_grpc.cli.exit_codes import ExitCode, describe_exit_codes
 from lmms_eval_grpc.cli.flags_evaluation import spell
 
@@ -17,7 +17,9 @@ ADDRESS_VARIABLE = "LMMS_EVAL_GRPC_ADDRESS"
 DEFAULT_ADDRESS = "localhost:50051"
 TASK_KINDS = ("task", "group", "tag")
 
-RUN_HELP = "a samples file, a results file, or a folder of such; of a folder the newest run counts"
+SHELLS = ("bash", "zsh", "fish")
+NAMES = ("jobs", "models", "tasks")
+"""What the server can name for completion."""
 
 DESCRIPTION = "Evaluation of large multimodal models as a service: submit checkpoints, watch the scores come back."
 
@@ -319,52 +321,11 @@ def _declare_local(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="what is installed here; asks no server")
 
 
-def _declare_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN_HELP)
-    group = parser.add_argument_group("what to score")
-    flags_evaluation.add_subject(
-        group, required=False, place="", model_default="as the results say", tasks_default="those of the samples"
-    )
-    flags_evaluation.add_include_path(group, place="")
-    flags_evaluation.add_reasoning_tags(group, default="as in the run")
-    flags_evaluation.add_trust(group)
-    flags_evaluation.add_media(group)
-    flags_eval.add_output(group)
-    flags_eval.add_verbosity(group, "INFO")
-
-
-def _declare_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", metavar="FIRST", help=RUN_HELP)
-    parser.add_argument("second", metavar="SECOND", help="the other run, over the same documents")
-    group = parser.add_argument_group("how to compare")
-    group.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    group.add_argument(
-        "--alpha", type=float, default=0.05, metavar="P", help="level of significance of a verdict (default: 0.05)"
-    )
-    group.add_argument(
-        *spell("score_key"),
-        default="score",
-        metavar="KEY",
-        help="the number in scores that are mappings (default: score)",
-    )
-    flags_eval.add_verbosity(group, "INFO")
-
-
-def _declare_power(parser: argparse.ArgumentParser) -> None:
+def _declare_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", nargs="?", choices=SHELLS, help="the shell to write for")
     parser.add_argument(
-        "runs",
-        nargs="*",
-        metavar="RUN",
-        help="take standard deviations from one run's samples, or from two runs' pairs",
+        "--names", choices=NAMES, help="instead print names that the server knows, one a line; the scripts ask so"
     )
-    group = parser.add_argument_group("the comparison that is planned")
-    flags_eval.add_design(group)
-    group.add_argument("--documents", type=arguments.parse_count, metavar="N", help="how many there are")
-    group.add_argument(
-        "--tasks", action="extend", type=arguments.parse_names, metavar="A,B,…", help="as many as these tasks have"
-    )
-    flags_evaluation.add_include_path(group, place="")
-    flags_eval.add_verbosity(group, "INFO")
 
 
 def _declare_nothing(parser: argparse.ArgumentParser) -> None:
@@ -374,9 +335,9 @@ def _declare_nothing(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("Run the server.", _declare_serve),
     "eval": ("Evaluate here, without a server, by lmms-eval's flags.", flags_eval.add_flags),
-    "score": ("Score the stored responses of a run anew, without a model.", _declare_score),
-    "compare": ("Say which of two runs is better, or that there is not enough evidence.", _declare_compare),
-    "power": ("Say how many documents show a difference.", _declare_power),
+    "score": ("Score the stored responses of a run anew, without a model.", flags_runs.add_score),
+    "compare": ("Say which of two runs is better, or that there is not enough evidence.", flags_runs.add_compare),
+    "power": ("Say how many documents show a difference.", flags_runs.add_power),
     "submit": ("Queue an evaluation; print the job's id.", _declare_submit),
     "merge": ("Merge a sharded checkpoint into one that from_pretrained loads.", _declare_merge),
     "watch": ("Follow a job to its end, then show its results.", _declare_job),
@@ -384,6 +345,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "job": ("Show everything about one job.", _declare_job),
     "cancel": ("Cancel a job, queued or running.", _declare_cancel),
     "queue": ("Show what runs and what waits.", _declare_queue),
+    "top": ("Watch devices, queue and recent scores, live on the terminal.", _declare_nothing),
     "pause": ("Start no further jobs; those that run go on.", _declare_pause),
     "resume": ("Start jobs again.", _declare_nothing),
     "priority": ("Move a queued job within the queue.", _declare_priority),
@@ -394,5 +356,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "tasks": ("List the tasks, groups and tags that can be evaluated.", _declare_tasks),
     "models": ("List the model backends, and what to install for those that are not available.", _declare_local),
     "info": ("Describe the server: versions, devices, limits.", _declare_nothing),
+    "completion": ("Print the script that completes this command line in a shell.", _declare_completion),
     "version": ("Print the versions installed here; asks no server.", _declare_nothing),
 }

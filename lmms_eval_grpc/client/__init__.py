@@ -24,10 +24,12 @@ from lmms_eval_grpc.client.errors import (
     Violation,
 )
 from lmms_eval_grpc.client.requests import EvaluationOptions
+from lmms_eval_grpc.client.samples import AsyncSampleReader, SampleReader
 from lmms_eval_grpc.client.sync import EvalClient
 
 __all__ = [
     "AsyncEvalClient",
+    "AsyncSampleReader",
     "EvalClient",
     "EvalServiceError",
     "EvaluationOptions",
@@ -38,6 +40,7 @@ __all__ = [
     "QueueFull",
     "QueuePaused",
     "RequestConflict",
+    "SampleReader",
     "SamplesNotLogged",
     "SequenceOutOfRange",
     "ServerUnavailable",

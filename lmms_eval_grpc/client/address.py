@@ -6,7 +6,9 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-_FORMS = "host:port, http://host:port, grpc://host:port or unix:/path/to/socket"
+_FORMS = "host:port, http://host:port, grpc://host:port, unix:/path/to/socket, or grpcs://host:port for TLS"
+_SCHEMES = {"http": False, "grpc": False, "https": True, "grpcs": True}
+"""Whether the connection is encrypted, by scheme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +19,13 @@ class Address:
     """The name that grpc dials."""
     is_local: bool
     """Whether it is loopback or a socket file, which no proxy can reach."""
+    is_encrypted: bool = False
+    """Whether TLS is spoken, with a server whose certificate is checked."""
 
 
 def parse_address(text: str) -> Address:
-    """Reads ``host:port``, ``http://host:port``, ``grpc://host:port`` or ``unix:/path``.
+    """Reads ``host:port``, ``http://host:port``, ``grpc://host:port``, ``unix:/path``, or for TLS ``grpcs://host:port``
+    or ``https://host:port``.
 
     Raises:
         ValueError: it is none of these.
@@ -33,7 +38,7 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"address {text!r}: a socket needs an absolute path, as in unix:/run/lmms-eval.sock")
         return Address(f"unix:{path}", is_local=True)
     scheme, separator, _ = text.partition("://")
-    if separator and scheme.lower() not in ("http", "grpc"):
+    if separator and scheme.lower() not in _SCHEMES:
         raise ValueError(f"address {text!r}: {scheme}:// is not supported; use {_FORMS}")
     parts = urlsplit(text if separator else f"grpc://{text}")
     try:
@@ -46,7 +51,7 @@ def parse_address(text: str) -> Address:
         missing = "host" if not host else "port"
         raise ValueError(f"address {text!r} has no {missing}; use {_FORMS} (the server's default port is 50051)")
     name = f"[{host}]" if ":" in host else host
-    return Address(f"{name}:{port}", is_local=_is_loopback(host))
+    return Address(f"{name}:{port}", _is_loopback(host), bool(separator) and _SCHEMES[scheme.lower()])
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
 from types import TracebackType
@@ -16,9 +15,10 @@ from lmms_eval_grpc.client.admin import AsyncAdminMethods
 from lmms_eval_grpc.client.aio_transport import AioTransport
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
-from lmms_eval_grpc.client.narration import Narrator
+from lmms_eval_grpc.client.narration import make_narrator
 from lmms_eval_grpc.client.requests import CheckpointType, EvaluationOptions, State
-from lmms_eval_grpc.client.streams import JobWatch, Logs, QueueWatch, Reconnection, Samples
+from lmms_eval_grpc.client.samples import AsyncSampleMethods
+from lmms_eval_grpc.client.streams import JobWatch, Logs, QueueWatch, Reconnection
 from lmms_eval_grpc.client.sync import EvalClient
 from lmms_eval_grpc.v1 import catalog_pb2 as catalog
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
@@ -38,8 +38,28 @@ def documented_like(twin: type) -> Callable[[type[_ClassT]], type[_ClassT]]:
     return document
 
 
+class JobEvents(AsyncIterator[messages.JobEvent]):
+    """A job's events: ``async for`` takes them as they come; awaited, all of them once the job has ended."""
+
+    def __init__(self, stream: AsyncGenerator[messages.JobEvent]) -> None:
+        self._stream = stream
+
+    async def __anext__(self) -> messages.JobEvent:
+        return await anext(self._stream)
+
+    def __await__(self) -> Generator[Any, None, list[messages.JobEvent]]:
+        return self._rest().__await__()
+
+    async def _rest(self) -> list[messages.JobEvent]:
+        return [event async for event in self]
+
+    async def aclose(self) -> None:
+        """Ends the stream."""
+        await self._stream.aclose()
+
+
 @documented_like(EvalClient)
-class AsyncEvalClient(AsyncAdminMethods, ClientBase):
+class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
     """Client of the evaluation service for asyncio, with the methods, arguments and results of :class:`EvalClient`.
 
     It belongs to the event loop of its first call. Tasks may share it; forked children may not use it.
@@ -193,7 +213,7 @@ class AsyncEvalClient(AsyncAdminMethods, ClientBase):
         verbose: bool = True,
     ) -> dict[str, Any]:
         waiting = self._settings.reconnection(f"waiting for job {job_id}", timeout)
-        narrator = Narrator(job_id, verbose)
+        narrator = make_narrator(job_id, verbose)
         watched = False
         while True:
             job = await self._get_through_outages(job_id, waiting)
@@ -206,19 +226,8 @@ class AsyncEvalClient(AsyncAdminMethods, ClientBase):
                 narrator.tell_event(event)
             watched = True
 
-    def watch_job(self, job_id: str, after_sequence: int = 0) -> AsyncIterator[messages.JobEvent]:
-        return self._watch(job_id, after_sequence, self._settings.reconnection(f"watching job {job_id}"))
-
-    async def iter_samples(
-        self, job_id: str, task: str | None = None, follow: bool = False
-    ) -> AsyncIterator[dict[str, Any]]:
-        state = Samples(job_id, task, follow)
-        stream = self._transport.follow(
-            lambda stub: stub.StreamSamples, state, self._settings.reconnection(f"reading samples of job {job_id}")
-        )
-        async with aclosing(stream):
-            async for record in stream:
-                yield dictionaries.sample(record)
+    def watch_job(self, job_id: str, after_sequence: int = 0) -> JobEvents:
+        return JobEvents(self._watch(job_id, after_sequence, self._settings.reconnection(f"watching job {job_id}")))
 
     def iter_logs(self, job_id: str, follow: bool = False, after_offset: int = 0) -> AsyncIterator[str]:
         state = Logs(job_id, follow, after_offset)
@@ -282,7 +291,7 @@ class AsyncEvalClient(AsyncAdminMethods, ClientBase):
             except ServerUnavailable as error:
                 await self._transport.sleep(waiting.delay_after(error.rpc_error))
 
-    def _watch(self, job_id: str, after_sequence: int, waiting: Reconnection) -> AsyncIterator[messages.JobEvent]:
+    def _watch(self, job_id: str, after_sequence: int, waiting: Reconnection) -> AsyncGenerator[messages.JobEvent]:
         state = JobWatch(job_id, after_sequence, self._settings.heartbeat_interval)
         return self._transport.follow(
             lambda stub: stub.WatchJob,

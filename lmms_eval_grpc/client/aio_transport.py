@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from lmms_eval_grpc.client.address import Address
 from lmms_eval_grpc.client.base import PagedRequest, PagedResponse, Settings
-from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, channel_options
+from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, open_aio_channel
 from lmms_eval_grpc.client.errors import raise_typed
 from lmms_eval_grpc.client.streams import Reconnection, Resume
 from lmms_eval_grpc.client.stubs import Stub
@@ -35,8 +35,7 @@ class AioConnection:
     def __init__(self, address: Address) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
-        options = channel_options(address)
-        self._channels = [grpc.aio.insecure_channel(address.target, options) for _ in range(2)]
+        self._channels = [open_aio_channel(address) for _ in range(2)]
         for_calls, for_watches = self._channels
         self.calls = cast("_Stub", Stub(for_calls))
         self.watches = cast("_Stub", Stub(for_watches))

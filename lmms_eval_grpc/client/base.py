@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lmms_eval_grpc.client import dictionaries
+from lmms_eval_grpc.client import dictionaries, notebook
 from lmms_eval_grpc.client.address import Address, parse_address
 from lmms_eval_grpc.client.errors import JobFailed, ServerUnavailable
 from lmms_eval_grpc.client.streams import Reconnection
@@ -68,7 +68,8 @@ class ClientBase:
         """Checks the settings. Nothing is dialled before the first call.
 
         Args:
-            base_url: The server: host:port, http://host:port, grpc://host:port or unix:/path/to/socket.
+            base_url: The server: host:port, http://host:port, grpc://host:port or unix:/path/to/socket, in the clear;
+                grpcs://host:port or https://host:port with TLS.
             timeout: Seconds that one call may take, its retries included. None: 30. Streams have no such bound.
             heartbeat_interval: Seconds of silence after which the server shows that a watch is alive, 1 to 300. After
                 three missed ones the client connects anew.
@@ -83,6 +84,7 @@ class ClientBase:
                 raise ValueError(f"{name}={value!r}: use a number of seconds greater than 0, or None")
         if not 1 <= heartbeat_interval <= 300:
             raise ValueError(f"heartbeat_interval={heartbeat_interval!r}: use 1 to 300 seconds")
+        notebook.show_messages_as_html()
         self.base_url = base_url
         self.timeout = timeout
         call_timeout = _DEFAULT_TIMEOUT if timeout is None else timeout

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import grpc
+import grpc.aio
+
 from lmms_eval_grpc.client.address import Address
 
 SERVICE = "lmms_eval_grpc.v1.EvaluationService"
@@ -38,6 +41,26 @@ _RETRIED_METHODS = (
     "ListModels",
     "GetServerInfo",
 )
+
+
+def open_channel(address: Address) -> grpc.Channel:
+    """A channel of the sync client.
+
+    With TLS the server's certificate must be signed by an authority that the system trusts, or by one in the file that
+    ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names.
+    """
+    options = channel_options(address)
+    if address.is_encrypted:
+        return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(), options)
+    return grpc.insecure_channel(address.target, options)
+
+
+def open_aio_channel(address: Address) -> grpc.aio.Channel:
+    """A channel of the asyncio client, otherwise as `open_channel`."""
+    options = channel_options(address)
+    if address.is_encrypted:
+        return grpc.aio.secure_channel(address.target, grpc.ssl_channel_credentials(), options)
+    return grpc.aio.insecure_channel(address.target, options)
 
 
 def channel_options(address: Address) -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lmms_eval_grpc.client.arguments import from_json_value
+from lmms_eval_grpc.client.rendering import JobDocument, ResultDocument
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
@@ -99,10 +100,10 @@ def queue(snapshot: service.QueueSnapshot) -> dict[str, Any]:
     }
 
 
-def job(message: messages.Job) -> dict[str, Any]:
+def job(message: messages.Job) -> JobDocument:
     """What `get_job` returns: lmms-eval's keys, then ours."""
     error = message.error if message.HasField("error") else None
-    return {
+    told = {
         "job_id": message.job_id,
         "status": state_name(message.state),
         "created_at": _time(message, "create_time"),
@@ -123,6 +124,7 @@ def job(message: messages.Job) -> dict[str, Any]:
         "cancel_reason": message.cancel_reason or None,
         "request_id": message.request_id,
     }
+    return JobDocument(told)
 
 
 def task_result(result: messages.TaskResult) -> dict[str, Any]:
@@ -230,7 +232,7 @@ def _merge_request(spec: messages.MergeSpec) -> dict[str, Any]:
 def _result(message: messages.Job) -> dict[str, Any] | None:
     match message.WhichOneof("result"):
         case "evaluation_result":
-            return _evaluation_result(message.evaluation_result)
+            return evaluation_result(message.evaluation_result)
         case "merge_result":
             merged = message.merge_result
             return {
@@ -242,7 +244,7 @@ def _result(message: messages.Job) -> dict[str, Any] | None:
     return None
 
 
-def _evaluation_result(result: messages.EvaluationResult) -> dict[str, Any]:
+def evaluation_result(result: messages.EvaluationResult) -> ResultDocument:
     """The results document in lmms-eval's layout; what the service knows beside it is under "service".
 
     A document too large for a response is at `results_path` on the server; its "results" are made from the metrics.
@@ -270,7 +272,7 @@ def _evaluation_result(result: messages.EvaluationResult) -> dict[str, Any]:
         },
         "usage": {"input_tokens": result.usage.input_tokens, "output_tokens": result.usage.output_tokens},
     }
-    return document
+    return ResultDocument(document)
 
 
 def _short_document(result: messages.EvaluationResult) -> dict[str, Any]:

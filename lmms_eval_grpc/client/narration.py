@@ -1,15 +1,31 @@
-"""What `wait_for_job` prints while it waits."""
+"""What `wait_for_job` shows while it waits: lines, or in a notebook one display that is updated in place."""
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 import time
+from typing import Any
 
 from lmms_eval_grpc.client.dictionaries import state_name
+from lmms_eval_grpc.client.rendering import render_wait
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 _PROGRESS_EVERY = 5.0
 """Seconds between lines about progress in one stage. All else is always told."""
+
+
+def make_narrator(job_id: str, verbose: bool) -> Narrator:
+    """One for where this runs."""
+    return NotebookNarrator(job_id) if verbose and in_notebook() else Narrator(job_id, verbose)
+
+
+def in_notebook() -> bool:
+    """Whether this is a Jupyter kernel, whose front end shows HTML. Imports nothing."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
 
 
 class Narrator:
@@ -53,6 +69,35 @@ class Narrator:
     def _print(self, line: str) -> None:
         if self._verbose:
             print(f"Job {self._job_id[:8]}: {line}", flush=True)  # noqa: T201
+
+
+class NotebookNarrator(Narrator):
+    """The same lines in one output of the cell, with a bar for the progress, updated in place."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id, verbose=True)
+        self._lines: list[str] = []
+        self._handle: Any = None
+
+    def _tell_progress(self, progress: messages.Progress) -> None:
+        done, total = progress.samples_done, progress.samples_total
+        if progress.bytes_total:
+            done, total = progress.bytes_done, progress.bytes_total
+        self._show(_describe_progress(progress), done, total)
+
+    def _print(self, line: str) -> None:
+        self._lines.append(line)
+        self._show()
+
+    def _show(self, now: str = "", done: int = 0, total: int = 0) -> None:
+        title = f"Job {self._job_id[:8]}"
+        text = "\n".join(f"{title}: {line}" for line in [*self._lines, *filter(None, [now])])
+        bundle = {"text/plain": text, "text/html": render_wait(title, self._lines, now, done, total)}
+        if self._handle is None:
+            display: Any = importlib.import_module("IPython.display").display
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
 
 
 def _describe_result(result: messages.TaskResult) -> str:

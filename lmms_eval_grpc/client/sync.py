@@ -13,16 +13,17 @@ from lmms_eval_grpc.client import dictionaries, requests
 from lmms_eval_grpc.client.admin import AdminMethods
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
-from lmms_eval_grpc.client.narration import Narrator
+from lmms_eval_grpc.client.narration import make_narrator
 from lmms_eval_grpc.client.requests import CheckpointType, EvaluationOptions, State
-from lmms_eval_grpc.client.streams import JobWatch, Logs, QueueWatch, Reconnection, Samples
+from lmms_eval_grpc.client.samples import SampleMethods
+from lmms_eval_grpc.client.streams import JobWatch, Logs, QueueWatch, Reconnection
 from lmms_eval_grpc.client.transport import Transport
 from lmms_eval_grpc.v1 import catalog_pb2 as catalog
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 
-class EvalClient(AdminMethods, ClientBase):
+class EvalClient(AdminMethods, SampleMethods, ClientBase):
     """Client of the evaluation service, with the methods of lmms-eval's client and more.
 
     Methods that lmms-eval has return its dictionaries; the others return messages of ``lmms_eval_grpc.v1``. Threads may
@@ -254,7 +255,7 @@ class EvalClient(AdminMethods, ClientBase):
             job_id: The job.
             poll_interval: Accepted for lmms-eval's sake and ignored: nothing is polled.
             timeout: Seconds to wait. None: no bound.
-            verbose: Print state changes, task results and progress.
+            verbose: Print state changes, task results and progress; in a notebook, as a bar that is updated in place.
 
         Raises:
             JobFailed: the job failed (a RuntimeError); its `job` is what `get_job` returns.
@@ -263,7 +264,7 @@ class EvalClient(AdminMethods, ClientBase):
             ServerUnavailable: the server was unreachable for `reconnect_timeout`.
         """
         waiting = self._settings.reconnection(f"waiting for job {job_id}", timeout)
-        narrator = Narrator(job_id, verbose)
+        narrator = make_narrator(job_id, verbose)
         watched = False
         while True:
             job = self._get_through_outages(job_id, waiting)
@@ -291,23 +292,6 @@ class EvalClient(AdminMethods, ClientBase):
             ServerUnavailable: the server was unreachable for `reconnect_timeout`.
         """
         return self._watch(job_id, after_sequence, self._settings.reconnection(f"watching job {job_id}"))
-
-    def iter_samples(self, job_id: str, task: str | None = None, follow: bool = False) -> Iterator[dict[str, Any]]:
-        """Yields the job's per-sample records, each once, in the order in which they were scored.
-
-        Args:
-            job_id: The job.
-            task: Only this task's. None: all.
-            follow: Go on until the job ends. Otherwise stop after what is there.
-
-        Raises:
-            SamplesNotLogged: the job was submitted without log_samples.
-        """
-        state = Samples(job_id, task, follow)
-        stream = self._transport.follow(
-            lambda stub: stub.StreamSamples, state, self._settings.reconnection(f"reading samples of job {job_id}")
-        )
-        return (dictionaries.sample(record) for record in stream)
 
     def iter_logs(self, job_id: str, follow: bool = False, after_offset: int = 0) -> Iterator[str]:
         """Yields the text of the worker's log, in pieces.
@@ -411,9 +395,5 @@ class EvalClient(AdminMethods, ClientBase):
 
     def _watch(self, job_id: str, after_sequence: int, waiting: Reconnection) -> Iterator[messages.JobEvent]:
         state = JobWatch(job_id, after_sequence, self._settings.heartbeat_interval)
-        return self._transport.follow(
-            lambda stub: stub.WatchJob,
-            state,
-            waiting,
-            silence_limit=self._settings.silence_limit,
-        )
+        limit = self._settings.silence_limit
+        return self._transport.follow(lambda stub: stub.WatchJob, state, waiting, silence_limit=limit)

@@ -15,7 +15,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from lmms_eval_grpc.client.address import Address
 from lmms_eval_grpc.client.base import PagedRequest, PagedResponse, Settings
-from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, channel_options
+from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, open_channel
 from lmms_eval_grpc.client.errors import raise_typed
 from lmms_eval_grpc.client.streams import Reconnection, Resume
 from lmms_eval_grpc.client.stubs import Stub as _Stub
@@ -34,8 +34,7 @@ class Connection:
     """Two channels: long streams must not starve calls."""
 
     def __init__(self, address: Address) -> None:
-        options = channel_options(address)
-        self._channels = [grpc.insecure_channel(address.target, options) for _ in range(2)]
+        self._channels = [open_channel(address) for _ in range(2)]
         for_calls, for_watches = self._channels
         self.calls = _Stub(for_calls)
         self.watches = _Stub(for_watches)

@@ -234,6 +234,10 @@ class Terminal:
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def type(self, text: str) -> None:
+        """Presses keys."""
+        os.write(self._leader, text.encode())
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()

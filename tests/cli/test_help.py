@@ -22,6 +22,7 @@ COMMANDS = (
     "job",
     "cancel",
     "queue",
+    "top",
     "pause",
     "resume",
     "priority",
@@ -32,6 +33,7 @@ COMMANDS = (
     "tasks",
     "models",
     "info",
+    "completion",
     "version",
 )
 HEAVY = ("grpc", "google.protobuf", "torch", "transformers", "datasets", "numpy", "rich", "yaml")

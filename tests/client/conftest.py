@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmms_eval_grpc.client import AsyncEvalClient, EvalClient
+from lmms_eval_grpc.client import AsyncEvalClient, AsyncSampleReader, EvalClient
 from tests.client.scripted_server import ScriptedServer, Servicer
 
 
@@ -30,9 +30,11 @@ class BlockingAsyncClient:
 
         def call(*args: Any, **keywords: Any) -> Any:
             result = attribute(*args, **keywords)
-            if inspect.isawaitable(result):
-                return self._run(result)
-            return self._iterate(result) if inspect.isasyncgen(result) else result
+            if hasattr(result, "__anext__"):  # first: a watch can be awaited, too
+                return self._iterate(result)
+            if isinstance(result, AsyncSampleReader):
+                return BlockingReader(self, result)
+            return self._run(result) if inspect.isawaitable(result) else result
 
         return call
 
@@ -58,6 +60,19 @@ class BlockingAsyncClient:
                 yield item
         finally:
             self._run(generator.aclose())
+
+
+class BlockingReader:
+    """The samples of a `BlockingAsyncClient`, read like those of an `EvalClient`."""
+
+    def __init__(self, client: BlockingAsyncClient, reader: AsyncSampleReader) -> None:
+        self._client, self._reader = client, reader
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._client._iterate(aiter(self._reader))
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self._client._run(getattr(self._reader, name)(*arguments))
 
 
 @pytest.fixture

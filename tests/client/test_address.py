@@ -27,13 +27,18 @@ def test_accepted_forms(text: str, target: str, is_local: bool) -> None:
     assert parse_address(text) == Address(target, is_local)
 
 
+@pytest.mark.parametrize("scheme", ["grpcs", "https", "GRPCS"])
+def test_the_forms_that_ask_for_tls(scheme: str) -> None:
+    assert parse_address(f"{scheme}://eval.example:443") == Address("eval.example:443", False, is_encrypted=True)
+    assert not parse_address("grpc://eval.example:443").is_encrypted
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("localhost", "no port"),
         ("http://localhost", "no port"),
         (":50051", "no host"),
-        ("https://localhost:50051", "https:// is not supported"),
         ("dns:///eval.example:80", "dns:// is not supported"),
         ("localhost:port", "use host:port"),
         ("localhost:99999", "use host:port"),

@@ -67,6 +67,16 @@ def test_notebook(server: HeldServer, tiny_checkpoint: Path, monkeypatch: pytest
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(FOLDER / "notebook.ipynb", as_version=4)
     nbclient.NotebookClient(notebook, timeout=240).execute()
-    printed = str([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = str(outputs)
     assert "20/20 samples" in printed
     assert re.search(r"exact_match: \d\.\d{3} \[-?\d\.\d{3}, \d\.\d{3}\]", printed)
+    html = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", ())]
+    (waited, job, result, frame) = html
+    # One display, updated in place until the end.
+    assert re.search(r"Job \w{8}: running.*Job \w{8}: completed", waited)
+    assert "<b>Job " in job
+    assert "<td>handwritten_digits</td><td>exact_match</td>" in job
+    assert "<td>handwritten_digits</td><td>exact_match</td>" in result
+    assert "scores.exact_match" in frame
+    assert "['state_change', 'state_change', 'task_result', 'state_change']" in printed
