@@ -25,7 +25,7 @@ from lmms_eval_grpc.server.convert_spec import (
     read_merge_request,
     submission_of,
 )
-from lmms_eval_grpc.server.merging import settle_merge
+from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
 from lmms_eval_grpc.worker.translate import to_config
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Validator:
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(violations)
-        return submission_of(request, spec)
+        return submission_of(request, settle_checkpoint(spec))
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.
