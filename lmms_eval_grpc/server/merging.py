@@ -7,10 +7,27 @@ from pathlib import Path
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.checkpoints.companions import find_companions
-from lmms_eval_grpc.engine.checkpoints.layouts import find_shards, merged_name
+from lmms_eval_grpc.engine.checkpoints.layouts import find_shards, find_unmerged, merged_name
 from lmms_eval_grpc.engine.checkpoints.staging import check_free
 from lmms_eval_grpc.jobs.errors import Violation
-from lmms_eval_grpc.jobs.spec import CheckpointKind, MergeSpec
+from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeMode, MergeSpec
+
+
+def settle_checkpoint(spec: EvaluationSpec) -> EvaluationSpec:
+    """``spec`` with the checkpoint that it means, where it names a run's folder and has its newest checkpoint merged:
+    however long the job waits, and however often it is tried, it is about that one. It must have been found to be
+    sound."""
+    pretrained = spec.model_args.get("pretrained")
+    if spec.merge is not MergeMode.AUTO or not isinstance(pretrained, str):
+        return spec
+    folder = Path(pretrained).expanduser()
+    try:
+        found = find_unmerged(folder) if folder.is_dir() else None
+    except (EvaluationError, OSError):  # changed since it was looked at; whoever merges it says why
+        return spec
+    if found is None or found.folder == folder:
+        return spec
+    return dataclasses.replace(spec, model_args={**spec.model_args, "pretrained": str(found.folder)})
 
 
 def settle_merge(spec: MergeSpec) -> tuple[MergeSpec, list[Violation]]:

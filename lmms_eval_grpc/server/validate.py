@@ -26,7 +26,7 @@ from lmms_eval_grpc.server.convert_spec import (
     submission_of,
 )
 from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, shown
-from lmms_eval_grpc.server.merging import settle_merge
+from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
 from lmms_eval_grpc.server.tracking import check_trackers
 from lmms_eval_grpc.worker.translate import to_config
 
@@ -99,7 +99,7 @@ class Validator:
         if violations:
             raise InvalidRequest(violations)
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
-        return submission_of(request, dataclasses.replace(spec, track=track))
+        return submission_of(request, dataclasses.replace(settle_checkpoint(spec), track=track))
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from lmms_eval_grpc.jobs.events import Completed
 from lmms_eval_grpc.jobs.results import MergeResult
-from lmms_eval_grpc.jobs.spec import CheckpointKind, MergeSpec
+from lmms_eval_grpc.jobs.spec import CheckpointKind, EvaluationSpec, MergeSpec
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
 from tests.server.conftest import Rig, detail, failure
@@ -136,6 +137,19 @@ async def test_an_evaluation_of_shards_says_what_to_do_unless_it_may_merge(rig: 
     (checkpoint / "config.json").unlink()
     error = await failure(rig.stub.Evaluate(pb.EvaluateRequest(spec=spec)))
     assert "no config.json" in detail(error, "BadRequest").field_violations[0].description
+
+
+async def test_an_evaluation_that_merges_is_about_the_checkpoint_that_was_the_newest_when_it_was_asked_for(
+    rig: Rig, checkpoint: Path
+) -> None:
+    spec = rig.spec(merge=job_pb2.MERGE_MODE_AUTO)
+    spec.model_args["pretrained"] = str(checkpoint.parent)
+    job = await rig.submit(spec=spec)
+    shutil.copytree(checkpoint, checkpoint.with_name("checkpoint-8"))
+    queued = (await rig.executor.execution(job.job_id)).job.spec
+    assert isinstance(queued, EvaluationSpec)
+    assert queued.model_args["pretrained"] == str(checkpoint)
+    assert job.evaluation.model_args["pretrained"] == str(checkpoint)
 
 
 def test_the_server_can_look_at_checkpoints_without_torch() -> None:
