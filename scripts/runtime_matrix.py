@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14")
 BETWEEN = ("5.29.*", "6.33.*")
 """Releases of protobuf beside the oldest and the newest."""
-TEST_TOOLS = ("pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100")
+TEST_TOOLS = ("pytest>=8", "pytest-asyncio>=0.24", "pytest-timeout>=2.3", "hypothesis>=6.100", "numpy>=1.26")
 
 PROGRAM = """
 import asyncio, sys
@@ -142,6 +142,10 @@ def make_environment(home: Path, combination: Combination, tools: tuple[str, ...
     pip = ("-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check")
     wanted = (*packages, "googleapis-common-protos>=1.63.1", *tools)
     run(Path(sys.executable), *pip, "--only-binary", ":all:", *wanted)
+    if tools:
+        # Alone: what it asks of protobuf is for parts that the tests do not use.
+        testing = f"grpcio-testing=={combination.grpcio}" if combination.grpcio else "grpcio-testing"
+        run(Path(sys.executable), *pip, "--no-deps", testing)
     return python
 
 
