@@ -78,6 +78,26 @@ def test_a_swapped_model_is_as_freshly_loaded(
     assert texts(backend, digit_images[:5]) == before
 
 
+@pytest.mark.parametrize("way", ["load", "swap"])
+def test_a_checkpoint_that_is_written_while_it_is_loaded_is_neither_version(
+    way: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny("llava_hf"), tmp_path / "rewritten")
+    newer = build_checkpoint("llava_hf", tmp_path / "newer", seed=1)
+    backend = load("llava_hf", tiny("llava_hf"))
+    name = {"load": "load_checkpoint", "swap": "load_weights_into"}[way]
+    real = getattr(backend_module, name)
+
+    def load_and_overwrite(*arguments: Any, **more: Any) -> Any:
+        loaded = real(*arguments, **more)
+        shutil.copy(newer / "model.safetensors", folder)
+        return loaded
+
+    monkeypatch.setattr(backend_module, name, load_and_overwrite)
+    with pytest.raises(EvaluationError, match="was written while it was loaded"):
+        load("llava_hf", folder) if way == "load" else backend.swap(str(folder))
+
+
 def test_a_checkpoint_with_other_models_in_it_is_to_be_loaded(tiny: Tiny, tmp_path: Path) -> None:
     backend = load("qwen2_5_omni", tiny("qwen2_5_omni"))
     with pytest.raises(CannotSwap, match="talker"):

@@ -47,6 +47,16 @@ def digest_checkpoint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def stamp_checkpoint(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Changes whenever a file of the checkpoint is written or replaced: names, sizes, times, inodes."""
+    return tuple(
+        (path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        for path in sorted(folder.iterdir())
+        if path.suffix in (*_WEIGHT_SUFFIXES, *_OTHER_SUFFIXES) and not is_training_leftover(path.name)
+        for stat in (path.stat(),)
+    )
+
+
 def is_training_leftover(name: str) -> bool:
     """Whether a file of that name is what a Trainer leaves beside a checkpoint to go on from."""
     return name in _TRAINING_LEFTOVERS or name.startswith("rng_state")

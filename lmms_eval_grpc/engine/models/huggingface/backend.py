@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
-from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint
+from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, stamp_checkpoint
 from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.huggingface.ahead import ReadyCheckpoint, may_load_early, read_template
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
@@ -135,7 +135,8 @@ class HuggingFaceBackend:
 
     @classmethod
     def load(cls, options: HuggingFaceOptions, ready: ReadyCheckpoint | None = None) -> HuggingFaceBackend:
-        """Raises :class:`EvaluationError` ``DEVICE_UNAVAILABLE``, ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``."""
+        """Raises :class:`EvaluationError` ``DEVICE_UNAVAILABLE``, ``MODEL_LOAD_FAILED``, ``CHECKPOINT_CHANGED`` or
+        ``OUT_OF_MEMORY``."""
         device = resolve_device(options.device)
         if ready is not None and ready.holds_for(options):
             config, processor = ready.config, ready.processor
@@ -148,6 +149,7 @@ class HuggingFaceBackend:
                 revision=options.revision,
                 trust_remote_code=options.trust_remote_code,
             )
+        stamp = _stamp(options.pretrained)
         model, processor = load_checkpoint(
             options.pretrained,
             config,
@@ -161,14 +163,17 @@ class HuggingFaceBackend:
             strict_weights=options.strict_weights,
             processor=processor,
         )
-        return cls(options, model, processor)
+        loaded = cls(options, model, processor)
+        _check_unchanged(options.pretrained, stamp)
+        return loaded
 
     def swap(self, pretrained: str, revision: str | None = None) -> None:
         """Becomes another checkpoint of the same architecture, as if loaded afresh with the same arguments.
 
         Raises :class:`CannotSwap`, and is as before, where the two differ in more than weights, processor and
-        generation defaults: load the other one then. Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` where
-        reading failed half-way; this backend is of no use then. What was learned of batch sizes stays.
+        generation defaults: load the other one then. Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` or
+        ``CHECKPOINT_CHANGED`` where reading failed half-way; this backend is of no use then. What was learned of
+        batch sizes stays.
         """
         options = replace(self.options, pretrained=pretrained, revision=revision)
         try:
@@ -191,12 +196,14 @@ class HuggingFaceBackend:
                 defaults = transformers.GenerationConfig.from_pretrained(folder)
         except Exception as error:
             raise CannotSwap(f"{pretrained}: {error}") from error
+        stamp = _stamp(pretrained)
         try:
             load_weights_into(self.model, folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
             raise EvaluationError("MODEL_LOAD_FAILED", why) from error
         self._adopt(options, folder, processor, defaults)
+        _check_unchanged(pretrained, stamp)
 
     def become(self, entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> None:
         """See :class:`~lmms_eval_grpc.engine.models.protocol.Reusable`: the same checkpoint, which costs nothing, or
@@ -383,6 +390,22 @@ class HuggingFaceBackend:
             return [], error.with_traceback(None)
         finally:
             self.worked = (self.worked[0] if self.worked else began, time.time())
+
+
+def _stamp(pretrained: str) -> Any:
+    # What comes from the hub is named by its commit, and may be downloaded only now.
+    folder = Path(pretrained).expanduser()
+    return stamp_checkpoint(folder) if folder.is_dir() else None
+
+
+def _check_unchanged(pretrained: str, stamp: Any) -> None:
+    """Its digest is that of the files after loading: the weights must be of the same."""
+    if _stamp(pretrained) != stamp:
+        raise EvaluationError(
+            "CHECKPOINT_CHANGED",
+            f"checkpoint {pretrained!r} was written while it was loaded, so the model may be of neither version; submit"
+            " it once it is whole, and let the trainer write each checkpoint into a folder of its own",
+        )
 
 
 def _count_bytes(value: Any) -> int:
