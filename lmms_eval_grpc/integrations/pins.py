@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
+import uuid
 from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
@@ -57,11 +59,13 @@ class Pins:
             if self._holders[copy]:
                 return
             del self._holders[copy]
-            shutil.rmtree(copy, ignore_errors=True)
-            try:
-                copy.parent.rmdir()
-            except OSError:
-                pass  # others are in it
+            # Out of the way at once, so that nobody who takes or lets go of another waits for large files to go.
+            doomed = copy.with_name(f".{copy.name}-{uuid.uuid4().hex}")
+            with contextlib.suppress(OSError):
+                copy.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        with self._lock, contextlib.suppress(OSError):
+            copy.parent.rmdir()  # unless others are in it
 
 
 def _link(source: Path, target: Path) -> None:

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 CLOSING_TIMEOUT = 60.0
 """Seconds that the end of a job waits for its trackers."""
 STOPPED_TIMEOUT = 0.5
-"""Seconds of these that are left once the job is to stop: well below the grace after which an executor kills its worker,
-because what the worker has to say is then lost, the result of a job that was complete with it."""
+"""Seconds of these that are left once the job is to stop: well below the grace after which an executor kills its
+worker, because what the worker has to say is then lost, the result of a job that was complete with it."""
 _LOOK_INTERVAL = 0.1
 _STEP = re.compile(r"-?\d{1,18}")
 
