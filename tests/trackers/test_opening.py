@@ -59,6 +59,25 @@ def test_jobs_that_begin_at_once_share_one_run_of_mlflow(
     assert others[1].info.run_id == kind().search_runs([others[0]])[0].info.run_id
 
 
+def test_a_training_loop_waits_for_one_call_to_mlflow(
+    mlflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, calls = mlflow.tracking.MlflowClient, []
+    log_batch = kind.log_batch
+
+    def count(client: Any, run_id: str, metrics: list[Any]) -> None:
+        calls.append(len(metrics))
+        log_batch(client, run_id, metrics)
+
+    monkeypatch.setattr(kind, "log_batch", count)
+    log = open_log(parse_tracker("mlflow:digits"), RunInfo("job-1", "sft", 1, tmp_path))
+    log.log(1, {f"eval_service/mmlu/task {n},strict": n / 2000 for n in range(1200)})
+    assert calls == [1000, 200]
+    client = kind()
+    [run] = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert run.data.metrics["eval_service/mmlu/task 1000_strict"] == 0.5
+
+
 def test_labels_of_any_kind_do_not_keep_scores_from_mlflow(mlflow: Any, tmp_path: Path) -> None:
     labels = {"team@home": "a", "x=1": "b", "a//b": "c", "..": "d", "mlflow.runName": "e", "plain": "f"}
     log_score(tmp_path, "it's \\", 1, **labels)
