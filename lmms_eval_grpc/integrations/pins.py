@@ -26,8 +26,11 @@ class Pins:
         self._lock = threading.Lock()
         self._holders: Counter[Path] = Counter()
 
-    def take(self, checkpoint: Path, folder: Path) -> Path:
+    def take(self, checkpoint: Path, folder: Path, *, may_move: bool = False) -> Path:
         """Makes or shares the copy of ``checkpoint`` in ``folder``, which is on the same file system, and returns it.
+
+        Args:
+            may_move: nobody else needs ``checkpoint``, so that where there are no hard links it becomes the copy.
 
         Raises:
             CannotPin: the files cannot be linked. Nothing is left behind.
@@ -40,7 +43,9 @@ class Pins:
                     _link(checkpoint, copy)
                 except OSError as error:
                     shutil.rmtree(copy, ignore_errors=True)
-                    raise CannotPin(error.errno, f"{checkpoint} cannot be hard-linked to {copy}: {error}") from error
+                    if not may_move or not _move(checkpoint, copy):
+                        message = f"{checkpoint} cannot be hard-linked to {copy}: {error}"
+                        raise CannotPin(error.errno, message) from error
             self._holders[copy] += 1
         return copy
 
@@ -77,3 +82,11 @@ def _link(source: Path, target: Path) -> None:
             _link(Path(entry.path), target / entry.name)
         else:
             os.link(Path(entry.path).resolve(), target / entry.name)
+
+
+def _move(source: Path, target: Path) -> bool:
+    try:
+        source.rename(target)
+    except OSError:
+        return False
+    return True

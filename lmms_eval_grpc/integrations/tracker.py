@@ -123,6 +123,7 @@ class EvalTracker:
         *,
         lane: str = DEFAULT_LANE,
         pin_dir: str | os.PathLike[str] | None = None,
+        may_move: bool = False,
         **overrides: Any,
     ) -> str:
         """Queues an evaluation of ``checkpoint`` and returns at once: the folder that the job will read.
@@ -139,7 +140,7 @@ class EvalTracker:
         place = text if "://" in text else str(Path(text).absolute())
         if pin_dir is not None:
             try:
-                place = str(self._pins.take(Path(place), Path(pin_dir).absolute()))
+                place = str(self._pins.take(Path(place), Path(pin_dir).absolute(), may_move=may_move))
             except CannotPin as error:
                 logger.warning(
                     "step %d: no copy could be kept (%s); if the checkpoint is deleted before its job has run, the job"

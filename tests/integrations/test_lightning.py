@@ -59,6 +59,14 @@ def train(folder: Path, callbacks: list[Any], loggers: Any = False, max_steps: i
     return trainer
 
 
+class Full(CSVLogger):  # type: ignore[misc]
+    """A logger that cannot take scores."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if any(name.startswith("eval_service") for name in metrics):
+            raise OSError("no space")
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Any:
     started = ServerProcess(tmp_path_factory.mktemp("server")).start()
@@ -79,7 +87,7 @@ def test_scores_reach_the_loggers_at_their_steps(address: str, tmp_path: Path) -
         fast_limit=2,
         fast_every_steps=3,
     )
-    loggers = [TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "csv")]
+    loggers = [Full(tmp_path / "full"), TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "csv")]
     train(tmp_path, [service], loggers)
     assert {(result.lane, result.step, result.state) for result in service.results} == {
         ("full", 4, "completed"),

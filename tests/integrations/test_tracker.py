@@ -129,6 +129,28 @@ def test_without_hard_links_the_checkpoint_itself_is_submitted_with_a_warning(
     tracker.drain()
 
 
+def test_without_hard_links_what_nobody_else_needs_is_moved(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(pins_module.os, "link", refuse)
+    original = checkpoint(tmp_path, "export")
+    tracker = EvalTracker(server.address, model="dummy", tasks=["digits"])
+    places = {
+        tracker.submit(1, original, lane=lane, pin_dir=tmp_path / "pins", may_move=True) for lane in ("full", "fast")
+    }
+    assert places == {str(tmp_path / "pins" / "export")}
+    assert (tmp_path / "pins" / "export" / "model.safetensors").exists()
+    wait_until(lambda: all(known.job_id for known in tracker.results))
+    for known in tracker.results:
+        server.servicer.publish(state_change(job_pb2.JOB_STATE_COMPLETED), known.job_id)
+    tracker.drain()
+    assert not original.exists()
+    assert not (tmp_path / "pins").exists()
+
+
 # The tracker
 
 
