@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from lmms_eval_grpc.integrations.lanes import Lane, fast_lane
 from lmms_eval_grpc.integrations.results import Best, CheckpointResult, StepScores
 from lmms_eval_grpc.integrations.tracker import EvalTracker
 from lmms_eval_grpc.trackers.logs import DEFAULT_LANE
+
+logger = logging.getLogger(__name__)
 
 FAST_LANE = "fast"
 
@@ -138,13 +141,17 @@ class EvalServiceCallback(pl.Callback):  # type: ignore[misc]
         draft.mkdir(parents=True)
         self._export(pl_module, draft)
         read = {
-            self._tracker.submit(step, draft, lane=name, pin_dir=self._folder, **lane.options)
+            self._tracker.submit(step, draft, lane=name, pin_dir=self._folder, may_move=True, **lane.options)
             for name, lane in lanes.items()
         }
         if str(draft) not in read:
-            shutil.rmtree(draft)  # the jobs have links of their own
+            shutil.rmtree(draft, ignore_errors=True)  # the jobs have links of their own, or the files themselves
 
     def _log(self, trainer: Any, found: Sequence[StepScores]) -> None:
         for item in found:
             for log in trainer.loggers:
-                log.log_metrics(dict(item.scores), step=item.step)
+                try:
+                    log.log_metrics(dict(item.scores), step=item.step)
+                except Exception as error:
+                    words = "scores of step %d are not in %s: %s: %s"
+                    logger.warning(words, item.step, type(log).__name__, type(error).__name__, error)

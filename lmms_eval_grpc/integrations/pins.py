@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
+import uuid
 from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,8 +26,11 @@ class Pins:
         self._lock = threading.Lock()
         self._holders: Counter[Path] = Counter()
 
-    def take(self, checkpoint: Path, folder: Path) -> Path:
+    def take(self, checkpoint: Path, folder: Path, *, may_move: bool = False) -> Path:
         """Makes or shares the copy of ``checkpoint`` in ``folder``, which is on the same file system, and returns it.
+
+        Args:
+            may_move: nobody else needs ``checkpoint``, so that where there are no hard links it becomes the copy.
 
         Raises:
             CannotPin: the files cannot be linked. Nothing is left behind.
@@ -38,7 +43,9 @@ class Pins:
                     _link(checkpoint, copy)
                 except OSError as error:
                     shutil.rmtree(copy, ignore_errors=True)
-                    raise CannotPin(error.errno, f"{checkpoint} cannot be hard-linked to {copy}: {error}") from error
+                    if not may_move or not _move(checkpoint, copy):
+                        message = f"{checkpoint} cannot be hard-linked to {copy}: {error}"
+                        raise CannotPin(error.errno, message) from error
             self._holders[copy] += 1
         return copy
 
@@ -57,11 +64,13 @@ class Pins:
             if self._holders[copy]:
                 return
             del self._holders[copy]
-            shutil.rmtree(copy, ignore_errors=True)
-            try:
-                copy.parent.rmdir()
-            except OSError:
-                pass  # others are in it
+            # Out of the way at once, so that nobody who takes or lets go of another waits for large files to go.
+            doomed = copy.with_name(f".{copy.name}-{uuid.uuid4().hex}")
+            with contextlib.suppress(OSError):
+                copy.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        with self._lock, contextlib.suppress(OSError):
+            copy.parent.rmdir()  # unless others are in it
 
 
 def _link(source: Path, target: Path) -> None:
@@ -73,3 +82,11 @@ def _link(source: Path, target: Path) -> None:
             _link(Path(entry.path), target / entry.name)
         else:
             os.link(Path(entry.path).resolve(), target / entry.name)
+
+
+def _move(source: Path, target: Path) -> bool:
+    try:
+        source.rename(target)
+    except OSError:
+        return False
+    return True

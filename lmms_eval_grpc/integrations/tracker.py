@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmms_eval_grpc.client import EvalClient, EvalServiceError, QueueFull, ServerUnavailable
+from lmms_eval_grpc.client import EvalClient, EvalServiceError, QueueFull, ServerUnavailable, TooManyWatches
 from lmms_eval_grpc.client.dictionaries import has_ended, state_name
+from lmms_eval_grpc.client.streams import may_pass
 from lmms_eval_grpc.integrations.pins import CannotPin, Pins
 from lmms_eval_grpc.integrations.results import (
     Best,
@@ -122,6 +123,7 @@ class EvalTracker:
         *,
         lane: str = DEFAULT_LANE,
         pin_dir: str | os.PathLike[str] | None = None,
+        may_move: bool = False,
         **overrides: Any,
     ) -> str:
         """Queues an evaluation of ``checkpoint`` and returns at once: the folder that the job will read.
@@ -138,7 +140,7 @@ class EvalTracker:
         place = text if "://" in text else str(Path(text).absolute())
         if pin_dir is not None:
             try:
-                place = str(self._pins.take(Path(place), Path(pin_dir).absolute()))
+                place = str(self._pins.take(Path(place), Path(pin_dir).absolute(), may_move=may_move))
             except CannotPin as error:
                 logger.warning(
                     "step %d: no copy could be kept (%s); if the checkpoint is deleted before its job has run, the job"
@@ -225,7 +227,7 @@ class EvalTracker:
                     seen = max(seen, event.sequence)
 
             self._persist(step, watch, 0.0)  # the client itself has tried for as long
-            final = self._persist(step, lambda: client.get(job["job_id"]), 0.0)
+            final = self._persist(step, lambda: client.get(job["job_id"]), self._outage_timeout)
             self._update(index, samples_per_second=final.evaluation_result.throughput.samples_per_second)
             for group in final.evaluation_result.group_results:
                 self._add_scores(index, read_metrics(group.group, group.metrics))
@@ -244,18 +246,24 @@ class EvalTracker:
     def _persist(self, step: int, call: Callable[[], T], patience: float) -> T:
         """Calls again while the server is away: for ever, or when draining for ``patience`` seconds."""
         away_since: float | None = None
+        warned = False
         pause = _FIRST_PAUSE
         while True:
             try:
                 return call()
-            except (ServerUnavailable, QueueFull) as error:
-                now = time.monotonic()
-                if away_since is None:
-                    away_since = now
-                    logger.warning("evaluation of step %d waits: %s", step, error)
-                gone = isinstance(error, ServerUnavailable)
-                if gone and self._draining.is_set() and now - away_since >= patience:
+            except EvalServiceError as error:
+                if not _may_pass(error):
                     raise
+                now = time.monotonic()
+                if not warned:
+                    warned = True
+                    logger.warning("evaluation of step %d waits: %s", step, error)
+                if isinstance(error, _BUSY):
+                    away_since = None  # it is there, and says so
+                else:
+                    away_since = now if away_since is None else away_since
+                    if self._draining.is_set() and now - away_since >= patience:
+                        raise
                 wait = max(pause, error.retry_after or 0.0)
             pause = min(2 * pause, _LONGEST_PAUSE)
             if self._draining.is_set():
@@ -297,11 +305,24 @@ class EvalTracker:
 
     def _let_go(self, index: int) -> None:
         """Removes the copy of a checkpoint that is needed no more; the best one's stays."""
+        needless = [Path(self.results[index].checkpoint)]
         with self._lock:
             best = None if self._best_metric is None else self.best()
             if best is not None and Path(best.result.checkpoint) != self._kept_best:
-                previous, self._kept_best = self._kept_best, Path(best.result.checkpoint)
+                if self._kept_best is not None:
+                    needless.append(self._kept_best)
+                self._kept_best = Path(best.result.checkpoint)
                 self._pins.hold(self._kept_best)
-                if previous is not None:
-                    self._pins.release(previous)
-            self._pins.release(Path(self._results[index].checkpoint))
+        # Not under the lock: large files take their time to go, and the training loop asks for results meanwhile.
+        for copy in needless:
+            self._pins.release(copy)
+
+
+_BUSY = (QueueFull, TooManyWatches)
+
+
+def _may_pass(error: EvalServiceError) -> bool:
+    """Whether the same call may succeed later. Any may be made again: a job is submitted under one request_id."""
+    if isinstance(error, (ServerUnavailable, *_BUSY)):
+        return True
+    return error.rpc_error is not None and may_pass(error.rpc_error)

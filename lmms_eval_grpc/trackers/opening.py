@@ -65,15 +65,42 @@ def _open_wandb(target: str, info: RunInfo) -> WandbLog:
 def _open_mlflow(experiment: str, info: RunInfo) -> MlflowLog:
     mlflow: Any = importlib.import_module("mlflow")
     client = mlflow.tracking.MlflowClient()
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = client.create_experiment(experiment) if found is None else found.experiment_id
+    experiment_id = _find_experiment(client, experiment)
     # The tag's value is quoted; a quote in it would end the text.
     wanted = info.run.replace("'", "_")
-    runs = client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{wanted}'", max_results=1)
-    if runs:
-        return MlflowLog(client, runs[0].info.run_id, finish=True)
-    tags = {_RUN_TAG: wanted, **{key: str(value) for key, value in info.config.items()}}
-    return MlflowLog(client, client.create_run(experiment_id, run_name=info.run, tags=tags).info.run_id, finish=True)
+    run_id = _find_run(client, experiment_id, wanted)
+    if run_id is None:
+        tags = {**{_tag_name(key): str(value) for key, value in info.config.items()}, _RUN_TAG: wanted}
+        own = client.create_run(experiment_id, run_name=info.run, tags=tags).info.run_id
+        # The jobs of one checkpoint begin at once: of two that made the run, both take the first.
+        run_id = _find_run(client, experiment_id, wanted) or own
+        if run_id != own:
+            client.delete_run(own)
+    return MlflowLog(client, run_id, finish=True)
+
+
+def _find_experiment(client: Any, name: str) -> str:
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name))
+    except Exception:
+        if found := client.get_experiment_by_name(name):  # another job was quicker
+            return str(found.experiment_id)
+        raise
+
+
+def _find_run(client: Any, experiment_id: str, wanted: str) -> str | None:
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    runs = client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{wanted}'", order_by=order, max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def _tag_name(key: str) -> str:
+    """``key`` as the name of a tag of ours: MLflow takes few characters, and names that begin with ``mlflow.`` are its
+    own."""
+    name = re.sub(r"[^\w\-. :]", "_", key)
+    return f"_{name}" if name.startswith((".", "mlflow.")) else name
 
 
 def _file_name(run: str) -> str:

@@ -136,7 +136,7 @@ def _evaluate(
         for group in result.group_results:
             tracking.tell(group.group, group.metrics)
     finally:
-        tracking.close(reporter.moving)
+        tracking.close(reporter.moving, reporter.cancelled)
     logger.info("completed; results: %s", result.results_path or "not written")
     return WorkerEvent(completed_json=translate.to_json(result))
 

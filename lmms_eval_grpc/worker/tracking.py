@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 CLOSING_TIMEOUT = 60.0
 """Seconds that the end of a job waits for its trackers."""
+STOPPED_TIMEOUT = 0.5
+"""Seconds of these that are left once the job is to stop: well below the grace after which an executor kills its
+worker, because what the worker has to say is then lost, the result of a job that was complete with it."""
+_LOOK_INTERVAL = 0.1
 _STEP = re.compile(r"-?\d{1,18}")
 
 
@@ -42,18 +46,24 @@ class JobTracking:
         if self._names:
             self._scores.put({score_name(self._lane, task, metric_key(m.name, m.filter)): m.value for m in metrics})
 
-    def close(self, moving: Callable[[], None] = lambda: None) -> None:
-        """Waits until all is told, but not for ever. ``moving`` is called now and then meanwhile."""
+    def close(self, moving: Callable[[], None] = lambda: None, stop_asked: Callable[[], bool] = lambda: False) -> None:
+        """Waits until all is told, but not for ever, and hardly once ``stop_asked``. ``moving`` is called now and then
+        meanwhile."""
         if not self._names:
             return
         self._scores.put(None)
-        deadline = time.monotonic() + self._closing_timeout
+        began = time.monotonic()
+        deadline = began + self._closing_timeout
+        stopping = False
         while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-            self._thread.join(min(left, 0.5))
+            if stop_asked() and not stopping:
+                stopping = True
+                deadline = min(deadline, time.monotonic() + STOPPED_TIMEOUT)
+            self._thread.join(min(left, _LOOK_INTERVAL))
             moving()
         if self._thread.is_alive():
-            names = ", ".join(self._names)
-            logger.warning("the trackers were not done after %.0f s and are left: %s", self._closing_timeout, names)
+            waited, names = time.monotonic() - began, ", ".join(self._names)
+            logger.warning("the trackers were not done after %.0f s and are left: %s", waited, names)
 
     def _work(self) -> None:
         logs = ScoreLogs()

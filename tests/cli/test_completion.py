@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Rig, Terminal, run_command, run_on_terminal
+from tests.client.scripted_server import ScriptedServer
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -102,6 +103,21 @@ def test_zsh_completes_at_its_prompt(scripts: Path, rig: Rig) -> None:
 
     status, _ = run_on_terminal(["zsh", "-i"], env, type_and_tab)
     assert status == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_a_server_cannot_have_the_shell_run_something(shell: str, scripts: Path) -> None:
+    need(shell)
+    server = ScriptedServer()
+    trap = scripts / "trap"
+    server.servicer.tasks = [f"$(>{trap})", f"digits`>{trap}`", "digits;reboot", "digits-plain_1.0"]
+    try:
+        offered = complete(shell, "lmms-eval-grpc submit --tasks ", scripts, server.address)
+    finally:
+        server.stop()
+    assert [name for name in offered if "digits" in name] == ["digits-plain_1.0"]
+    assert not any("trap" in name for name in offered)
+    assert not trap.exists()
 
 
 def test_without_a_server_names_are_silent_and_scripts_work(scripts: Path) -> None:

@@ -70,6 +70,7 @@ class Servicer(stubs.EvaluationServiceServicer):
         self.events: dict[str, list[job_pb2.JobEvent]] = {}
         self.samples: list[job_pb2.SampleRecord] = []
         self.log = b""
+        self.tasks = ["digits", "mme", "mmmu"]
         self.requests: list[Message] = []
         self.calls: Counter[str] = Counter()
         self.serving = True
@@ -165,7 +166,7 @@ class Servicer(stubs.EvaluationServiceServicer):
 
     def ListTasks(self, request: service.ListTasksRequest, context: grpc.ServicerContext) -> service.ListTasksResponse:
         self._enter("ListTasks", request, context)
-        names = [name for name in ("digits", "mme", "mmmu") if name.startswith(request.filter)]
+        names = [name for name in self.tasks if name.startswith(request.filter)]
         start = int(request.page_token or 0)
         page = [catalog_pb2.TaskInfo(name=name, kind=catalog_pb2.TASK_KIND_TASK) for name in names[start : start + 2]]
         return service.ListTasksResponse(tasks=page, next_page_token=str(start + 2) if start + 2 < len(names) else "")

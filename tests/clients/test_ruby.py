@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import pytest
 
+from tests.client.scripted_server import ScriptedServer
 from tests.clients.behaviour import CLIENTS, ROOT, ClientBehaviour, build
 
 pytestmark = [
@@ -25,3 +27,28 @@ def program() -> list[str]:
 
 class TestRuby(ClientBehaviour):
     pass
+
+
+OWN_CALL_FAILS = """
+begin
+  LmmsEvalGrpc::Client.new(ARGV[0]).watch("job-1") { |event| raise GRPC::Unavailable, "of event #{event.sequence}" }
+rescue GRPC::Unavailable => e
+  puts e.details
+end
+"""
+
+
+def test_an_error_of_the_block_is_no_lost_connection(program: list[str]) -> None:
+    server = ScriptedServer()
+    server.servicer.add_job()
+    folders = [word for name in ("lib", "gen") for word in ("-I", str(CLIENTS / "ruby" / name))]
+    try:
+        done = subprocess.run(
+            ["ruby", *folders, "-r", "lmms_eval_grpc", "-e", OWN_CALL_FAILS, server.address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        server.stop()
+    assert done.stdout == "of event 1\n", done.stderr

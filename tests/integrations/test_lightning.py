@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
 from lmms_eval_grpc.integrations.lightning import EvalServiceCallback  # noqa: E402
 from tests.end_to_end.conftest import ServerProcess, wait_until  # noqa: E402
-from tests.support.trainer_runs import SCORE, TASK, build_model, digits, read_tensorboard  # noqa: E402
+from tests.integrations.test_transformers import free_port  # noqa: E402
+from tests.support.trainer_runs import SCORE, TASK, Outage, build_model, digits, read_tensorboard  # noqa: E402
 
 pytestmark = pytest.mark.slow
 FULL, FAST = f"eval_service/{SCORE}", f"eval_service_fast/{SCORE}"
@@ -58,6 +59,14 @@ def train(folder: Path, callbacks: list[Any], loggers: Any = False, max_steps: i
     return trainer
 
 
+class Full(CSVLogger):  # type: ignore[misc]
+    """A logger that cannot take scores."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if any(name.startswith("eval_service") for name in metrics):
+            raise OSError("no space")
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Any:
     started = ServerProcess(tmp_path_factory.mktemp("server")).start()
@@ -78,7 +87,7 @@ def test_scores_reach_the_loggers_at_their_steps(address: str, tmp_path: Path) -
         fast_limit=2,
         fast_every_steps=3,
     )
-    loggers = [TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "csv")]
+    loggers = [Full(tmp_path / "full"), TensorBoardLogger(tmp_path / "board"), CSVLogger(tmp_path / "csv")]
     train(tmp_path, [service], loggers)
     assert {(result.lane, result.step, result.state) for result in service.results} == {
         ("full", 4, "completed"),
@@ -118,6 +127,34 @@ def test_training_stops_when_exports_get_no_better_and_the_best_is_kept(address:
     assert service.best is not None
     assert service.best.result.step == 1
     assert [path.parent.name for path in (tmp_path / "exports").rglob("model.safetensors")] == ["step-1"]
+
+
+def test_training_survives_a_killed_server_and_has_all_results_once_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    server = ServerProcess(tmp_path / "server", "--port", str(free_port())).start()
+    service = EvalServiceCallback(
+        server.address,
+        export,
+        folder=tmp_path / "exports",
+        model="idefics3",
+        tasks=[TASK],
+        limit=4,
+        every_steps=2,
+    )
+    outage = Outage(server, lambda: service.results)
+
+    class Kill(pl.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
+            outage.after_submission(trainer.global_step)
+
+    try:
+        train(tmp_path, [service, Kill()], TensorBoardLogger(tmp_path / "board"), max_steps=6)
+    finally:
+        server.stop()
+    assert tuple((result.step, result.state) for result in service.results) == Outage.RESULTS
+    scores = {result.step: result.metrics[0].value for result in service.results}
+    assert read_tensorboard(tmp_path / "board")[FULL] == pytest.approx(scores)
+    assert not [*(tmp_path / "exports").rglob("*.safetensors")], "exports go with their jobs"
 
 
 def test_how_often_must_be_said() -> None:

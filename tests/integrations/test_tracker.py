@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -15,10 +17,12 @@ from lmms_eval_grpc.integrations.pins import CannotPin, Pins
 from lmms_eval_grpc.integrations.results import CheckpointResult, MetricScore, StepScores, find_best
 from lmms_eval_grpc.integrations.tracker import EvalTracker
 from lmms_eval_grpc.v1 import job_pb2
-from tests.client.scripted_server import Break, ScriptedServer, state_change, task_result
+from tests.client.scripted_server import Break, ScriptedServer, details, state_change, task_result
 from tests.integrations.test_trainer_callback import wait_until
 
 COMPLETED = state_change(job_pb2.JOB_STATE_COMPLETED)
+AWAY = [Break(grpc.StatusCode.UNAVAILABLE)] * 5
+"""As many as one call of the client outlives, and one more."""
 
 
 @pytest.fixture
@@ -125,6 +129,28 @@ def test_without_hard_links_the_checkpoint_itself_is_submitted_with_a_warning(
     tracker.drain()
 
 
+def test_without_hard_links_what_nobody_else_needs_is_moved(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(pins_module.os, "link", refuse)
+    original = checkpoint(tmp_path, "export")
+    tracker = EvalTracker(server.address, model="dummy", tasks=["digits"])
+    places = {
+        tracker.submit(1, original, lane=lane, pin_dir=tmp_path / "pins", may_move=True) for lane in ("full", "fast")
+    }
+    assert places == {str(tmp_path / "pins" / "export")}
+    assert (tmp_path / "pins" / "export" / "model.safetensors").exists()
+    wait_until(lambda: all(known.job_id for known in tracker.results))
+    for known in tracker.results:
+        server.servicer.publish(state_change(job_pb2.JOB_STATE_COMPLETED), known.job_id)
+    tracker.drain()
+    assert not original.exists()
+    assert not (tmp_path / "pins").exists()
+
+
 # The tracker
 
 
@@ -180,6 +206,66 @@ def test_a_checkpoint_waits_for_a_server_that_is_away_while_training_goes_on(
     server.servicer.publish(COMPLETED, newest_job(tracker))
     tracker.drain()
     assert tracker.results[0].state == "completed"
+
+
+def test_nothing_waits_while_a_large_checkpoint_goes(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, go_on, in_time, remove = threading.Event(), threading.Event(), [], pins_module.shutil.rmtree
+
+    def remove_slowly(folder: Path, ignore_errors: bool) -> None:
+        if "c-1" in folder.name and folder.exists():
+            going.set()
+            in_time.append(go_on.wait(30))
+        remove(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(pins_module.shutil, "rmtree", remove_slowly)
+    tracker = EvalTracker(server.address, model="dummy", tasks=["digits"])
+    tracker.submit(1, checkpoint(tmp_path, "c-1"), pin_dir=tmp_path / "pins")
+    server.servicer.publish(COMPLETED, newest_job(tracker))
+    wait_until(going.is_set)
+    tracker.harvest()
+    tracker.submit(2, checkpoint(tmp_path, "c-2"), pin_dir=tmp_path / "pins")
+    go_on.set()
+    server.servicer.publish(COMPLETED, newest_job(tracker))
+    tracker.drain()
+    assert in_time == [True]
+    assert not (tmp_path / "pins").exists()
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        [Break(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")],
+        [Break(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", details("QUEUE_FULL")), *AWAY],
+    ],
+    ids=["a proxy that resets the call", "a full queue, then a restart"],
+)
+def test_what_may_pass_loses_no_checkpoint_at_the_end_either(server: ScriptedServer, breaks: list[Break]) -> None:
+    server.servicer.breaks["Evaluate"] = [*breaks]
+    tracker = EvalTracker(server.address, model="dummy", tasks=["digits"], outage_timeout=0.3)
+    with ThreadPoolExecutor() as pool:
+        tracker.submit(1, "/c")
+        drained = pool.submit(tracker.drain)
+        wait_until(lambda: tracker.results[0].ended or bool(tracker.results[0].job_id))
+        if tracker.results[0].job_id:
+            server.servicer.publish(COMPLETED, tracker.results[0].job_id)
+        drained.result()
+    assert (tracker.results[0].state, tracker.results[0].error) == ("completed", "")
+
+
+def test_groups_are_not_lost_when_the_server_restarts_at_the_end(server: ScriptedServer) -> None:
+    server.servicer.breaks["GetJob"] = [*AWAY]
+    tracker = EvalTracker(server.address, model="dummy", tasks=["digits"])
+    with ThreadPoolExecutor() as pool:
+        tracker.submit(1, "/c")
+        job_id = newest_job(tracker)
+        group = server.servicer.jobs[job_id].evaluation_result.group_results.add(group="both")
+        group.metrics.add(name="exact_match", filter="none", value=0.5)
+        drained = pool.submit(tracker.drain)
+        wait_until(tracker._draining.is_set)
+        server.servicer.publish(COMPLETED, job_id)
+        assert drained.result() == [StepScores(1, "full", {"eval_service/both/exact_match": 0.5})]
 
 
 def test_a_request_that_is_refused_is_not_repeated(server: ScriptedServer) -> None:

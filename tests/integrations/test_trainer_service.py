@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from lmms_eval_grpc.integrations.transformers import EvalServiceCallback
 from tests.end_to_end.conftest import SLOW_FUNCTIONS, SLOW_TASK, ServerProcess, wait_until
 from tests.integrations.test_transformers import free_port
-from tests.support.trainer_runs import SCORE, TASK, logged, read_tensorboard, read_wandb, run_trainer
+from tests.support.trainer_runs import SCORE, TASK, Outage, logged, read_tensorboard, read_wandb, run_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -130,24 +130,17 @@ def test_training_survives_a_killed_server_and_has_all_results_once_it_is_back(t
     server = ServerProcess(tmp_path / "server", "--port", str(free_port())).start()
     service = EvalServiceCallback(server.address, model="idefics3", tasks=[TASK], limit=4, every_steps=2)
 
+    outage = Outage(server, lambda: service.results)
+
     class Kill(TrainerCallback):  # type: ignore[misc]
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 2:
-                wait_until(lambda: bool(service.results[0].job_id), 60, lambda: str(service.results))
-                server.kill()
-            if state.global_step == 6:
-                assert service.results[-1].state == "submitting"
-                server.start()
+            outage.after_submission(state.global_step)
 
     try:
         trainer = run_trainer(tmp_path / "run", [service, Kill()], max_steps=6)
     finally:
         server.stop()
-    assert [(result.step, result.state) for result in service.results] == [
-        (2, "completed"),
-        (4, "completed"),
-        (6, "completed"),
-    ]
+    assert tuple((result.step, result.state) for result in service.results) == Outage.RESULTS
     assert logged(trainer.state.log_history, FULL) == [2, 4, 6]
 
 

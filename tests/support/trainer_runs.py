@@ -6,7 +6,7 @@ import functools
 import json
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients" / "python"))
 
 import train_digits
+from lmms_eval_grpc.integrations.results import CheckpointResult
+from tests.end_to_end.conftest import ServerProcess, wait_until
 from tiny_vlm import build_model, build_processor
 
 TASK = "handwritten_digits"
@@ -54,6 +56,27 @@ def run_trainer(folder: Path, callbacks: Sequence[TrainerCallback], **arguments:
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return trainer
+
+
+class Outage:
+    """Kills the server of a training run that evaluates every second step of six, and brings it back at the last."""
+
+    RESULTS = ((2, "completed"), (4, "completed"), (6, "completed"))
+    """Steps and states when nothing is lost."""
+
+    def __init__(self, server: ServerProcess, results: Callable[[], Sequence[CheckpointResult]]) -> None:
+        """``results`` are those of the run's callback."""
+        self._server = server
+        self._results = results
+
+    def after_submission(self, step: int) -> None:
+        """To be called after each step, once what is due is handed in."""
+        if step == 2:
+            wait_until(lambda: bool(self._results()[0].job_id), 60, lambda: str(self._results()))
+            self._server.kill()
+        if step == 6:
+            assert self._results()[-1].state == "submitting"
+            self._server.start()
 
 
 def logged(history: Sequence[Mapping[str, Any]], name: str) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import ServerProcess
+from tests.end_to_end.conftest import ServerProcess, wait_until
 from tests.support.trainer_runs import SCORE, TASK, read_tensorboard, read_wandb
 
 pytestmark = pytest.mark.slow
@@ -84,3 +85,30 @@ def test_a_tracker_that_fails_is_a_warning_in_the_log_of_the_job(
         log = "".join(client.iter_logs(job["job_id"]))
     assert "scores are not logged to TensorBoard any more" in log
     assert read_tensorboard(folder / "board" / job["job_id"]), "the other tracker is told all the same"
+
+
+def test_a_complete_job_that_is_cancelled_while_a_tracker_hangs_keeps_its_result(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        server = ServerProcess(tmp_path).start()
+        try:
+            with server.client() as client:
+                job = client.evaluate(
+                    model="idefics3",
+                    tasks=[TASK],
+                    model_args={"pretrained": str(tiny_checkpoint)},
+                    limit=1,
+                    track="mlflow:digits",
+                )
+                job_id = job["job_id"]
+                wait_until(lambda: any(server.state_dir.rglob(f"*{job_id}*/**/*results.json")), 240, server.log)
+                assert client.get_job(job_id)["status"] == "running"
+                client.cancel_job(job_id)
+                assert client.wait_for_job(job_id, verbose=False)["status"] == "completed"
+                log = "".join(client.iter_logs(job_id))
+        finally:
+            server.stop()
+    assert "the trackers were not done after" in log

@@ -78,6 +78,25 @@ def test_a_tracker_that_hangs_is_left_after_a_while_and_the_job_counts_as_moving
     assert "the trackers were not done after 0 s and are left: wandb:p, mlflow:e" in caplog.text
 
 
+@pytest.mark.parametrize("asked_at_first", [True, False])
+def test_a_job_that_is_to_stop_hardly_waits_for_its_trackers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked_at_first: bool
+) -> None:
+    release, asked = threading.Event(), threading.Event()
+
+    def hang(tracker: TrackerName, info: RunInfo) -> Log:
+        release.wait()
+        return Log()
+
+    monkeypatch.setattr(tracking, "open_log", hang)
+    if asked_at_first:
+        asked.set()
+    told = tracking.JobTracking(SPEC, run_job(tmp_path), closing_timeout=3600)
+    told.close(asked.set, asked.is_set)  # returns, though the tracker never does
+    release.set()
+    assert "and are left: wandb:p, mlflow:e" in caplog.text
+
+
 def test_a_job_without_trackers_starts_nothing(tmp_path: Path) -> None:
     before = threading.active_count()
     told = tracking.JobTracking(EvaluationSpec(model="m", tasks=("t",)), run_job(tmp_path))

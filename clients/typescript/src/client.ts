@@ -87,6 +87,7 @@ export async function* watchJob(
       failure = error;
     } finally {
       clearTimeout(timer);
+      abort(); // a caller that leaves early leaves no call behind, which would hold up the end of the program
     }
     if (mayPass(failure)) onReconnect?.(failure);
     await reconnection.pauseAfter(failure);

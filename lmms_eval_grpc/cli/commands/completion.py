@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
 from itertools import islice
 
@@ -17,6 +18,9 @@ _NEWEST = 50
 """Jobs to offer."""
 _PATIENCE = 2.0
 """Seconds that a key press may wait for a server."""
+_PLAIN = re.compile(r"[\w.:/@%+=,-]+", re.ASCII)
+"""Names that mean themselves in every shell. Others, such as ``$(reboot)``, bash would run when it splits what it is
+offered, and all shells once the completed line is entered."""
 
 
 def run(args: argparse.Namespace, output: Output) -> int:
@@ -40,5 +44,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
 
 def _list_names(client: EvalClient, kind: str) -> Iterable[str]:
     if kind == "jobs":
-        return [job.job_id for job in islice(client.list_jobs(page_size=_NEWEST), _NEWEST)]
-    return client.list_models() if kind == "models" else client.list_tasks()
+        names: Iterable[str] = [job.job_id for job in islice(client.list_jobs(page_size=_NEWEST), _NEWEST)]
+    else:
+        names = client.list_models() if kind == "models" else client.list_tasks()
+    return [name for name in names if _PLAIN.fullmatch(name)]

@@ -39,14 +39,14 @@ module LmmsEvalGrpc
     # Follows a job to its end: yields its events, each once and in order, across restarts of the server and lost
     # connections. `heartbeat` are the seconds after which the server says something at the latest, 1 to 300; after three
     # times as much silence the connection counts as lost. `on_reconnect` is called with the error before each next try.
-    # Raises GRPC::NotFound when there is no such job.
+    # Raises GRPC::NotFound when there is no such job, and whatever the block raises.
     def watch(job_id, after_sequence: 0, heartbeat: 15, on_reconnect: nil, &block)
       return enum_for(:watch, job_id, after_sequence:, heartbeat:, on_reconnect:) unless block
 
       reconnection = Reconnection.new(@give_up_after)
       cursor = after_sequence
       loop do
-        spoke = false
+        spoke = delivering = false
         each_response(job_id, cursor, heartbeat) do |response|
           spoke = true
           reconnection.succeeded
@@ -54,13 +54,17 @@ module LmmsEvalGrpc
           next if event.nil? || event.sequence <= cursor
 
           cursor = event.sequence
+          delivering = true
           block.call(event)
+          delivering = false
           return if event.state_change && TERMINAL.include?(event.state_change.state)
         end
         return unless spoke # the job had ended, at or before `after_sequence`
 
         raise GRPC::Unavailable, "the server ended the watch before the job had ended"
       rescue GRPC::BadStatus => e
+        raise if delivering # by a call of the block's own
+
         reconnection.pause_after(e, &on_reconnect)
       end
     end

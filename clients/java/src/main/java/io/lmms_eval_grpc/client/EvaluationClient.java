@@ -86,7 +86,8 @@ public final class EvaluationClient implements AutoCloseable {
 
   /**
    * Follows a job to its end: hands over its events, each once and in order, across restarts of the server and lost
-   * connections. Throws StatusRuntimeException when there is no such job, or nothing was heard for too long.
+   * connections. Throws StatusRuntimeException when there is no such job, or nothing was heard for too long, and whatever
+   * onEvent throws.
    */
   public void watchJob(String jobId, WatchOptions options, Consumer<JobEvent> onEvent) throws InterruptedException {
     Reconnection reconnection = new Reconnection(options.giveUpAfter());
@@ -94,6 +95,7 @@ public final class EvaluationClient implements AutoCloseable {
     while (true) {
       StatusRuntimeException failure;
       boolean spoke = false;
+      boolean delivering = false;
       try (SilenceLimit call = new SilenceLimit(options.heartbeat().multipliedBy(3))) {
         Iterator<WatchJobResponse> responses = call.open(request(jobId, after, options.heartbeat()));
         while (call.waitFor(responses)) {
@@ -102,13 +104,16 @@ public final class EvaluationClient implements AutoCloseable {
           reconnection.succeeded();
           if (!response.hasEvent() || response.getEvent().getSequence() <= after) continue;
           after = response.getEvent().getSequence();
+          delivering = true;
           onEvent.accept(response.getEvent());
+          delivering = false;
           if (endsJob(response.getEvent())) return;
         }
         if (!spoke) return; // the job had ended, at or before afterSequence
         failure =
             Status.UNAVAILABLE.withDescription("the server ended the watch before the job had ended").asRuntimeException();
       } catch (StatusRuntimeException error) {
+        if (delivering) throw error; // by a call of onEvent's own
         failure = error;
       }
       reconnection.broke(failure);
