@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -23,7 +23,7 @@ from lmms_eval_grpc.cli.words import (
     pick_headline,
     shorten,
 )
-from lmms_eval_grpc.client import AsyncEvalClient
+from lmms_eval_grpc.client import AsyncEvalClient, EvalServiceError
 from lmms_eval_grpc.v1 import job_pb2
 
 _REDRAW = 0.5
@@ -50,6 +50,8 @@ class Top(App[None]):
         super().__init__()
         self._client = AsyncEvalClient(address, reconnect_timeout=None)
         self.board = Board(self._client, self._note_change)
+        self.failure: EvalServiceError | None = None
+        """Why there is nothing to see any more; None while all is well, or the user has left."""
         self.sub_title = address
         self._redraw_due = True
         self._connection_log = _ConnectionLog(self)
@@ -79,8 +81,12 @@ class Top(App[None]):
 
     async def _follow(self) -> None:
         # The client ends with its user, which Textual cancels in its own time.
-        async with self._client:
-            await self.board.follow()
+        try:
+            async with self._client:
+                await self.board.follow()
+        except* EvalServiceError as group:  # one that no waiting mends
+            self.failure = next(_leaves(group))
+            self.exit()
 
     def show_connection(self, words: str) -> None:
         """Tells how the connection is; nothing while all is well."""
@@ -126,6 +132,14 @@ class Top(App[None]):
             return (str(place), job_id, "", "", "", "")
         labels = shorten(format_labels(job.labels.items()), _WIDTH)
         return (str(place), job_id, _subject(job), str(job.priority), labels, format_short_time(job.create_time))
+
+
+def _leaves(group: BaseExceptionGroup[EvalServiceError]) -> Iterator[EvalServiceError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 class _ConnectionLog(logging.Handler):

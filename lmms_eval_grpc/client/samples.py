@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lmms_eval_grpc.client import dictionaries
 from lmms_eval_grpc.client.aio_transport import AioTransport
@@ -17,6 +17,11 @@ from lmms_eval_grpc.client.base import Settings
 from lmms_eval_grpc.client.sample_tables import load, make_dataset, tabulate, to_line
 from lmms_eval_grpc.client.streams import Samples
 from lmms_eval_grpc.client.transport import Transport
+
+
+def _empty(file: TextIO) -> None:
+    if Path(file.name).is_file():  # not a pipe or a terminal
+        file.truncate(0)
 
 
 class SampleReader:
@@ -55,16 +60,21 @@ class SampleReader:
         return make_dataset(datasets, tabulate(self))
 
     def to_jsonl(self, path: str | PathLike[str]) -> int:
-        """Writes a line of JSON per record, as soon as it is there, in place of what the file held.
+        """Writes a line of JSON per record, as soon as it is there, in place of what the file held. When nothing can be
+        had, because there is no such job, say, the file is left as it is.
 
         Returns:
             Number of lines.
         """
+        records = iter(self)
         lines = 0
-        with Path(path).open("w", encoding="utf-8", buffering=1) as file:
-            for record in self:
+        with Path(path).open("a", encoding="utf-8", buffering=1) as file:
+            record = next(records, None)
+            _empty(file)
+            while record is not None:
                 file.write(to_line(record))
                 lines += 1
+                record = next(records, None)
         return lines
 
 
@@ -89,12 +99,16 @@ class AsyncSampleReader:
         return make_dataset(datasets, tabulate(await self.to_list()))
 
     async def to_jsonl(self, path: str | PathLike[str]) -> int:
+        records = aiter(self)
         lines = 0
         # The event loop writes the lines itself: each is short, and buffered by the system.
-        with Path(path).open("w", encoding="utf-8", buffering=1) as file:  # noqa: ASYNC230
-            async for record in self:
+        with Path(path).open("a", encoding="utf-8", buffering=1) as file:  # noqa: ASYNC230
+            record = await anext(records, None)
+            _empty(file)
+            while record is not None:
                 file.write(to_line(record))
                 lines += 1
+                record = await anext(records, None)
         return lines
 
 

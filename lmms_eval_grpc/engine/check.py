@@ -122,13 +122,15 @@ def _check_include_paths(config: EvaluationConfig) -> Iterator[Problem]:
 
 
 def _check_folder(field: str, path: str, what: str) -> Iterator[Problem]:
-    folder = Path(path).expanduser()
     try:
+        folder = Path(path).expanduser()
         if folder.is_dir():
             return
         reason = "is not a folder" if folder.exists() else "does not exist"
     except OSError as error:
         reason = f"cannot be looked at ({error.strerror})"
+    except RuntimeError:
+        reason = "names a user who does not exist"
     yield Problem(
         field, f"{path!r} {reason} on the machine that evaluates; give {what} by a path that is readable there"
     )
@@ -150,7 +152,7 @@ def _task_problem(name: str, index: TaskIndex, may_draw: bool) -> str:
     if not name:
         return "is empty; name a task"
     if is_task_file(name):
-        return "" if Path(name).expanduser().is_file() else f"there is no file {name!r} on the machine that evaluates"
+        return "" if _is_file(name) else f"there is no file {name!r} on the machine that evaluates"
     matches = index.matches(name)
     if not matches:
         if any(sign in name for sign in "*?["):
@@ -298,3 +300,10 @@ def _check_whole(field: str, value: Any, least: int, most: int | None, name: str
 
 def _is_text_or_texts(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).expanduser().is_file()
+    except RuntimeError:  # ``~user``, and there is no such user
+        return False

@@ -14,7 +14,7 @@ MAX_PATH = 4096
 
 def check_absolute(path: str, field: str) -> Iterator[Violation]:
     """Whether a path means the same for the submitter and the server. An empty one is none."""
-    if path and ("\0" in path or not Path(path).expanduser().is_absolute()):
+    if path and ("\0" in path or not expand(path).is_absolute()):
         yield Violation(field, f"{shown(path)} is not an absolute path; the server has a working folder of its own")
 
 
@@ -26,12 +26,20 @@ def check_folder(path: str, field: str) -> Iterator[Violation]:
     if misplaced:
         yield from misplaced
         return
-    folder = Path(path).expanduser()
+    folder = expand(path)
     existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     if not existing.is_dir():
         yield Violation(field, f"{shown(path)} cannot be a folder: {shown(str(existing))} is a file")
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield Violation(field, f"{shown(path)} cannot be written: the server may not write to {shown(str(existing))}")
+
+
+def expand(path: str) -> Path:
+    """``path`` with ``~`` replaced; as it is where it names a user whom this machine does not know."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def shown(value: object) -> str:

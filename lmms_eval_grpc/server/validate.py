@@ -25,7 +25,7 @@ from lmms_eval_grpc.server.convert_spec import (
     read_merge_request,
     submission_of,
 )
-from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, shown
+from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
 from lmms_eval_grpc.server.tracking import check_trackers
 from lmms_eval_grpc.worker.translate import to_config
@@ -146,7 +146,7 @@ class Validator:
         if any(violation.field.startswith("spec.include_path") for violation in told):
             return []  # Which tasks there are is not known then.
         config = to_config(spec, include_paths=self._include_paths, device=spec.device or "cpu")
-        more_paths = [Path(path).expanduser() for path in spec.include_path]
+        more_paths = [expand(path).absolute() for path in spec.include_path]
         problems = check_config(config, self._catalog.index(more_paths, override=spec.override_tasks))
         if problems:
             # The index may be a moment old: a task file that was added just now must count.

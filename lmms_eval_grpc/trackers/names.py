@@ -38,8 +38,15 @@ def parse_tracker(text: str) -> TrackerName:
         raise TrackerNameError(f"{text!r} is none of {_FORMS}")
     if not target.strip() or "\0" in target:
         raise TrackerNameError(f"{text!r} does not say where in {kind}; use {_FORMS}")
-    if kind == "tensorboard" and not Path(target).expanduser().is_absolute():
+    if kind == "tensorboard" and not _is_absolute(target):
         raise TrackerNameError(f"{text!r}: the folder must be an absolute path")
     if kind == "wandb" and (target.count("/") > 1 or not all(target.split("/"))):
         raise TrackerNameError(f"{text!r}: use wandb:PROJECT or wandb:ENTITY/PROJECT")
     return TrackerName(kind, target)
+
+
+def _is_absolute(folder: str) -> bool:
+    try:
+        return Path(folder).expanduser().is_absolute()
+    except RuntimeError:  # ``~user`` for a user whom this machine does not know
+        return False

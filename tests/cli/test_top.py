@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
+import grpc
 import pytest
 from textual.widgets import DataTable, Static
 
@@ -18,6 +19,7 @@ from lmms_eval_grpc.jobs.events import Completed, Failed
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.v1 import job_pb2
 from tests.cli.conftest import PATIENCE, TASK, Rig, Terminal, command, run_command, run_on_terminal
+from tests.client.scripted_server import Break, ScriptedServer
 from tests.jobs.examples import progress, result
 
 ERROR = JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", "killed by [red]SIGKILL[/]", {})
@@ -110,6 +112,18 @@ def test_on_a_terminal(rig: Rig) -> None:
 
     status, _ = run_on_terminal(command("top"), rig.environment(), act)
     assert status == ExitCode.OK
+
+
+def test_a_watch_that_is_refused_for_good_ends_it_with_the_reason(rig: Rig) -> None:
+    server = ScriptedServer()
+    server.servicer.breaks["WatchQueue"] = [Break(grpc.StatusCode.PERMISSION_DENIED, "not for you")]
+    try:
+        status, shown = run_on_terminal(command("top", "--address", server.address), rig.environment())
+    finally:
+        server.stop()
+    assert status == ExitCode.SERVER_ERROR
+    assert "error: not for you" in shown
+    assert "Traceback" not in shown
 
 
 def test_it_says_what_it_needs(rig: Rig) -> None:

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from lmms_eval_grpc import JobNotFound
 from lmms_eval_grpc.v1 import job_pb2
-from tests.client.scripted_server import Servicer
+from tests.client.scripted_server import Break, Servicer, details
 
 
 @pytest.fixture
@@ -39,6 +41,18 @@ def test_lines_of_json(client: Any, job: str, tmp_path: Path) -> None:
     assert client.samples(job).to_jsonl(path) == 7
     assert [json.loads(line) for line in path.read_text().splitlines()] == client.samples(job).to_list()
     assert "ä" in path.read_text()
+
+
+def test_a_file_is_left_as_it_is_when_nothing_can_be_had(
+    client: Any, servicer: Servicer, job: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    client.samples(job).to_jsonl(path)
+    before = path.read_text()
+    servicer.breaks["StreamSamples"] = [Break(grpc.StatusCode.NOT_FOUND, "no such job", details("JOB_NOT_FOUND"))]
+    with pytest.raises(JobNotFound):
+        client.samples("no-such-job").to_jsonl(path)
+    assert path.read_text() == before
 
 
 def test_a_data_frame(client: Any, job: str) -> None:

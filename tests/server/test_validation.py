@@ -222,6 +222,15 @@ async def test_trackers_that_cannot_be_told_are_named_one_by_one(rig: Rig, tmp_p
     await rig.submit(spec=rig.spec(track=track[:1]))
 
 
+async def test_the_home_of_a_user_who_does_not_exist_is_no_path(rig: Rig) -> None:
+    home = "~no-such-user"
+    spec = rig.spec(tasks=[f"{home}/task.yaml"], output_dir=f"{home}/out", track=[f"tensorboard:{home}/runs"])
+    spec.model_args["pretrained"] = f"{home}/checkpoint"
+    wrong = {"spec.tasks[0]", "spec.output_dir", "spec.track[0]", "spec.model_args.pretrained"}
+    assert set(await refused(rig, spec)) == wrong
+    assert "spec.include_path[0]" in await refused(rig, rig.spec(include_path=[f"{home}/tasks"]))
+
+
 async def test_an_argument_that_the_model_does_not_have_is_named(rig: Rig) -> None:
     spec = rig.spec()
     spec.model_args["pretraind"] = "x"

@@ -32,6 +32,7 @@ def test_a_name_is_a_kind_and_a_place(text: str, kind: str, target: str) -> None
         ("wandb", "does not say where in wandb"),
         ("mlflow: ", "does not say where in mlflow"),
         ("tensorboard:runs", "must be an absolute path"),
+        ("tensorboard:~no-such-user/runs", "must be an absolute path"),
         ("wandb:a/b/c", "use wandb:PROJECT or wandb:ENTITY/PROJECT"),
         ("wandb:/digits", "use wandb:PROJECT or wandb:ENTITY/PROJECT"),
     ],

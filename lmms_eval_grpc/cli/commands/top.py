@@ -21,5 +21,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
     # Watches go on trying while a server is away; a call that fails tells at once that there is none.
     with connect(args) as client:
         client.server_info()
-    Top(args.address).run()
+    app = Top(args.address)
+    app.run()
+    if app.failure is not None:
+        raise app.failure
     return ExitCode.OK
