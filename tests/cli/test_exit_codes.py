@@ -62,7 +62,7 @@ def test_as_json_an_unreachable_server_is_a_document(closed_port: str) -> None:
     assert json.loads(done.stderr)["error"]["code"] == "UNAVAILABLE"
 
 
-@pytest.mark.parametrize("address", ["localhost", "https://localhost:1", "localhost:notaport"])
+@pytest.mark.parametrize("address", ["localhost", "ftp://localhost:1", "localhost:notaport"])
 def test_an_address_that_is_none_is_2(address: str) -> None:
     done = run_command("info", "-a", address)
     assert done.returncode == ExitCode.USAGE
