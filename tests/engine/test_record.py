@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, MetricScore, TaskScore
+from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line
@@ -198,6 +199,7 @@ def test_results_lie_in_a_folder_named_after_the_model(model_args: dict[str, str
 
 @pytest.fixture
 def written(tmp_path: Path) -> WrittenResults:
+    USAGE.reset()  # what judges of other tests cost
     return write(tmp_path)
 
 
