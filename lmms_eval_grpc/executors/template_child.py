@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import lmms_eval_grpc
 from lmms_eval_grpc.executors.base import SHORTAGES
+from lmms_eval_grpc.executors.helper_process import start_helper
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.frames import FrameBuffer, FrameError, encode_frame
 from lmms_eval_grpc.worker.v1.worker_pb2 import ForkWorker, TemplateCommand, TemplateEvent, WorkerForked
@@ -75,21 +73,11 @@ class TemplateChild:
     @classmethod
     async def start(cls, *, preload: bool, on_ready: Callable[[], object]) -> TemplateChild:
         """Starts one. ``on_ready`` is called when it can fork. Raises OSError when the system has no room for it."""
-        ours, theirs = socket.socketpair()
-        try:
-            ours.setblocking(False)
-            process = await asyncio.create_subprocess_exec(
-                *_command(theirs.fileno(), preload),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        process, ours = await start_helper(
+            "lmms_eval_grpc.worker.template",
+            () if preload else ("--no-preload",),
+            {processes.SERVER_MARKER: processes.server_marker()},
+        )
         return cls(process, ours, on_ready)
 
     @property
@@ -249,18 +237,3 @@ class TemplateChild:
                 exited.set_result(None)
         self._forks.clear()
         self._exits.clear()
-
-
-def _command(descriptor: int, preload: bool) -> list[str]:
-    # -P: the current folder may hold a "datasets" or a "queue.py", which must not hide the real ones.
-    command = [sys.executable, "-P", "-m", "lmms_eval_grpc.worker.template", "--socket-fd", str(descriptor)]
-    return command if preload else [*command, "--no-preload"]
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, in which this very package is found."""
-    environment = {**os.environ, processes.SERVER_MARKER: processes.server_marker()}
-    root = Path(lmms_eval_grpc.__file__).parent.parent
-    if root.name not in ("site-packages", "dist-packages"):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
-    return environment

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from lmms_eval_grpc.engine.api import EvaluationConfig
 from lmms_eval_grpc.engine.models import registry
-from lmms_eval_grpc.engine.models.entry import Loader
+from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings
 from lmms_eval_grpc.engine.models.protocol import Backend, Reusable
 
 logger = logging.getLogger(__name__)
@@ -71,13 +71,4 @@ class WorkerModel:
             EvaluationError: it has failed half-way.
         """
         assert self._backend is not None
-        registry.reuse(
-            self._backend,
-            config.model,
-            config.model_args,
-            device=config.device,
-            batch_size=config.batch_size,
-            max_batch_size=config.max_batch_size,
-            trust_remote_code=config.trust_remote_code,
-            force_simple=config.force_simple,
-        )
+        registry.reuse(self._backend, config.model, config.model_args, LoadSettings.of(config))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.device import forbid_accelerators
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.engine.models.entry import LoadSettings
 from lmms_eval_grpc.engine.models.huggingface import ahead
 from lmms_eval_grpc.engine.models.huggingface import backend as backend_module
 from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
@@ -225,11 +226,11 @@ def test_a_read_that_fails_half_way_says_so(tiny: Tiny, tmp_path: Path, monkeypa
 
 
 class TestBecomingWhatAnotherJobAsksFor:
-    """``registry.reuse``: as if loaded by ``registry.create`` with the same arguments, or refused."""
+    """``registry.reuse``: as if loaded by ``registry.load`` with the same arguments, or refused."""
 
     def become(self, backend: HuggingFaceBackend, folder: Path, batch_size: int | None = None, **more: Any) -> None:
         arguments = {"pretrained": str(folder), **small_args("idefics3"), **more}
-        registry.reuse(backend, "idefics3", arguments, device="cpu", batch_size=batch_size)
+        registry.reuse(backend, "idefics3", arguments, LoadSettings("cpu", batch_size))
 
     def test_the_same_weights_are_not_read_again(
         self, tiny: Tiny, tmp_path: Path, digit_images: list[bytes], monkeypatch: pytest.MonkeyPatch
@@ -281,7 +282,7 @@ class TestBecomingWhatAnotherJobAsksFor:
 
     def test_a_backend_of_another_kind_is_refused(self, tiny: Tiny) -> None:
         with pytest.raises(CannotReuse, match="one evaluation only"):
-            registry.reuse(ScriptedBackend(str), "idefics3", {"pretrained": str(tiny("idefics3"))}, device="cpu")
+            registry.reuse(ScriptedBackend(str), "idefics3", {"pretrained": str(tiny("idefics3"))}, LoadSettings("cpu"))
 
 
 class TestPreparedAhead:
@@ -289,10 +290,10 @@ class TestPreparedAhead:
 
     def prepare_then_create(self, folder: Path, between: Callable[[], object] = lambda: None) -> HuggingFaceBackend:
         arguments = {"pretrained": str(folder), **small_args("idefics3")}
-        loader = registry.prepare("idefics3", arguments, device="cpu")
+        loader = registry.prepare("idefics3", arguments, LoadSettings("cpu"))
         assert loader is not None
         between()
-        backend = registry.create("idefics3", arguments, device="cpu", load=loader)
+        backend = registry.load("idefics3", arguments, LoadSettings("cpu"), loader)
         assert isinstance(backend, HuggingFaceBackend)
         return backend
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lmms_eval_grpc.engine.api import Problem
+from lmms_eval_grpc.engine.api import EvaluationConfig, Problem
 from lmms_eval_grpc.engine.models.generation_arguments import describe_unknown
 from lmms_eval_grpc.engine.models.protocol import Backend
 
@@ -70,6 +70,13 @@ class LoadSettings:
     """Whether a checkpoint's own Python code may run; also in the values of a backend with such an argument."""
     force_simple: bool = False
     """Whether to prefer an implementation that takes a prompt and visuals to one that takes messages."""
+
+    @classmethod
+    def of(cls, config: EvaluationConfig) -> LoadSettings:
+        """Those of an evaluation."""
+        return cls(
+            config.device, config.batch_size, config.max_batch_size, config.trust_remote_code, config.force_simple
+        )
 
 
 Loader = Callable[["ModelEntry", Mapping[str, Any], LoadSettings], Backend]

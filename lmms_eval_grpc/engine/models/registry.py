@@ -1,6 +1,6 @@
 """Every model backend by the names users type: what ships with the package, then plug-ins', then lmms-eval's own.
 
-Light: imports no model library. Only :func:`create` and :func:`prepare` import a backend itself.
+Light: imports no model library. Only :func:`load` and :func:`prepare` import a backend itself.
 """
 
 from __future__ import annotations
@@ -44,6 +44,18 @@ def closest(name: str, n: int = 3) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(name, _by_name(), n=n))
 
 
+def load(name: str, model_args: Mapping[str, Any], settings: LoadSettings, loader: Loader | None = None) -> Backend:
+    """Loads the model: heavy imports, weights to the device; by ``loader`` where :func:`prepare` has given one.
+
+    Raises :class:`EvaluationError` with reason ``UNKNOWN_MODEL``, ``INVALID_MODEL_ARGS``, ``MISSING_PACKAGES``, or what
+    the backend's loader raises, such as ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
+    """
+    entry, values = _arguments(name, model_args, settings)
+    if loader is None:
+        loader = _find(entry.loader)
+    return loader(entry, values, settings)
+
+
 def create(
     name: str,
     model_args: Mapping[str, Any],
@@ -53,65 +65,37 @@ def create(
     max_batch_size: int | None = None,
     trust_remote_code: bool = False,
     force_simple: bool = False,
-    load: Loader | None = None,
 ) -> Backend:
-    """Loads the model: heavy imports, weights to ``device``; by ``load`` where :func:`prepare` has given one.
-
-    Raises :class:`EvaluationError` with reason ``UNKNOWN_MODEL``, ``INVALID_MODEL_ARGS``, ``MISSING_PACKAGES``, or what
-    the backend's loader raises, such as ``MODEL_LOAD_FAILED`` or ``OUT_OF_MEMORY``.
-    """
-    entry, values = _arguments(name, model_args, trust_remote_code)
+    """:func:`load` with the settings as keywords."""
     settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
-    if load is None:
-        load = _find(entry.loader)
-    return load(entry, values, settings)
+    return load(name, model_args, settings)
 
 
-def prepare(
-    name: str,
-    model_args: Mapping[str, Any],
-    *,
-    device: str,
-    batch_size: int | None = None,
-    max_batch_size: int | None = None,
-    trust_remote_code: bool = False,
-    force_simple: bool = False,
-) -> Loader | None:
-    """Does what of :func:`create` is possible before ``device`` is free, and returns its ``load``; None: nothing is.
+def prepare(name: str, model_args: Mapping[str, Any], settings: LoadSettings) -> Loader | None:
+    """Does what of :func:`load` is possible before the device is free, and returns its ``loader``; None: nothing is.
 
-    Raises whatever :func:`create` may raise, and more.
+    Raises whatever :func:`load` may raise, and more.
     """
-    entry, values = _arguments(name, model_args, trust_remote_code)
+    entry, values = _arguments(name, model_args, settings)
     if not entry.preparer:
         return None
-    settings = LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple)
     preparer: Preparer = _find(entry.preparer)
     return preparer(entry, values, settings)
 
 
-def reuse(
-    backend: Backend,
-    name: str,
-    model_args: Mapping[str, Any],
-    *,
-    device: str,
-    batch_size: int | None = None,
-    max_batch_size: int | None = None,
-    trust_remote_code: bool = False,
-    force_simple: bool = False,
-) -> None:
-    """Makes of a loaded model what :func:`create` would have made.
+def reuse(backend: Backend, name: str, model_args: Mapping[str, Any], settings: LoadSettings) -> None:
+    """Makes of a loaded model what :func:`load` would have made.
 
-    Raises :class:`CannotReuse`, or :class:`EvaluationError` as :func:`create` does, after which it is of no use.
+    Raises :class:`CannotReuse`, or :class:`EvaluationError` as :func:`load` does, after which it is of no use.
     """
     if not isinstance(backend, Reusable):
         raise CannotReuse("its backend serves one evaluation only")
-    entry, values = _arguments(name, model_args, trust_remote_code)
-    backend.become(entry, values, LoadSettings(device, batch_size, max_batch_size, trust_remote_code, force_simple))
+    entry, values = _arguments(name, model_args, settings)
+    backend.become(entry, values, settings)
 
 
 def _arguments(
-    name: str, model_args: Mapping[str, Any], trust_remote_code: bool
+    name: str, model_args: Mapping[str, Any], settings: LoadSettings
 ) -> tuple[ModelEntry, Mapping[str, Any]]:
     """The backend of that name, which can be used here, and the values of all its arguments."""
     entry = resolve(name)
@@ -129,7 +113,7 @@ def _arguments(
             f"model {name!r} needs packages that are not installed, or newer ones: pip install {shlex.join(missing)}",
         )
     values = entry.fill_in(model_args)
-    if trust_remote_code and "trust_remote_code" in entry.arguments:
+    if settings.trust_remote_code and "trust_remote_code" in entry.arguments:
         values["trust_remote_code"] = True
     return entry, values
 

@@ -16,7 +16,7 @@ from lmms_eval_grpc.engine.judge.cache import use_cache
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.checkpoint_url import local_checkpoint
-from lmms_eval_grpc.engine.models.entry import Loader
+from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.manifest import build_manifest
@@ -42,25 +42,16 @@ SAMPLES = "samples.jsonl"
 JUDGE_CACHE = "judge_cache.sqlite3"
 
 
-def load_backend(config: EvaluationConfig, load: Loader | None = None) -> Backend:
+def load_backend(config: EvaluationConfig, loader: Loader | None = None) -> Backend:
     """The model that the configuration names, loaded, on as many devices as it says, here or in processes of its own.
-    ``load`` is what :func:`prepare_backend` has given.
+    ``loader`` is what :func:`prepare_backend` has given.
 
     Raises :class:`EvaluationError` as the registry does, and for replicas ``REPLICAS_DIED``.
     """
     replicas = _replicas(config)
     if replicas:
         return load_replicas(config, replicas)
-    return registry.create(
-        config.model,
-        config.model_args,
-        device=config.device,
-        batch_size=config.batch_size,
-        max_batch_size=config.max_batch_size,
-        trust_remote_code=config.trust_remote_code,
-        force_simple=config.force_simple,
-        load=load,
-    )
+    return registry.load(config.model, config.model_args, LoadSettings.of(config), loader)
 
 
 def prepare_backend(config: EvaluationConfig) -> Loader | None:
@@ -69,15 +60,7 @@ def prepare_backend(config: EvaluationConfig) -> Loader | None:
     if _replicas(config):
         return None
     set_seeds(config)  # as before the model is loaded
-    return registry.prepare(
-        config.model,
-        config.model_args,
-        device=config.device,
-        batch_size=config.batch_size,
-        max_batch_size=config.max_batch_size,
-        trust_remote_code=config.trust_remote_code,
-        force_simple=config.force_simple,
-    )
+    return registry.prepare(config.model, config.model_args, LoadSettings.of(config))
 
 
 def _replicas(config: EvaluationConfig) -> int:

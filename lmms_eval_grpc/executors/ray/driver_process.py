@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import lmms_eval_grpc
+from lmms_eval_grpc.executors.helper_process import start_helper
 from lmms_eval_grpc.executors.ray.messages import Command, Connect, Event, Refused, Shutdown, pack, read_message
 
 logger = logging.getLogger(__name__)
@@ -98,21 +94,7 @@ class DriverProcess:
 
     async def _run_once(self) -> str:
         """Runs one driver until it has ended, and says why it has."""
-        ours, theirs = socket.socketpair()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "lmms_eval_grpc.executors.ray.driver"),
-                *("--socket-fd", str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        process, ours = await start_helper("lmms_eval_grpc.executors.ray.driver")
         self.pid = process.pid
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         writer.write(pack(self._settings))
@@ -147,12 +129,3 @@ class DriverProcess:
         await asyncio.sleep(STOP_TIMEOUT)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, in which this very package is found, on the nodes of a local cluster too."""
-    environment = dict(os.environ)
-    root = Path(lmms_eval_grpc.__file__).parent.parent
-    if root.name not in ("site-packages", "dist-packages"):
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
-    return environment
