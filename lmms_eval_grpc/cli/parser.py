@@ -155,9 +155,9 @@ def _add_common(parser: argparse.ArgumentParser, *, top: bool) -> None:
 
 
 def _declare_serve(parser: argparse.ArgumentParser) -> None:
-    from lmms_eval_grpc.server import config
+    from lmms_eval_grpc.server import config_sources
 
-    config.add_flags(parser)
+    config_sources.add_flags(parser)
 
 
 def _declare_job(parser: argparse.ArgumentParser) -> None:

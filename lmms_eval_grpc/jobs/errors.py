@@ -81,6 +81,43 @@ class TooManyWatches(ServiceError):
         self.limit = limit
 
 
+class TooManyJobs(ServiceError):
+    """The principal has as many jobs waiting and running as it may."""
+
+    def __init__(self, owner: str, limit: int, retry_after: float) -> None:
+        super().__init__(
+            f"{owner} has {limit} jobs that have not ended, the limit; wait for one, or cancel one"
+        )
+        self.owner = owner
+        self.limit = limit
+        self.retry_after = retry_after
+
+
+class TooManySubmissions(ServiceError):
+    """The principal submits faster than it may."""
+
+    def __init__(self, owner: str, per_minute: int, retry_after: float) -> None:
+        super().__init__(
+            f"{owner} submits more than {per_minute} jobs a minute, the limit; try again in {retry_after:.0f} s"
+        )
+        self.owner = owner
+        self.per_minute = per_minute
+        self.retry_after = retry_after
+
+
+class Unauthenticated(ServiceError):
+    """The server asks for credentials, and the call has none that are valid."""
+
+
+class PermissionDenied(ServiceError):
+    """The caller is known, but may not do this."""
+
+    def __init__(self, message: str, *, permission: str) -> None:
+        super().__init__(message)
+        self.permission = permission
+        """What would be needed: a role's name, or ``owner``."""
+
+
 class NotAccepting(ServiceError):
     """The server starts or drains."""
 

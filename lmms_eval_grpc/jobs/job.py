@@ -26,6 +26,8 @@ class Job:
     request_digest: str = ""
     """Digest of the submitted payload, to tell a repeated request from a conflicting one."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
+    """Name of the principal that submitted it. Empty: not recorded."""
     priority: int = 0
     attempt: int = 0
     sequence: int = 0

@@ -48,6 +48,7 @@ class Intake:
         request_digest: str,
         labels: Mapping[str, str],
         priority: int,
+        owner: str,
         refusal: Callable[[], ServiceError | None],
     ) -> Job:
         """A new job, or the one that the same request made before, also when ``refusal()`` tells why new ones are
@@ -68,6 +69,7 @@ class Intake:
             request_digest=request_digest,
             labels=labels,
             priority=priority,
+            owner=owner,
         )
         self._incoming.add(job.job_id)
         try:

@@ -219,6 +219,7 @@ class Scheduler:
         request_digest: str = "",
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
+        owner: str = "",
     ) -> Job:
         """Takes a job in and returns it once it is durable. A request that was made before gets the job that it made
         then, as it is now, also when new jobs are refused.
@@ -231,7 +232,7 @@ class Scheduler:
             StoreUnavailable: nothing was accepted.
         """
         refusal = functools.partial(self._refusal, spec)
-        taken = self._intake.take(spec, request_id, request_digest, dict(labels or {}), priority, refusal)
+        taken = self._intake.take(spec, request_id, request_digest, dict(labels or {}), priority, owner, refusal)
         return await carry_through(taken)
 
     async def cancel(self, job_id: str, reason: str) -> Job:

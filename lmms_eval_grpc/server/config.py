@@ -5,32 +5,18 @@ Precedence: flags, then the environment (``LMMS_EVAL_GRPC_<FIELD>``), then the c
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import functools
 import ipaddress
-import logging
-import math
-import os
-import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-logger = logging.getLogger(__name__)
-
-ENVIRONMENT_PREFIX = "LMMS_EVAL_GRPC_"
+from lmms_eval_grpc.server.settings import ConfigError, Setting, describe_field
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 EXECUTORS = ("local", "ray")
-
-
-class ConfigError(ValueError):
-    """A setting is wrong. The message names its source, the value and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,210 +235,13 @@ class ServerArgs:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One field of :class:`ServerArgs` with what its annotation and metadata say."""
-
-    name: str
-    kind: type
-    """``str``, ``int``, ``float``, ``bool`` or ``Path``: of the value, or of a list's items."""
-    optional: bool
-    repeated: bool
-    default: Any
-    rules: Mapping[str, Any]
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        return ENVIRONMENT_PREFIX + self.name.upper()
-
-    @property
-    def expected(self) -> str:
-        """The type in words."""
-        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}[
-            self.kind
-        ]
-        return f"a list of {words.removeprefix('a ')}s" if self.repeated else words
-
-    def parse(self, text: str, source: str) -> Any:
-        """The value that ``text`` of a flag or an environment variable stands for."""
-        if self.repeated:
-            separator = os.pathsep if self.kind is Path else ","
-            return tuple(part.strip() for part in text.split(separator) if part.strip())
-        if self.optional and text.strip().lower() in ("", "none"):
-            return None
-        try:
-            if self.kind is bool:
-                return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False,
-                        "off": False}[text.strip().lower()]  # fmt: skip
-            return self.kind(text)
-        except (ValueError, KeyError):
-            raise ConfigError(f"{source}: {text!r} is not {self.expected}") from None
-
-    def check(self, value: Any, source: str) -> Any:
-        """``value`` in the field's own type, once it passed the type and the bounds."""
-        if self.repeated:
-            items = [value] if isinstance(value, (str, Path)) else value
-            if not isinstance(items, (list, tuple)):
-                raise ConfigError(f"{source}: {value!r} is not {self.expected}")
-            if len(items) < self.rules.get("minimum_length", 0):
-                raise ConfigError(f"{source}: must not be empty")
-            return tuple(self._check_one(item, source) for item in items)
-        if value is None and self.optional:
-            return None
-        return self._check_one(value, source)
-
-    def _check_one(self, value: Any, source: str) -> Any:
-        accepted = _ACCEPTED.get(self.kind, (self.kind,))
-        if not isinstance(value, accepted) or (isinstance(value, bool) and self.kind is not bool):
-            raise ConfigError(f"{source}: {value!r} is not {self.expected}")
-        if self.kind is Path:
-            if not str(value):
-                raise ConfigError(f"{source}: an empty path")
-            return Path(str(value)).expanduser()
-        value = self.kind(value)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{source}: {value!r} is not {self.expected}")
-        rules = self.rules
-        if "choices" in rules and value not in rules["choices"]:
-            raise ConfigError(f"{source}: {value!r} is not one of {', '.join(rules['choices'])}")
-        if "above" in rules and not value > rules["above"]:
-            raise ConfigError(f"{source}: {value!r} must be more than {rules['above']}")
-        if "minimum" in rules and not value >= rules["minimum"]:
-            raise ConfigError(f"{source}: {value!r} must be at least {rules['minimum']}")
-        if "maximum" in rules and not value <= rules["maximum"]:
-            raise ConfigError(f"{source}: {value!r} must be at most {rules['maximum']}")
-        return value
-
-
 @functools.cache
 def settings() -> tuple[Setting, ...]:
     """Every setting, in the dataclass's order."""
     hints = typing.get_type_hints(ServerArgs)
     return tuple(
-        _describe_field(item, hints[item.name]) for item in dataclasses.fields(ServerArgs) if "help" in item.metadata
+        describe_field(item, hints[item.name]) for item in dataclasses.fields(ServerArgs) if "help" in item.metadata
     )
-
-
-def _describe_field(item: dataclasses.Field[Any], annotation: Any) -> Setting:
-    repeated = typing.get_origin(annotation) is tuple
-    optional = isinstance(annotation, types.UnionType)
-    kind = typing.get_args(annotation)[0] if repeated or optional else annotation
-    return Setting(item.name, kind, optional, repeated, item.default, item.metadata)
-
-
-_ACCEPTED: Mapping[type, tuple[type, ...]] = {float: (int, float), Path: (str, Path)}
-_METAVARS: Mapping[type, str] = {str: "TEXT", int: "N", float: "SECONDS", Path: "PATH"}
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds a flag per setting, and ``--config`` for the file. A flag that is not given leaves nothing behind."""
-    for setting in settings():
-        shown = ",".join(map(str, setting.default)) if setting.repeated else setting.default
-        text = f"{setting.rules['help']} [{setting.variable}; default: {'none' if shown in (None, '') else shown}]"
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%"), "dest": setting.name}
-        if setting.kind is bool:
-            parser.add_argument(setting.flag, action=argparse.BooleanOptionalAction, **options)
-        else:
-            action = "append" if setting.repeated else "store"
-            parser.add_argument(setting.flag, action=action, metavar=_METAVARS[setting.kind], **options)
-    parser.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML or TOML file with settings, by these names."
-    )
-
-
-def load_args(
-    flags: Mapping[str, Any] | argparse.Namespace | None = None,
-    environ: Mapping[str, str] | None = None,
-    config_file: str | Path | None = None,
-) -> ServerArgs:
-    """The settings that flags, environment and file ask for together.
-
-    Args:
-        flags: settings by field name, as :func:`add_flags` leaves them: text, or values of the field's own type.
-            ``config`` among them names the file, unless ``config_file`` does.
-        environ: environment variables; None: this process's.
-        config_file: YAML (``.yaml``, ``.yml``) or TOML (``.toml``) file with field names as keys.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type, a value out of range, or a file that cannot be read.
-    """
-    given = dict(vars(flags) if isinstance(flags, argparse.Namespace) else flags or {})
-    named_file = given.pop("config", None)
-    file = config_file if config_file is not None else named_file
-    by_name = {setting.name: setting for setting in settings()}
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for key, value in (read_file(Path(file)) if file is not None else {}).items():
-        name = key.replace("-", "_") if isinstance(key, str) else key
-        source = f"{file}, key {key!r}"
-        setting = by_name.get(name) or _unknown(f"{file}: unknown key {key!r}", str(name))
-        values[name], sources[name] = setting.check(value, source), source
-    for variable, text in (os.environ if environ is None else environ).items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if name not in by_name:
-            # Not an error: the client and other programs of this project read variables of the same prefix.
-            near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.85)
-            if near:
-                logger.warning(
-                    "environment variable %s is no setting; did you mean %s?", variable, by_name[near[0]].variable
-                )
-            continue
-        source = f"environment variable {variable}"
-        values[name], sources[name] = by_name[name].check(by_name[name].parse(text, source), source), source
-    for name, value in given.items():
-        setting = by_name.get(name) or _unknown(f"unknown flag --{name.replace('_', '-')}", name)
-        source = f"flag {setting.flag}"
-        parsed = setting.parse(value, source) if isinstance(value, str) and not setting.repeated else value
-        values[name], sources[name] = setting.check(parsed, source), source
-    return ServerArgs(**values, sources=sources)
-
-
-def read_file(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML or TOML file."""
-    try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    if path.suffix == ".toml":
-        try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not TOML: {error}") from error
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{path}: the name must end in .yaml, .yml or .toml")
-    import yaml
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    if not isinstance(content, dict | None):
-        raise ConfigError(f"{path}: must hold settings by name, but holds {type(content).__name__}")
-    return content or {}
-
-
-def _unknown(problem: str, name: str) -> typing.NoReturn:
-    names = [setting.name for setting in settings()]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"{problem}{hint} Settings are: {', '.join(names)}")
-
-
-def describe(args: ServerArgs) -> str:
-    """One line per setting; those that differ from their default say where they were set."""
-    lines = []
-    for setting in settings():
-        value = getattr(args, setting.name)
-        shown = ", ".join(map(str, value)) if setting.repeated else value
-        where = "" if value == setting.default else f"  ({args.sources.get(setting.name, 'set by the program')})"
-        lines.append(f"{setting.name} = {'none' if shown in (None, '') else shown}{where}")
-    return "\n".join(lines)
 
 
 def is_loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from lmms_eval_grpc.scheduler.queue import QueueView
 from lmms_eval_grpc.scheduler.slots import SlotView
 from lmms_eval_grpc.server.convert_job import STATES, write_state
 from lmms_eval_grpc.server.convert_values import write_time
+from lmms_eval_grpc.server.principals import Principal
 from lmms_eval_grpc.store.base import JobFilter
 from lmms_eval_grpc.v1 import catalog_pb2, evaluation_service_pb2, job_pb2
 
@@ -178,3 +179,8 @@ def write_server(
         template_warm=template_warm,
         executor=facts.executor,
     )
+
+
+def write_principal(principal: Principal) -> catalog_pb2.Principal:
+    """A caller."""
+    return catalog_pb2.Principal(name=principal.name, role=catalog_pb2.Role.Value(f"ROLE_{principal.role.name}"))

@@ -62,6 +62,7 @@ def write_job(job: Job, *, full: bool, queue_position: int | None = None) -> job
         devices=job.devices,
         cancel_reason=job.cancel_reason,
         request_id=job.request_id,
+        owner=job.owner,
         **write_spec(job.spec),  # type: ignore[arg-type]
     )
     if full:

@@ -118,6 +118,24 @@ TABLE: dict[type[domain.ServiceError], Row] = {
         details=lambda error: [_quota(error.scope, str(error)), _retry_info(_WATCH_RETRY_SECONDS)],
         metadata=lambda error: {"limit": str(error.limit)},
     ),
+    domain.TooManyJobs: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_JOBS",
+        details=lambda error: [_quota(f"principal:{error.owner}", str(error)), _retry_info(error.retry_after)],
+        metadata=lambda error: {"limit": str(error.limit)},
+    ),
+    domain.TooManySubmissions: Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_SUBMISSIONS",
+        details=lambda error: [_quota(f"principal:{error.owner}", str(error)), _retry_info(error.retry_after)],
+        metadata=lambda error: {"limit_per_minute": str(error.per_minute)},
+    ),
+    domain.Unauthenticated: Row(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    domain.PermissionDenied: Row(
+        grpc.StatusCode.PERMISSION_DENIED,
+        "PERMISSION_DENIED",
+        metadata=lambda error: {"permission": error.permission},
+    ),
     domain.NotAccepting: Row(
         grpc.StatusCode.UNAVAILABLE, "NOT_ACCEPTING", details=lambda error: [_retry_info(error.retry_after)]
     ),

@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 
-from lmms_eval_grpc.server.config import ServerArgs, describe
+from lmms_eval_grpc.server.config import ServerArgs
+from lmms_eval_grpc.server.config_sources import describe
 
 logger = logging.getLogger(__name__)
 

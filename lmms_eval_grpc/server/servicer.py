@@ -13,9 +13,10 @@ from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server import listings, streams, watch
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
-from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_server
+from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_principal, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
 from lmms_eval_grpc.server.convert_spec import Request, Submission, digest_of
+from lmms_eval_grpc.server.principals import current_principal
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
@@ -76,6 +77,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             request_digest=submission.request_digest,
             labels=submission.labels,
             priority=submission.priority,
+            owner=current_principal().name,
         )
 
     def _write(self, job: Job, *, full: bool = True) -> job_pb2.Job:
@@ -141,7 +143,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             jobs_started=self._scheduler.jobs_started,
             template_warm=self._executor.warm,
         )
-        return pb.GetServerInfoResponse(server=server)
+        return pb.GetServerInfoResponse(server=server, caller=write_principal(current_principal()))
 
 
 def read_job_id(request: Any) -> str:

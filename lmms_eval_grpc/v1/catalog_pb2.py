@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flmms_eval_grpc/v1/catalog.proto\x12\x11lmms_eval_grpc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n\x08TaskInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.lmms_eval_grpc.v1.TaskKind\x12\x13\n\x0boutput_type\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0f\n\x07members\x18\x05 \x03(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\"\xf3\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.lmms_eval_grpc.v1.ModelKind\x12\x12\n\nmodalities\x18\x04 \x03(\t\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x18\n\x10missing_packages\x18\x06 \x03(\t\x12\x33\n\targuments\x18\x07 \x03(\x0b\x32 .lmms_eval_grpc.v1.ModelArgument\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x15\n\rany_arguments\x18\t \x01(\x08\"o\n\rModelArgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nvalue_type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08required\x18\x04 \x01(\x08\x12\x15\n\rdefault_value\x18\x05 \x01(\t\"`\n\x04Slot\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06job_id\x18\x05 \x01(\t\"\xc0\x03\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\x10package_versions\x18\x04 \x03(\x0b\x32\x32.lmms_eval_grpc.v1.ServerInfo.PackageVersionsEntry\x12&\n\x05slots\x18\x05 \x03(\x0b\x32\x17.lmms_eval_grpc.v1.Slot\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12/\n\x06limits\x18\x07 \x01(\x0b\x32\x1f.lmms_eval_grpc.v1.ServerLimits\x12\x16\n\x0epython_version\x18\x08 \x01(\t\x12\x10\n\x08platform\x18\t \x01(\t\x12\x14\n\x0cjobs_started\x18\n \x01(\x03\x12\x15\n\rtemplate_warm\x18\x0b \x01(\x08\x12\x10\n\x08\x65xecutor\x18\x0c \x01(\t\x1a\x36\n\x14PackageVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa6\x01\n\x0cServerLimits\x12\x17\n\x0fmax_queued_jobs\x18\x01 \x01(\x05\x12\x13\n\x0bmax_watches\x18\x02 \x01(\x05\x12\x1e\n\x16max_watches_per_client\x18\x03 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x04 \x01(\x03\x12\x12\n\nmax_labels\x18\x05 \x01(\x05\x12\x19\n\x11max_finished_jobs\x18\x06 \x01(\x05*a\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_KIND_TASK\x10\x01\x12\x13\n\x0fTASK_KIND_GROUP\x10\x02\x12\x11\n\rTASK_KIND_TAG\x10\x03*S\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODEL_KIND_CHAT\x10\x01\x12\x15\n\x11MODEL_KIND_SIMPLE\x10\x02\x42j\n\x14io.lmms_eval_grpc.v1P\x01ZPgithub.com/lmms-eval-grpc/lmms-eval-grpc/gen/go/lmms_eval_grpc/v1;lmmsevalgrpcv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flmms_eval_grpc/v1/catalog.proto\x12\x11lmms_eval_grpc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n\x08TaskInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.lmms_eval_grpc.v1.TaskKind\x12\x13\n\x0boutput_type\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x0f\n\x07members\x18\x05 \x03(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x0c\n\x04tags\x18\x07 \x03(\t\"\xf3\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.lmms_eval_grpc.v1.ModelKind\x12\x12\n\nmodalities\x18\x04 \x03(\t\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x18\n\x10missing_packages\x18\x06 \x03(\t\x12\x33\n\targuments\x18\x07 \x03(\x0b\x32 .lmms_eval_grpc.v1.ModelArgument\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x15\n\rany_arguments\x18\t \x01(\x08\"o\n\rModelArgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nvalue_type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08required\x18\x04 \x01(\x08\x12\x15\n\rdefault_value\x18\x05 \x01(\t\"`\n\x04Slot\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06job_id\x18\x05 \x01(\t\"\xd8\x03\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\x10package_versions\x18\x04 \x03(\x0b\x32\x32.lmms_eval_grpc.v1.ServerInfo.PackageVersionsEntry\x12&\n\x05slots\x18\x05 \x03(\x0b\x32\x17.lmms_eval_grpc.v1.Slot\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12/\n\x06limits\x18\x07 \x01(\x0b\x32\x1f.lmms_eval_grpc.v1.ServerLimits\x12\x16\n\x0epython_version\x18\x08 \x01(\t\x12\x10\n\x08platform\x18\t \x01(\t\x12\x14\n\x0cjobs_started\x18\n \x01(\x03\x12\x15\n\rtemplate_warm\x18\x0b \x01(\x08\x12\x10\n\x08\x65xecutor\x18\x0c \x01(\t\x12\x16\n\x0e\x61uthentication\x18\r \x03(\t\x1a\x36\n\x14PackageVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\tPrincipal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.lmms_eval_grpc.v1.Role\"\xb2\x02\n\x0cServerLimits\x12\x17\n\x0fmax_queued_jobs\x18\x01 \x01(\x05\x12\x13\n\x0bmax_watches\x18\x02 \x01(\x05\x12\x1e\n\x16max_watches_per_client\x18\x03 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x04 \x01(\x03\x12\x12\n\nmax_labels\x18\x05 \x01(\x05\x12\x19\n\x11max_finished_jobs\x18\x06 \x01(\x05\x12\x1e\n\x16max_jobs_per_principal\x18\x07 \x01(\x05\x12\"\n\x1amax_submissions_per_minute\x18\x08 \x01(\x05\x12!\n\x19max_watches_per_principal\x18\t \x01(\x05\x12#\n\x1bmax_stream_bytes_per_second\x18\n \x01(\x03*a\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eTASK_KIND_TASK\x10\x01\x12\x13\n\x0fTASK_KIND_GROUP\x10\x02\x12\x11\n\rTASK_KIND_TAG\x10\x03*S\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODEL_KIND_CHAT\x10\x01\x12\x15\n\x11MODEL_KIND_SIMPLE\x10\x02*L\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_READ\x10\x01\x12\x0f\n\x0bROLE_SUBMIT\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x42j\n\x14io.lmms_eval_grpc.v1P\x01ZPgithub.com/lmms-eval-grpc/lmms-eval-grpc/gen/go/lmms_eval_grpc/v1;lmmsevalgrpcv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,10 +25,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024io.lmms_eval_grpc.v1P\001ZPgithub.com/lmms-eval-grpc/lmms-eval-grpc/gen/go/lmms_eval_grpc/v1;lmmsevalgrpcv1'
   _globals['_SERVERINFO_PACKAGEVERSIONSENTRY']._loaded_options = None
   _globals['_SERVERINFO_PACKAGEVERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKKIND']._serialized_start=1323
-  _globals['_TASKKIND']._serialized_end=1420
-  _globals['_MODELKIND']._serialized_start=1422
-  _globals['_MODELKIND']._serialized_end=1505
+  _globals['_TASKKIND']._serialized_start=1553
+  _globals['_TASKKIND']._serialized_end=1650
+  _globals['_MODELKIND']._serialized_start=1652
+  _globals['_MODELKIND']._serialized_end=1735
+  _globals['_ROLE']._serialized_start=1737
+  _globals['_ROLE']._serialized_end=1813
   _globals['_TASKINFO']._serialized_start=88
   _globals['_TASKINFO']._serialized_end=244
   _globals['_MODELINFO']._serialized_start=247
@@ -38,9 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SLOT']._serialized_start=605
   _globals['_SLOT']._serialized_end=701
   _globals['_SERVERINFO']._serialized_start=704
-  _globals['_SERVERINFO']._serialized_end=1152
-  _globals['_SERVERINFO_PACKAGEVERSIONSENTRY']._serialized_start=1098
-  _globals['_SERVERINFO_PACKAGEVERSIONSENTRY']._serialized_end=1152
-  _globals['_SERVERLIMITS']._serialized_start=1155
-  _globals['_SERVERLIMITS']._serialized_end=1321
+  _globals['_SERVERINFO']._serialized_end=1176
+  _globals['_SERVERINFO_PACKAGEVERSIONSENTRY']._serialized_start=1122
+  _globals['_SERVERINFO_PACKAGEVERSIONSENTRY']._serialized_end=1176
+  _globals['_PRINCIPAL']._serialized_start=1178
+  _globals['_PRINCIPAL']._serialized_end=1242
+  _globals['_SERVERLIMITS']._serialized_start=1245
+  _globals['_SERVERLIMITS']._serialized_end=1551
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,34 @@ MODEL_KIND_SIMPLE: ModelKind.ValueType  # 2
 """As one text with media."""
 global___ModelKind = ModelKind
 
+class _Role:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Not set: nothing."""
+    ROLE_READ: _Role.ValueType  # 1
+    """See everything: jobs, samples, logs, the queue, tasks, models."""
+    ROLE_SUBMIT: _Role.ValueType  # 2
+    """Submit jobs, and cancel one's own."""
+    ROLE_ADMIN: _Role.ValueType  # 3
+    """Cancel anybody's jobs, and all of AdminService."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """What a principal may do. Each role includes those with a lower number."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Not set: nothing."""
+ROLE_READ: Role.ValueType  # 1
+"""See everything: jobs, samples, logs, the queue, tasks, models."""
+ROLE_SUBMIT: Role.ValueType  # 2
+"""Submit jobs, and cancel one's own."""
+ROLE_ADMIN: Role.ValueType  # 3
+"""Cancel anybody's jobs, and all of AdminService."""
+global___Role = Role
+
 @typing.final
 class TaskInfo(google.protobuf.message.Message):
     """A name that can stand in `EvaluationSpec.tasks`."""
@@ -280,6 +308,7 @@ class ServerInfo(google.protobuf.message.Message):
     JOBS_STARTED_FIELD_NUMBER: builtins.int
     TEMPLATE_WARM_FIELD_NUMBER: builtins.int
     EXECUTOR_FIELD_NUMBER: builtins.int
+    AUTHENTICATION_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of lmms-eval-grpc."""
     instance_id: builtins.str
@@ -314,6 +343,10 @@ class ServerInfo(google.protobuf.message.Message):
     def limits(self) -> global___ServerLimits:
         """Bounds that requests must keep."""
 
+    @property
+    def authentication(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """How callers show who they are: "token", "client_certificate", or both. Empty: nobody is asked."""
+
     def __init__(
         self,
         *,
@@ -329,11 +362,34 @@ class ServerInfo(google.protobuf.message.Message):
         jobs_started: builtins.int = ...,
         template_warm: builtins.bool = ...,
         executor: builtins.str = ...,
+        authentication: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["capabilities", b"capabilities", "executor", b"executor", "instance_id", b"instance_id", "jobs_started", b"jobs_started", "limits", b"limits", "package_versions", b"package_versions", "platform", b"platform", "python_version", b"python_version", "slots", b"slots", "start_time", b"start_time", "template_warm", b"template_warm", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["authentication", b"authentication", "capabilities", b"capabilities", "executor", b"executor", "instance_id", b"instance_id", "jobs_started", b"jobs_started", "limits", b"limits", "package_versions", b"package_versions", "platform", b"platform", "python_version", b"python_version", "slots", b"slots", "start_time", b"start_time", "template_warm", b"template_warm", "version", b"version"]) -> None: ...
 
 global___ServerInfo = ServerInfo
+
+@typing.final
+class Principal(google.protobuf.message.Message):
+    """Who a caller is to the server."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the token or the client certificate. "anonymous" where the server asks for no credentials."""
+    role: global___Role.ValueType
+    """What the caller may do. Each role includes those before it in the enum."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        role: global___Role.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "role", b"role"]) -> None: ...
+
+global___Principal = Principal
 
 @typing.final
 class ServerLimits(google.protobuf.message.Message):
@@ -347,6 +403,10 @@ class ServerLimits(google.protobuf.message.Message):
     MAX_REQUEST_BYTES_FIELD_NUMBER: builtins.int
     MAX_LABELS_FIELD_NUMBER: builtins.int
     MAX_FINISHED_JOBS_FIELD_NUMBER: builtins.int
+    MAX_JOBS_PER_PRINCIPAL_FIELD_NUMBER: builtins.int
+    MAX_SUBMISSIONS_PER_MINUTE_FIELD_NUMBER: builtins.int
+    MAX_WATCHES_PER_PRINCIPAL_FIELD_NUMBER: builtins.int
+    MAX_STREAM_BYTES_PER_SECOND_FIELD_NUMBER: builtins.int
     max_queued_jobs: builtins.int
     """Jobs that may wait at once."""
     max_watches: builtins.int
@@ -359,6 +419,14 @@ class ServerLimits(google.protobuf.message.Message):
     """Labels of one job."""
     max_finished_jobs: builtins.int
     """Finished jobs that are kept; older ones are removed."""
+    max_jobs_per_principal: builtins.int
+    """Jobs of one principal that may wait or run at once. 0: no bound but that of the queue."""
+    max_submissions_per_minute: builtins.int
+    """Jobs that one principal may submit per minute, with bursts of as many. 0: no bound."""
+    max_watches_per_principal: builtins.int
+    """Open streams of one principal. 0: no bound but that of its address."""
+    max_stream_bytes_per_second: builtins.int
+    """Bytes per second that one StreamSamples or StreamLogs call gets. 0: no bound."""
     def __init__(
         self,
         *,
@@ -368,7 +436,11 @@ class ServerLimits(google.protobuf.message.Message):
         max_request_bytes: builtins.int = ...,
         max_labels: builtins.int = ...,
         max_finished_jobs: builtins.int = ...,
+        max_jobs_per_principal: builtins.int = ...,
+        max_submissions_per_minute: builtins.int = ...,
+        max_watches_per_principal: builtins.int = ...,
+        max_stream_bytes_per_second: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_finished_jobs", b"max_finished_jobs", "max_labels", b"max_labels", "max_queued_jobs", b"max_queued_jobs", "max_request_bytes", b"max_request_bytes", "max_watches", b"max_watches", "max_watches_per_client", b"max_watches_per_client"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_finished_jobs", b"max_finished_jobs", "max_jobs_per_principal", b"max_jobs_per_principal", "max_labels", b"max_labels", "max_queued_jobs", b"max_queued_jobs", "max_request_bytes", b"max_request_bytes", "max_stream_bytes_per_second", b"max_stream_bytes_per_second", "max_submissions_per_minute", b"max_submissions_per_minute", "max_watches", b"max_watches", "max_watches_per_client", b"max_watches_per_client", "max_watches_per_principal", b"max_watches_per_principal"]) -> None: ...
 
 global___ServerLimits = ServerLimits

@@ -164,12 +164,15 @@ class ListJobsRequest(google.protobuf.message.Message):
     STATES_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     VIEW_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """Jobs per page, 1 to 500. 0 means 50."""
     page_token: builtins.str
     """`next_page_token` of the previous page. Empty for the first."""
     view: lmms_eval_grpc.v1.job_pb2.JobView.ValueType
     """How much of each job. Default BASIC."""
+    owner: builtins.str
+    """Only jobs that this principal submitted. Empty: anybody's."""
     @property
     def states(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[lmms_eval_grpc.v1.job_pb2.JobState.ValueType]:
         """Only jobs in one of these states. Empty: any."""
@@ -186,8 +189,9 @@ class ListJobsRequest(google.protobuf.message.Message):
         states: collections.abc.Iterable[lmms_eval_grpc.v1.job_pb2.JobState.ValueType] | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         view: lmms_eval_grpc.v1.job_pb2.JobView.ValueType = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "states", b"states", "view", b"view"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "states", b"states", "view", b"view"]) -> None: ...
 
 global___ListJobsRequest = ListJobsRequest
 
@@ -843,16 +847,22 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SERVER_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
     @property
     def server(self) -> lmms_eval_grpc.v1.catalog_pb2.ServerInfo:
         """The server."""
+
+    @property
+    def caller(self) -> lmms_eval_grpc.v1.catalog_pb2.Principal:
+        """Who the caller is to it."""
 
     def __init__(
         self,
         *,
         server: lmms_eval_grpc.v1.catalog_pb2.ServerInfo | None = ...,
+        caller: lmms_eval_grpc.v1.catalog_pb2.Principal | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["server", b"server"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["server", b"server"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["caller", b"caller", "server", b"server"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["caller", b"caller", "server", b"server"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse

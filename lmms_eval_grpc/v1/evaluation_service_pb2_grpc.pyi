@@ -24,6 +24,8 @@ class EvaluationServiceStub:
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
       INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
       FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
+      UNAUTHENTICATED without valid credentials, and PERMISSION_DENIED where they do not suffice, on servers that ask for
+      them; DEADLINE_EXCEEDED where a unary call takes longer than the server allows;
       UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
       written by a later release of the server.
     """
@@ -120,6 +122,8 @@ class EvaluationServiceAsyncStub:
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
       INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
       FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
+      UNAUTHENTICATED without valid credentials, and PERMISSION_DENIED where they do not suffice, on servers that ask for
+      them; DEADLINE_EXCEEDED where a unary call takes longer than the server allows;
       UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
       written by a later release of the server.
     """
@@ -215,6 +219,8 @@ class EvaluationServiceServicer(metaclass=abc.ABCMeta):
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
       INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
       FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
+      UNAUTHENTICATED without valid credentials, and PERMISSION_DENIED where they do not suffice, on servers that ask for
+      them; DEADLINE_EXCEEDED where a unary call takes longer than the server allows;
       UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
       written by a later release of the server.
     """

@@ -331,6 +331,7 @@ class Job(google.protobuf.message.Message):
     DEVICES_FIELD_NUMBER: builtins.int
     CANCEL_REASON_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     """Server-chosen, random and never reused."""
     kind: global___JobKind.ValueType
@@ -349,6 +350,10 @@ class Job(google.protobuf.message.Message):
     """Why the job was cancelled, as given to CancelJob. Empty otherwise."""
     request_id: builtins.str
     """The idempotency key that the job was submitted with."""
+    owner: builtins.str
+    """Name of the principal that submitted the job: of its token or client certificate. "anonymous" where the server asks
+    for no credentials. Empty for jobs of releases that did not record it.
+    """
     @property
     def evaluation(self) -> global___EvaluationSpec:
         """Set for JOB_KIND_EVALUATION."""
@@ -421,9 +426,10 @@ class Job(google.protobuf.message.Message):
         devices: collections.abc.Iterable[builtins.str] | None = ...,
         cancel_reason: builtins.str = ...,
         request_id: builtins.str = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_queue_position", b"_queue_position", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "evaluation", b"evaluation", "evaluation_result", b"evaluation_result", "merge", b"merge", "merge_result", b"merge_result", "progress", b"progress", "queue_position", b"queue_position", "result", b"result", "spec", b"spec", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_queue_position", b"_queue_position", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "devices", b"devices", "end_time", b"end_time", "error", b"error", "evaluation", b"evaluation", "evaluation_result", b"evaluation_result", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "merge", b"merge", "merge_result", b"merge_result", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "result", b"result", "sequence", b"sequence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_results", b"task_results"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_queue_position", b"_queue_position", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "create_time", b"create_time", "devices", b"devices", "end_time", b"end_time", "error", b"error", "evaluation", b"evaluation", "evaluation_result", b"evaluation_result", "job_id", b"job_id", "kind", b"kind", "labels", b"labels", "merge", b"merge", "merge_result", b"merge_result", "owner", b"owner", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "result", b"result", "sequence", b"sequence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_results", b"task_results"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_queue_position", b"_queue_position"]) -> typing.Literal["queue_position"] | None: ...
     @typing.overload

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_eval_grpc.executors import local, local_worker, template_child, worker_process
+from lmms_eval_grpc.executors import helper_process, local, local_worker, template_child, worker_process
 from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
 from lmms_eval_grpc.executors.template_process import TemplateProcess
 from lmms_eval_grpc.jobs.events import Completed, Failed, NotStarted, Stopped
@@ -96,7 +96,7 @@ async def test_a_server_that_has_run_out_of_descriptors_for_a_while_fails_no_job
 def no_template_for(jobs: Jobs) -> Iterator[None]:
     """The template dies, and no other comes up before this ends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(template_child, "_command", lambda descriptor, preload: ["false"])
+        patch.setattr(template_child, "start_helper", lambda *_: helper_process.start_helper("lmms_eval_grpc.no_such"))
         os.kill(template_pid(jobs), signal.SIGKILL)
         yield
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from lmms_eval_grpc.server import ServerArgs
-from lmms_eval_grpc.server.config import ConfigError, add_flags, describe, load_args, settings
+from lmms_eval_grpc.server.config import settings
+from lmms_eval_grpc.server.config_sources import add_flags, describe, load_args
+from lmms_eval_grpc.server.settings import ConfigError
 
 
 def parse(*flags: str) -> argparse.Namespace:

@@ -15,7 +15,7 @@ import pytest
 
 from lmms_eval_grpc.server import ServerArgs
 from lmms_eval_grpc.server.app import EvaluationServer
-from lmms_eval_grpc.server.config import ConfigError
+from lmms_eval_grpc.server.settings import ConfigError
 from lmms_eval_grpc.server.state_dir import ServerStartError, make_state_dir
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc

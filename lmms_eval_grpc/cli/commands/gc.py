@@ -37,8 +37,9 @@ def run(args: argparse.Namespace, output: Output) -> int:
 def _collect_here(args: argparse.Namespace) -> CollectGarbageResponse:
     # Only now: with a server at hand, none of this is needed.
     from lmms_eval_grpc.jobs.errors import StoreUnavailable
-    from lmms_eval_grpc.server.config import ConfigError, load_args
+    from lmms_eval_grpc.server.config_sources import load_args
     from lmms_eval_grpc.server.offline import collect_garbage
+    from lmms_eval_grpc.server.settings import ConfigError
     from lmms_eval_grpc.server.state_dir import ServerStartError
 
     try:

@@ -9,7 +9,9 @@ from lmms_eval_grpc.cli.output import Output
 from lmms_eval_grpc.cli.requirements import ENGINE_MODULES, require
 from lmms_eval_grpc.cli.usage import UsageError
 from lmms_eval_grpc.server import launch_server
-from lmms_eval_grpc.server.config import ConfigError, load_args, settings
+from lmms_eval_grpc.server.config import settings
+from lmms_eval_grpc.server.config_sources import load_args
+from lmms_eval_grpc.server.settings import ConfigError
 from lmms_eval_grpc.server.state_dir import ServerStartError
 
 REQUIRED_MODULES = ("grpc_health", "grpc_reflection", *ENGINE_MODULES)

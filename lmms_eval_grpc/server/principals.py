@@ -1,0 +1,43 @@
+"""Who calls, and what they may do."""
+
+from __future__ import annotations
+
+import enum
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+class Role(enum.IntEnum):
+    """What a principal may do. Each role includes those before it."""
+
+    READ = 1
+    """See everything."""
+    SUBMIT = 2
+    """Submit jobs, and cancel one's own."""
+    ADMIN = 3
+    """Cancel anybody's jobs, and run the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller."""
+
+    name: str
+    """Of its token or its client certificate."""
+    role: Role
+
+
+ANONYMOUS = Principal("anonymous", Role.ADMIN)
+"""Everybody, where the server asks for no credentials."""
+
+_current: ContextVar[Principal] = ContextVar("principal", default=ANONYMOUS)
+
+
+def current_principal() -> Principal:
+    """Who makes the call that is being handled."""
+    return _current.get()
+
+
+def set_principal(principal: Principal) -> None:
+    """Notes who makes the call that this task handles: each call is a task of its own."""
+    _current.set(principal)
