@@ -85,9 +85,7 @@ class TooManyJobs(ServiceError):
     """The principal has as many jobs waiting and running as it may."""
 
     def __init__(self, owner: str, limit: int, retry_after: float) -> None:
-        super().__init__(
-            f"{owner} has {limit} jobs that have not ended, the limit; wait for one, or cancel one"
-        )
+        super().__init__(f"{owner} has {limit} jobs that have not ended, the limit; wait for one, or cancel one")
         self.owner = owner
         self.limit = limit
         self.retry_after = retry_after
