@@ -24,7 +24,9 @@ def _add(
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=summary, description=summary)
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority")
+    # Of every command; here they may stand behind the action, too.
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs")
+    parser.add_argument("--plain", action="store_true", default=argparse.SUPPRESS, help="plain lines")
     return parser
 
 

@@ -46,9 +46,9 @@ async def test_a_second_server_on_the_same_state_folder_is_told_who_has_it(rig: 
 
 async def test_an_address_that_others_reach_is_refused_without_permission(tmp_path: Path) -> None:
     server = EvaluationServer(ServerArgs(host="0.0.0.0", port=0, state_dir=tmp_path), executor=ScriptedExecutor())
-    with pytest.raises(ConfigError, match="allow_remote"):
+    with pytest.raises(ConfigError, match="allow_insecure_remote"):
         await server.start()
-    allowed = ServerArgs(host="0.0.0.0", port=0, state_dir=tmp_path, allow_remote=True)
+    allowed = ServerArgs(host="0.0.0.0", port=0, state_dir=tmp_path, allow_insecure_remote=True)
     async with EvaluationServer(allowed, executor=ScriptedExecutor()) as server:
         assert server.address.startswith("0.0.0.0:")
 

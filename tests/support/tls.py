@@ -36,7 +36,7 @@ def server_settings(authority: Authority, *, mutual: bool = False) -> dict[str, 
 
 def credentials(authority: Authority, pair: Pair | None = None, **more: Any) -> Credentials:
     """Of a client that trusts an authority, and has a certificate."""
-    own = {} if pair is None else {"cert": pair.certificate, "key": pair.key}
+    own: dict[str, Any] = {} if pair is None else {"cert": pair.certificate, "key": pair.key}
     return Credentials(ca=authority.own.certificate, **own, **more)
 
 
