@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 _TLS_SETTINGS = ("tls_cert", "tls_key", "tls_client_ca")
 
 
+def list_proofs(args: ServerArgs) -> tuple[str, ...]:
+    """How callers have to prove who they are, in the words of ``ServerInfo.authentication``; empty: nobody is asked."""
+    return ("client_certificate",) if args.tls_client_ca is not None else ()
+
+
 def authenticates_callers(args: ServerArgs) -> bool:
     """Whether only those who prove who they are can call."""
-    return args.tls_client_ca is not None
+    return bool(list_proofs(args))
 
 
 def is_exposed(args: ServerArgs) -> bool:
