@@ -18,7 +18,7 @@ from lmms_eval_grpc.client import AsyncEvalClient, Credentials, EvalClient, Serv
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as stubs
 from tests.client.scripted_server import Servicer
 from tests.client.test_processes import run_script
-from tests.support.tls import credentials, make_authority
+from tests.support.tls import credentials, make_authority, make_expired
 
 SCRIPT = """
 import asyncio, sys
@@ -250,3 +250,13 @@ def test_clients_without_tls_import_no_ssl() -> None:
         assert ("ssl" in sys.modules) == before
         assert "cryptography" not in sys.modules
     """)
+
+
+def test_a_certificate_that_has_ended_is_told_as_such(make_client: Callable[..., Any], tmp_path: Path) -> None:
+    expired = make_expired(tmp_path / "expired")
+    server, port = serve(expired, mutual=False)
+    try:
+        with pytest.raises(ServerUnavailable, match="its certificate has expired: have it renewed"):
+            make_client(f"localhost:{port}", credentials=credentials(expired)).list_models()
+    finally:
+        server.stop(None).wait()
