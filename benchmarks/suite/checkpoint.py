@@ -1,0 +1,32 @@
+"""Saves the benchmark's checkpoint; runs in lmms-eval's environment, never by hand.
+
+python checkpoint.py FOLDER SEED
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from score_parity_model import build_model, build_processor
+
+QUESTION = "What digit is shown? Answer with one digit."
+
+
+def main() -> None:
+    folder, seed = sys.argv[1:]
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    processor = build_processor([([{"role": "user", "content": content}], digit) for digit in "0123456789"])
+    torch.manual_seed(int(seed))
+    model = build_model(processor.tokenizer, hidden=288, layers=4)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    print(sum(parameter.numel() for parameter in model.parameters()))
+
+
+if __name__ == "__main__":
+    main()
