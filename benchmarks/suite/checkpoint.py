@@ -1,6 +1,6 @@
-"""Saves the benchmark's checkpoint; runs in lmms-eval's environment, never by hand.
+"""Saves the benchmark's checkpoints, of other random weights each; runs in lmms-eval's environment, never by hand.
 
-python checkpoint.py FOLDER SEED
+python checkpoint.py FOLDER…
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ QUESTION = "What digit is shown? Answer with one digit."
 
 
 def main() -> None:
-    folder, seed = sys.argv[1:]
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     processor = build_processor([([{"role": "user", "content": content}], digit) for digit in "0123456789"])
-    torch.manual_seed(int(seed))
-    model = build_model(processor.tokenizer, hidden=288, layers=4)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    print(sum(parameter.numel() for parameter in model.parameters()))
+    for seed, folder in enumerate(sys.argv[1:]):
+        torch.manual_seed(seed)
+        model = build_model(processor.tokenizer, hidden=288, layers=4)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 if __name__ == "__main__":

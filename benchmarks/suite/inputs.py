@@ -64,15 +64,16 @@ def make_inputs(folder: Path) -> Inputs:
     _task(tasks, MIXED_TASK, "digits", "doc_to_mixed_text")
     _task(tasks, COSTLY_TASK, "large", "doc_to_text")
     _task(tasks, MANY_TASK, "many", "doc_to_text")
-    checkpoint = folder / "checkpoint"
-    make_checkpoint(checkpoint)
-    return Inputs(tasks, checkpoint)
+    make_checkpoints(folder / "checkpoints", 1)
+    return Inputs(tasks, folder / "checkpoints" / "step-000")
 
 
-def make_checkpoint(folder: Path, seed: int = 0) -> None:
-    """Saves the model by transformers 4, which is what lmms-eval runs with."""
+def make_checkpoints(folder: Path, count: int) -> None:
+    """Saves that many models, of other weights each, into folders below ``folder``, by transformers 4, which is what
+    lmms-eval runs with."""
     maker = Path(__file__).with_name("checkpoint.py")
-    subprocess.run([REFERENCE, maker, folder, str(seed)], check=True, capture_output=True)
+    folders = [folder / f"step-{number:03}" for number in range(count)]
+    subprocess.run([REFERENCE, maker, *folders], check=True, capture_output=True)
 
 
 def _digits() -> list[tuple[bytes, int]]:

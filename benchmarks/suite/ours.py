@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.inputs import MODEL, ROOT, Inputs
-from benchmarks.suite.processes import Failed, environment, run, stop, tail, tree_cpu, tree_memory
+from benchmarks.suite.processes import Failed, environment, memory, run, stop, tail, tree, tree_cpu
 from lmms_eval_grpc import EvalClient
 
 
@@ -40,17 +40,23 @@ def command_line(
 class Server:
     """Our server while it runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str, inputs: Inputs) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[bytes] | None, address: str, inputs: Inputs) -> None:
+        self._process = process
         self.address = address
         self.client = EvalClient(address)
         self._inputs = inputs
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "somebody else's server"
+        return self._process
+
     def cpu(self) -> float:
         return tree_cpu(self.process.pid)
 
-    def memory(self) -> int:
-        return tree_memory(self.process.pid)
+    def largest_child(self) -> int:
+        """Bytes of the largest process below the server: of a running job's worker."""
+        return max(map(memory, tree(self.process.pid)[1:]), default=0)
 
     def submit(self, tasks: Sequence[str], checkpoint: Path | None = None, **more: Any) -> str:
         model_args = self._inputs.model_args | ({"pretrained": str(checkpoint)} if checkpoint else {})

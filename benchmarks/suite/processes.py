@@ -74,13 +74,12 @@ def tree_cpu(pid: int) -> float:
     return total
 
 
-def tree_memory(pid: int) -> int:
-    """Bytes of the process and all below it, shared pages counted once (proportional set size)."""
-    total = 0
-    for process in tree(pid):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            total += process.memory_full_info().pss
-    return total
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process, of shared pages its share; 0 once it has ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 30.0) -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.suite.raw_loop CHECKPOINT DATA
 
-The process reads lines of JSON, ``{"tasks": [NAME, …], "batch_size": N}``, and answers each
+The process reads lines of JSON, ``{"tasks": [NAME, …], "batch_size": N, "samples": N}``, and answers each
 with the wall and CPU seconds that the samples took. Documents in order, one call of the processor and one of
 ``generate`` for each batch; nothing is recorded or scored.
 """
@@ -51,20 +51,21 @@ class Loop:
         finally:
             stop(process)  # type: ignore[arg-type]
 
-    def run(self, tasks: Sequence[str], batch_size: int) -> tuple[float, float]:
-        """Wall and CPU seconds for all documents of the tasks."""
+    def run(self, tasks: Sequence[str], batch_size: int, samples: int = 300) -> tuple[float, float]:
+        """Wall and CPU seconds for the first documents of each task."""
         assert self._process.stdin is not None
-        print(json.dumps({"tasks": list(tasks), "batch_size": batch_size}), file=self._process.stdin, flush=True)
+        order = {"tasks": list(tasks), "batch_size": batch_size, "samples": samples}
+        print(json.dumps(order), file=self._process.stdin, flush=True)
         wall, cpu = self._hear()
         return wall, cpu
 
-    def best_batch_size(self, tasks: Sequence[str]) -> int:
+    def best_batch_size(self, tasks: Sequence[str], samples: int = 300) -> int:
         """That of the least CPU time of two runs each: on a busy machine wall time would choose by chance."""
         key = tuple(tasks)
         if key not in self._best:
-            self.run(tasks, 64)
+            self.run(tasks, 64, samples)
             sizes = BATCH_SIZES[2:]
-            cost = {size: min(self.run(tasks, size)[1] for _ in range(2)) for size in sizes}
+            cost = {size: min(self.run(tasks, size, samples)[1] for _ in range(2)) for size in sizes}
             self._best[key] = min(sizes, key=lambda size: cost[size])
         return self._best[key]
 
@@ -82,7 +83,7 @@ def main() -> None:
     from datasets import load_dataset
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from benchmarks.suite.inputs import COSTLY_TASK, MIXED_TASK, MODEL_ARGS, QUESTION, SAMPLES, TOKENS
+    from benchmarks.suite.inputs import COSTLY_TASK, MANY_TASK, MIXED_TASK, MODEL_ARGS, QUESTION, TOKENS
 
     torch.set_num_threads(1)
     limits = {name: MODEL_ARGS[name] for name in ("min_pixels", "max_pixels")}
@@ -91,7 +92,7 @@ def main() -> None:
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
     data = {
         name: load_dataset("parquet", data_files=str(Path(tasks) / f"{name}.parquet"), split="train")
-        for name in ("digits", "large")
+        for name in ("digits", "large", "many")
     }
 
     def prompt(task: str, index: int) -> str:
@@ -104,11 +105,11 @@ def main() -> None:
         return str(processor.apply_chat_template(messages, add_generation_prompt=True))
 
     @torch.inference_mode()
-    def answer(task: str, size: int) -> int:
-        documents = data["large" if task == COSTLY_TASK else "digits"]
+    def answer(task: str, size: int, samples: int) -> int:
+        documents = data[{COSTLY_TASK: "large", MANY_TASK: "many"}.get(task, "digits")]
         answered = 0
-        for start in range(0, SAMPLES, size):
-            stop = min(start + size, SAMPLES)
+        for start in range(0, samples, size):
+            stop = min(start + size, samples)
             images = [image.convert("RGB") for image in documents[start:stop]["image"]]
             prompts = [prompt(task, index) for index in range(start, stop)]
             inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt")
@@ -122,7 +123,7 @@ def main() -> None:
         order = json.loads(line)
         wall, cpu = time.perf_counter(), time.process_time()
         for task in order["tasks"]:
-            answer(task, order["batch_size"])
+            answer(task, order["batch_size"], order["samples"])
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 
 

@@ -21,7 +21,7 @@ POLL = 0.02
 """Seconds between two questions after a job. lmms-eval's own client waits 5 s, which would be added to every job."""
 
 
-def command_line(
+def command(
     inputs: Inputs,
     folder: Path,
     tasks: Sequence[str],
@@ -29,18 +29,23 @@ def command_line(
     limit: int | None = None,
     batch_size: int | None = None,
     more: Sequence[str] = (),
-) -> tuple[float, float]:
-    """Wall and CPU seconds of one whole evaluation."""
+) -> list[str]:
+    """The command line of one evaluation that keeps its samples."""
     model_args = ",".join(f"{name}={value}" for name, value in inputs.model_args.items())
-    command = [
+    words = [
         *(REFERENCE, "-m", "lmms_eval", "--model", MODEL, "--model_args", model_args, "--device", "cpu"),
         *("--include_path", inputs.tasks, "--tasks", ",".join(tasks), "--output_path", folder / "output"),
         "--log_samples",
-        *(() if limit is None else ("--limit", str(limit))),
-        *(() if batch_size is None else ("--batch_size", str(batch_size))),
+        *(() if limit is None else ("--limit", limit)),
+        *(() if batch_size is None else ("--batch_size", batch_size)),
         *more,
     ]
-    return run(command, folder, environment(folder))
+    return [str(word) for word in words]
+
+
+def command_line(inputs: Inputs, folder: Path, tasks: Sequence[str], **options: Any) -> tuple[float, float]:
+    """Wall and CPU seconds of one whole evaluation; options as those of :func:`command`."""
+    return run(command(inputs, folder, tasks, **options), folder, environment(folder))
 
 
 def package() -> Path:
@@ -51,12 +56,14 @@ def package() -> Path:
 class Server:
     """Its HTTP server while it runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, inputs: Inputs) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | None, port: int, inputs: Inputs) -> None:
         self._process = process
+        self.port = port
         self._url = f"http://127.0.0.1:{port}"
         self._inputs = inputs
 
     def cpu(self) -> float:
+        assert self._process is not None
         return tree_cpu(self._process.pid)
 
     def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 120.0) -> Any:
