@@ -2,9 +2,9 @@
 
     python -m benchmarks.suite.trainer ours|theirs|nobody ADDRESS CHECKPOINTS STEPS TASK,TASK
 
-Takes ``STEPS`` steps of a small network before each checkpoint, submits it, and goes on at once. In the end it waits for
-all results, and prints JSON: milliseconds of a step, the moment of the last submission, and that of the last result, in
-seconds of the system's monotonic clock.
+Takes ``STEPS`` steps of a small network before each checkpoint, submits it, and goes on at once. In the end it waits
+for all results, and prints JSON: milliseconds of a step, the moment of the last submission, and that of the last
+result, in seconds of the system's monotonic clock.
 """
 
 from __future__ import annotations

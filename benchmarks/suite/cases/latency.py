@@ -72,10 +72,10 @@ def run(bench: Bench) -> CaseResult:
         "latency",
         "Latency of the service",
         f"Single calls of an otherwise idle server, one after another: a value is the median of {CALLS} (lmms-eval's"
-        " submissions: of one, since each starts a job at once). Ours go over gRPC and a submission is on disk when it is"
-        " answered; lmms-eval's go over HTTP and are in memory only. A state change is timed from the server's own stamp"
-        " of the event to its arrival at a watcher; the end of lmms-eval's job from its stamp to the return of its"
-        " client's wait_for_job, with that client's defaults.",
+        " submissions: of one, since each starts a job at once). Ours go over gRPC and a submission is on disk when it"
+        " is answered; lmms-eval's go over HTTP and are in memory only. A state change is timed from the server's own"
+        " stamp of the event to its arrival at a watcher; the end of lmms-eval's job from its stamp to the return of"
+        " its client's wait_for_job, with that client's defaults.",
         [
             series
             for series in (submit, their_submit, get, their_get, listing, their_listing, heard, first, end)

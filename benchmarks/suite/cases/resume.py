@@ -35,10 +35,10 @@ def run(bench: Bench) -> CaseResult:
     return CaseResult(
         "resume",
         "Resume after kill -9",
-        f"{SAMPLES} samples at batch size {BATCH_SIZE}; everything is killed once half of them are answered, and started"
-        " again. Ours is the server with its job; lmms-eval's own server forgets its jobs, so it is the command line with"
-        " --use_cache, told to do the same again. Counted are the samples that were answered before the kill and were"
-        " answered again, as a share of those.",
+        f"{SAMPLES} samples at batch size {BATCH_SIZE}; everything is killed once half of them are answered, and"
+        " started again. Ours is the server with its job; lmms-eval's own server forgets its jobs, so it is the command"
+        " line with --use_cache, told to do the same again. Counted are the samples that were answered before the kill"
+        " and were answered again, as a share of those.",
         [again, rest, their_again, their_rest],
         [Comparison("ours answers again", again.median, (min(again.values), max(again.values)), "%", at_most=5)],
     )

@@ -60,9 +60,9 @@ def run(bench: Bench) -> CaseResult:
     return CaseResult(
         "scaling",
         "Scaling",
-        "Jobs of the running server at its defaults, from submission to result. A worker's memory is its own and its share"
-        " of what it has in common with the process that it was forked from. Queues are made of jobs that wait in a paused"
-        " queue.",
+        "Jobs of the running server at its defaults, from submission to result. A worker's memory is its own and its"
+        " share of what it has in common with the process that it was forked from. Queues are made of jobs that wait in"
+        " a paused queue.",
         [*times.values(), *peaks.values(), whole, raw, *queue],
         comparisons,
     )

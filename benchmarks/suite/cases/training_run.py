@@ -59,9 +59,9 @@ def run(bench: Bench) -> CaseResult:
     return CaseResult(
         "training_run",
         f"A training run with {count} checkpoints",
-        f"A trainer takes {STEPS} steps of some milliseconds, submits a checkpoint with two tasks of 300 samples, and goes"
-        f" on; {count} times. The servers and the trainer share the machine, one thread each, so that a step takes longer"
-        " beside either of them than alone.",
+        f"A trainer takes {STEPS} steps of some milliseconds, submits a checkpoint with two tasks of 300 samples, and"
+        f" goes on; {count} times. The servers and the trainer share the machine, one thread each, so that a step takes"
+        " longer beside either of them than alone.",
         [wait, their_wait, idle, step, their_step, alone],
         [
             ratio("from the last submission to the last result: lmms-eval / ours", their_wait, wait),

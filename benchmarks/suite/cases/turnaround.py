@@ -53,9 +53,9 @@ def run(bench: Bench) -> CaseResult:
         "turnaround",
         "Turnaround of one job",
         f"A job of {SAMPLES} samples of digits, from submission to its result. The servers are idle and have run a job"
-        f" before. lmms-eval's job is asked after every {theirs.POLL:g} s, not every 5 s as its client does. Both run on"
-        f" one thread, at their default batch sizes. In a row: {jobs} (lmms-eval {their_jobs}) jobs of one sample that"
-        " are submitted at once, whole time by their number.",
+        f" before. lmms-eval's job is asked after every {theirs.POLL:g} s, not every 5 s as its client does. Both run"
+        f" on one thread, at their default batch sizes. In a row: {jobs} (lmms-eval {their_jobs}) jobs of one sample"
+        " that are submitted at once, whole time by their number.",
         [warm, cold, http, line, their_line, row, their_row, *parts],
         [
             ratio("warm job: lmms-eval's server / ours", http, warm, at_least=40),

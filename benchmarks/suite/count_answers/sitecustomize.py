@@ -7,6 +7,7 @@ environment variable COUNT_ANSWERS names.
 import importlib.abc
 import importlib.util
 import os
+import pathlib
 import sys
 
 _TARGET = "transformers.generation.utils"
@@ -30,7 +31,7 @@ class _Counting(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
         def counted(self, *arguments, **options):
             output = generate(self, *arguments, **options)
-            with open(os.environ["COUNT_ANSWERS"], "a") as counter:
+            with pathlib.Path(os.environ["COUNT_ANSWERS"]).open("a") as counter:
                 counter.write("answered\n" * len(output))
             return output
 
