@@ -33,6 +33,10 @@ MIXED_TASK = "bench_mixed_lengths"
 COSTLY_TASK = "bench_large_images"
 MANY_TASK = "bench_many"
 
+SCORING_TASK = "bench_scoring"
+SCORING_SAMPLES = 100_000
+SCORING_REPLICATES = 10_000
+
 MANY = 20_000
 LARGE_SIDE = 1_600
 """Pixels of a side of the large images, a JPEG each."""
@@ -58,6 +62,9 @@ def make_inputs(folder: Path) -> Inputs:
     _write(tasks / "digits.parquet", digits[:SAMPLES])
     _write(tasks / "many.parquet", [digits[index % len(digits)] for index in range(MANY)])
     _write(tasks / "large.parquet", [(_large(image), label) for image, label in digits[:SAMPLES]])
+    numbers = pa.table({"question": [f"What is {n} modulo 10?" for n in range(SCORING_SAMPLES)]})
+    pq.write_table(numbers, tasks / "numbers.parquet")
+    (tasks / f"{SCORING_TASK}.yaml").write_text(_SCORING.format(data=tasks / "numbers.parquet"))
     (tasks / "bench_utils.py").write_text(_FUNCTIONS)
     _task(tasks, TASK, "digits", "doc_to_text")
     _task(tasks, SECOND_TASK, "digits", "doc_to_text")
@@ -136,6 +143,37 @@ def _task(folder: Path, name: str, data: str, text: str) -> None:
     )
 
 
+_SCORING = f"""\
+task: {SCORING_TASK}
+dataset_path: parquet
+dataset_kwargs:
+  data_files:
+    test: {{data}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function bench_utils.no_visual
+doc_to_text: "{{{{{{{{question}}}}}}}}"
+doc_to_target: "7"
+process_results: !function bench_utils.process_number
+generation_kwargs:
+  max_new_tokens: 16
+filter_list:
+  - name: number
+    filter:
+      - function: regex
+        regex_pattern: "([0-9]+)"
+      - function: take_first
+metric_list:
+  - metric: correct
+    aggregation: mean
+    higher_is_better: true
+  - metric: percent
+    aggregation: !function bench_utils.percent
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+
 _FUNCTIONS = f'''"""Document functions of the benchmark's tasks."""
 
 QUESTION = "{QUESTION}"
@@ -156,4 +194,18 @@ def doc_to_mixed_text(doc, lmms_eval_specific_kwargs=None):
 
 def doc_to_target(doc):
     return str(doc["label"])
+
+
+def no_visual(doc):
+    return []
+
+
+def process_number(doc, results):
+    said = results[0] if isinstance(results[0], str) else results[0][0]
+    correct = float(said == doc["question"].split()[2][-1])
+    return {{"correct": correct, "percent": correct}}
+
+
+def percent(items):
+    return 100 * sum(items) / len(items)
 '''

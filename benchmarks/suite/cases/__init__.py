@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.suite.bench import Bench
-from benchmarks.suite.cases import latency, resume, samples, scaling, startup, training_run, turnaround
+from benchmarks.suite.cases import latency, resume, samples, scaling, scoring, startup, training_run, turnaround
 from benchmarks.suite.figures import CaseResult
 
 CASES: dict[str, Callable[[Bench], CaseResult]] = {
@@ -16,4 +16,5 @@ CASES: dict[str, Callable[[Bench], CaseResult]] = {
     "latency": latency.run,
     "startup": startup.run,
     "resume": resume.run,
+    "scoring": scoring.run,
 }
