@@ -108,9 +108,7 @@ def build_processor(examples: Sequence[Example]) -> Qwen2_5_VLProcessor:
     )
 
 
-def build_model(
-    tokenizer: Qwen2TokenizerFast, hidden: int = 96, layers: int = 2
-) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: Qwen2TokenizerFast, hidden: int = 96, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
     """Of random weights; ``hidden`` and ``layers`` of the text tower, ``hidden`` a multiple of 24."""
     ids = dict(zip(_SPECIAL, tokenizer.convert_tokens_to_ids(_SPECIAL), strict=True))
     config = Qwen2_5_VLConfig(
