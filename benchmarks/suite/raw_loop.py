@@ -81,15 +81,17 @@ def main() -> None:
     checkpoint, tasks = sys.argv[1:]
     import torch
     from datasets import load_dataset
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from benchmarks.suite.inputs import COSTLY_TASK, MANY_TASK, MIXED_TASK, MODEL_ARGS, QUESTION, TOKENS
+    from benchmarks.suite.inputs import COSTLY_TASK, MANY_TASK, MIXED_TASK, MODEL, MODEL_ARGS, QUESTION, TOKENS
+    from lmms_eval_grpc.engine.models import registry
+    from lmms_eval_grpc.engine.models.huggingface.backend import HuggingFaceBackend
 
     torch.set_num_threads(1)
-    limits = {name: MODEL_ARGS[name] for name in ("min_pixels", "max_pixels")}
-    processor = AutoProcessor.from_pretrained(checkpoint, **limits)
+    # Loaded by the engine's backend, which knows how a processor is had without torchvision; then it is left alone.
+    backend = registry.create(MODEL, {"pretrained": checkpoint, **MODEL_ARGS}, device="cpu")
+    assert isinstance(backend, HuggingFaceBackend)
+    model, processor = backend.model, backend.processor
     processor.tokenizer.padding_side = "left"
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
     data = {
         name: load_dataset("parquet", data_files=str(Path(tasks) / f"{name}.parquet"), split="train")
         for name in ("digits", "large", "many")
