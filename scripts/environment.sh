@@ -38,23 +38,31 @@ reference_files() {
   fi
 }
 
-# .venv-lmms-eval: lmms-eval itself with what it and its tasks need, for scripts/score_parity and the checks of its tasks.
+# .venv-lmms-eval: lmms-eval itself with what it needs to run, for scripts/benchmark; "lmms_eval_environment tasks" adds
+# what the code of its tasks imports, for scripts/score_parity and the checks of its tasks.
 # A machine with CPUs alone wants a CPU build of torch: point pip at one (PIP_FIND_LINKS, PIP_INDEX_URL) before.
 lmms_eval_environment() {
-  local folder=.venv-lmms-eval wanted
-  wanted=$(sha256sum < scripts/lmms_eval_requirements.txt)
-  [ "$(cat $folder/installed 2>/dev/null)" = "$wanted" ] && return
-  echo "making $folder; this takes some minutes"
-  local python
-  python=$(first_python "(3, 11) <= sys.version_info < (3, 13)" "${PYTHON:-python3}" python3.11 python3.12)
-  [ -x $folder/bin/python ] || "$python" -m venv $folder
-  local pip="$folder/bin/python -m pip install --quiet --disable-pip-version-check"
-  $pip -r scripts/lmms_eval_requirements.txt
+  local folder=.venv-lmms-eval python
+  if [ ! -x $folder/bin/python ]; then
+    python=$(first_python "(3, 11) <= sys.version_info < (3, 13)" "${PYTHON:-python3}" python3.11 python3.12)
+    "$python" -m venv $folder
+  fi
+  lmms_eval_packages requirements || return
+  [ "${1:-}" != tasks ] || lmms_eval_packages task_requirements
+}
+
+lmms_eval_packages() {
+  local list=scripts/lmms_eval_$1.txt folder=.venv-lmms-eval wanted
+  local stamp=$folder/installed-$1 pip="$folder/bin/python -m pip install --quiet --disable-pip-version-check"
+  wanted=$(sha256sum < "$list")
+  [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+  echo "installing $list into $folder; this takes minutes"
+  $pip -r "$list"
   $pip --no-deps lmms-eval==0.7.3 torchvision==0.28.0
   # torchvision beside a CPU torch: its operators are missing, and it describes two of them all the same.
   sed -i 's/^@torch.library.register_fake(\(.*\))$/@(torch.library.register_fake(\1) if torchvision.extension._has_ops() else lambda function: function)/' \
     $folder/lib/python3*/site-packages/torchvision/_meta_registrations.py
-  echo "$wanted" > $folder/installed
+  echo "$wanted" > "$stamp"
 }
 
 # The first of the named interpreters that runs and for which the condition holds.

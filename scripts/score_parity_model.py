@@ -108,15 +108,16 @@ def build_processor(examples: Sequence[Example]) -> Qwen2_5_VLProcessor:
     )
 
 
-def build_model(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: Qwen2TokenizerFast, hidden: int = 96, layers: int = 2) -> Qwen2_5_VLForConditionalGeneration:
+    """Of random weights; ``hidden`` and ``layers`` of the text tower, ``hidden`` a multiple of 24."""
     ids = dict(zip(_SPECIAL, tokenizer.convert_tokens_to_ids(_SPECIAL), strict=True))
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            "hidden_size": hidden,
+            "intermediate_size": hidden * 8 // 3,
+            "num_hidden_layers": layers,
+            "num_attention_heads": hidden // 24,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
             "rope_scaling": {"type": "mrope", "mrope_section": [4, 4, 4]},
@@ -128,7 +129,7 @@ def build_model(tokenizer: Qwen2TokenizerFast) -> Qwen2_5_VLForConditionalGenera
             "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 64,
-            "out_hidden_size": 96,
+            "out_hidden_size": hidden,
             "num_heads": 2,
             "fullatt_block_indexes": [1],
             "window_size": 56,

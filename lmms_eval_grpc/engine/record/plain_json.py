@@ -20,13 +20,27 @@ def to_plain(value: Any, _depth: int = 0) -> Any:
     NaN and infinities become None, because JSON has no word for them. Numpy scalars and arrays become numbers and
     lists, sets sorted lists, bytes and images a short description, callables their name, anything else its ``str``.
     """
-    if value is None or isinstance(value, bool):
+    # By exact type first: nearly all of what is written is of these, and it is written for every sample.
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else _encodable(value)
+    if value is None or kind is int or kind is bool:
         return value
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is dict and _depth <= _MAX_DEPTH:
+        depth = _depth + 1
+        return {
+            key if type(key) is str and key.isascii() else _key(key): to_plain(item, depth)
+            for key, item in value.items()
+        }
+    if (kind is list or kind is tuple) and _depth <= _MAX_DEPTH:
+        depth = _depth + 1
+        return [to_plain(item, depth) for item in value]
     if isinstance(value, Enum):
         return to_plain(value.value, _depth)
     if isinstance(value, str):
-        # A lone surrogate cannot be written as UTF-8; one odd response must not stop the whole file.
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return _encodable(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -34,6 +48,11 @@ def to_plain(value: Any, _depth: int = 0) -> Any:
     if _depth > _MAX_DEPTH:
         return str(value)
     return _container_to_plain(value, _depth + 1)
+
+
+def _encodable(text: str) -> str:
+    """A lone surrogate cannot be written as UTF-8; one odd response must not stop the whole file."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def dump_line(value: Any) -> str:

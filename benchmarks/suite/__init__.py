@@ -1,0 +1,1 @@
+"""The benchmarks beside lmms-eval: ``scripts/benchmark``, or ``python -m benchmarks.suite``."""

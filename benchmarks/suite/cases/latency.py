@@ -1,0 +1,140 @@
+"""How long single calls take, and when a client hears of what happened."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from benchmarks.suite import ours, theirs
+from benchmarks.suite.bench import Bench
+from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Comparison, Series, interleave, ratio
+from benchmarks.suite.inputs import MODEL, REFERENCE, TASK
+from benchmarks.suite.processes import environment
+
+CALLS = 40
+"""Calls of each kind and round, one after another; their median is the round's value."""
+
+_ITS_CLIENT = """
+import json, sys, time
+from lmms_eval.entrypoints import EvalClient
+client = EvalClient(sys.argv[1])
+job = client.evaluate(**json.loads(sys.argv[2]))
+done = client.wait_for_job(job["job_id"], verbose=False)
+print(json.dumps([time.time(), done["completed_at"]]))
+"""
+
+
+def run(bench: Bench) -> CaseResult:
+    """Calls of an idle server, then jobs that are followed to their end."""
+    submit, get, listing = (Series(OURS, name, "ms") for name in ("submit, durable", "one job", "queue status"))
+    their_submit, their_get, their_listing = (
+        Series(THEIRS, name, "ms") for name in ("submit, in memory", "one job", "queue status")
+    )
+    heard = Series(OURS, "state change reaches a watcher", "ms")
+    first = Series(OURS, "first progress event after the submission", "ms")
+    end = Series(THEIRS, "end of a job is noticed by its client, which polls", "ms")
+    folder = bench.new_folder()
+    with ours.server(bench.inputs, folder / "ours") as server, theirs.server(bench.inputs, folder) as their_server:
+        server.wait_warm()
+        job_id = server.submit([TASK], limit=1)
+        server.wait(job_id)
+        server.client.pause_queue("benchmark")
+        their_job = their_server.submit([TASK], limit=1)
+        interleave(
+            bench.rounds(),
+            [
+                (submit, lambda: _median(lambda: server.submit([TASK], limit=1))),
+                (get, lambda: _median(lambda: server.client.get(job_id))),
+                (their_get, lambda: _median(lambda: their_server.ask(f"/jobs/{their_job}"))),
+                (listing, lambda: _median(server.client.get_queue_status)),
+                (their_listing, lambda: _median(lambda: their_server.ask("/queue"))),
+            ],
+        )
+    with ours.server(bench.inputs, bench.new_folder()) as server, theirs.server(bench.inputs, folder) as their_server:
+        server.wait_warm()
+        server.wait(server.submit([TASK], limit=1))
+        interleave(
+            bench.rounds(),
+            [
+                # Its jobs start at once, and there is no cancelling them: the first is behind all the others here.
+                (their_submit, lambda: _median(lambda: their_server.submit([TASK], limit=1), 1)),
+                (heard, lambda: _watch(server, first)),
+            ],
+        )
+    if not bench.quick:
+        with theirs.server(bench.inputs, folder) as their_server:
+            interleave(bench.rounds(), [(end, lambda: _followed(bench, their_server))])
+    return CaseResult(
+        "latency",
+        "Latency of the service",
+        f"Single calls of an otherwise idle server, one after another: a value is the median of {CALLS} (lmms-eval's"
+        " submissions: of one, since each starts a job at once). Ours go over gRPC and a submission is on disk when it"
+        " is answered; lmms-eval's go over HTTP and are in memory only. A state change is timed from the server's own"
+        " stamp of the event to its arrival at a watcher; the end of lmms-eval's job from its stamp to the return of"
+        " its client's wait_for_job, with that client's defaults.",
+        [
+            series
+            for series in (submit, their_submit, get, their_get, listing, their_listing, heard, first, end)
+            if series.values
+        ],
+        [
+            Comparison(
+                "state change to watcher", heard.median, (min(heard.values), max(heard.values)), "ms", at_most=10
+            ),
+            ratio("one job: lmms-eval / ours", their_get, get),
+            ratio("queue status: lmms-eval / ours", their_listing, listing),
+            ratio("submit: lmms-eval, in memory / ours, durable", their_submit, submit),
+        ],
+    )
+
+
+def _median(call: Callable[[], Any], calls: int = CALLS) -> tuple[float, None]:
+    taken = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        call()
+        taken.append(1000 * (time.perf_counter() - began))
+    return sorted(taken)[calls // 2], None
+
+
+def _watch(server: ours.Server, first: Series) -> tuple[float, None]:
+    """Milliseconds from a state change to the watcher, the median over a job's."""
+    delays: list[float] = []
+    progress: list[float] = []
+    ready = threading.Event()
+    began = time.time()
+    job_id = server.submit([TASK], limit=8)
+
+    def follow() -> None:
+        for event in server.client.watch_job(job_id):
+            now = time.time()
+            ready.set()
+            if event.HasField("state_change"):
+                delays.append(1000 * (now - event.event_time.ToNanoseconds() / 1e9))
+            elif event.HasField("progress"):
+                progress.append(1000 * (now - began))
+
+    follow()
+    first.values.append(min(progress))
+    return sorted(delays[1:])[len(delays[1:]) // 2], None  # the first happened before anybody watched
+
+
+def _followed(bench: Bench, server: theirs.Server) -> tuple[float, None]:
+    import json
+
+    body = {"model": MODEL, "model_args": {**bench.inputs.model_args, "device": "cpu"}, "tasks": [TASK], "limit": 8}
+    folder = bench.new_folder()
+    done = subprocess.run(
+        [str(REFERENCE), "-c", _ITS_CLIENT, f"http://127.0.0.1:{server.port}", json.dumps(body)],
+        check=True,
+        stdout=subprocess.PIPE,
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+    )
+    returned, completed = json.loads(done.stdout.splitlines()[-1])
+    return 1000 * (returned - datetime.fromisoformat(completed).timestamp()), None

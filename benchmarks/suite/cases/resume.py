@@ -1,0 +1,101 @@
+"""What is done again after ``kill -9`` in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from benchmarks.suite import ours, theirs
+from benchmarks.suite.bench import Bench
+from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Comparison, Series
+from benchmarks.suite.inputs import SAMPLES, TASK
+from benchmarks.suite.processes import environment, tree
+
+BATCH_SIZE = 8
+
+
+def run(bench: Bench) -> CaseResult:
+    """Our server is killed with all below it and started again; lmms-eval's command line with its response cache."""
+    again = Series(OURS, "samples answered a second time", "%")
+    rest = Series(OURS, "from the second start to the result")
+    their_again = Series(THEIRS, "samples answered a second time, with its response cache", "%")
+    their_rest = Series(THEIRS, "from the second start to the result")
+    for _ in range(bench.rounds(5, 1)):
+        repeated, seconds = _ours(bench)
+        again.values.append(repeated)
+        rest.values.append(seconds)
+        repeated, seconds = _theirs(bench)
+        their_again.values.append(repeated)
+        their_rest.values.append(seconds)
+        print(f"  repeated: ours {again.values[-1]:.1f} %, lmms-eval {their_again.values[-1]:.1f} %", flush=True)
+    return CaseResult(
+        "resume",
+        "Resume after kill -9",
+        f"{SAMPLES} samples at batch size {BATCH_SIZE}; everything is killed once half of them are answered, and"
+        " started again. Ours is the server with its job; lmms-eval's own server forgets its jobs, so it is the command"
+        " line with --use_cache, told to do the same again. Counted are the samples that were answered before the kill"
+        " and were answered again, as a share of those.",
+        [again, rest, their_again, their_rest],
+        [Comparison("ours answers again", again.median, (min(again.values), max(again.values)), "%", at_most=5)],
+    )
+
+
+def _ours(bench: Bench) -> tuple[float, float]:
+    folder = bench.new_folder()
+    with ours.server(bench.inputs, folder) as server:
+        server.wait_warm()
+        job_id = server.submit([TASK], batch_size=BATCH_SIZE)
+        log = folder / "state" / "jobs" / job_id / "run_log.jsonl"
+        while _answered(log) < SAMPLES // 2:
+            time.sleep(0.005)
+        for process in tree(server.process.pid):
+            process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    before = _answered(log)
+    began = time.perf_counter()
+    with ours.server(bench.inputs, folder) as server:
+        job = server.wait(job_id)
+        seconds = time.perf_counter() - began
+    return 100 * (before - job.progress.samples_resumed) / before, seconds
+
+
+def _answered(log: Path) -> int:
+    if not log.exists():
+        return 0
+    lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+    return sum("doc_id" in json.loads(line) for line in lines)
+
+
+def _theirs(bench: Bench) -> tuple[float, float]:
+    folder = bench.new_folder()
+    counter = folder / "answered"
+    more = ("--use_cache", str(folder / "cache"))
+    command = theirs.command(bench.inputs, folder, [TASK], batch_size=BATCH_SIZE, more=more)
+    variables = environment(
+        folder, PYTHONPATH=str(Path(__file__).parents[1] / "count_answers"), COUNT_ANSWERS=str(counter)
+    )
+    with (folder / "killed.log").open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=output, stderr=output, start_new_session=True
+        )
+        while _lines(counter) < SAMPLES // 2:
+            if process.poll() is not None:
+                raise RuntimeError((folder / "killed.log").read_text()[-2000:])
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    before = _lines(counter)
+    counter.unlink()
+    began = time.perf_counter()
+    with (folder / "again.log").open("w") as output:
+        subprocess.run(command, cwd=folder, env=variables, stdout=output, stderr=output, check=True)
+    seconds = time.perf_counter() - began
+    return 100 * max(0, _lines(counter) - (SAMPLES - before)) / before, seconds
+
+
+def _lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0

@@ -1,0 +1,96 @@
+"""Running programs and telling what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Neither system can reach a hub here, and both get one thread of torch: comparisons hold whatever the machine has."""
+
+
+class Failed(Exception):
+    """A measured program failed: its last lines."""
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Variables for a measured program, whose caches lie in ``folder``. Our own package is not put in its way."""
+    base = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return base | OFFLINE | {"HF_HOME": str(folder / "hugging-face")} | more
+
+
+def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str]) -> tuple[float, float]:
+    """Runs a program to its end: wall seconds, and CPU seconds of it and of the processes that it waited for.
+
+    Raises:
+        Failed: its exit status is not 0.
+    """
+    log = folder / "program.log"
+    with log.open("w") as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=output, stderr=output, cwd=folder, env=dict(variables)
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise Failed(f"exit status {process.returncode} of {command[:4]}:\n{tail(log)}")
+    return wall, usage.ru_utime + usage.ru_stime
+
+
+def tail(log: Path, size: int = 2000) -> str:
+    return log.read_text(errors="replace")[-size:]
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """The process and all below it."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def tree_cpu(pid: int) -> float:
+    """CPU seconds of the process, of all that run below it, and of those that have ended and were waited for."""
+    total = 0.0
+    for process in tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process, of shared pages its share; 0 once it has ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+
+
+def stop(process: subprocess.Popen[bytes], patience: float = 30.0) -> None:
+    """Ends a program and all below it."""
+    below = tree(process.pid)
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for left in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()

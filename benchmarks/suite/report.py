@@ -1,0 +1,124 @@
+"""The files that a run leaves: JSON for each case, one Markdown table, plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suite.figures import LOOP, OURS, CaseResult
+from benchmarks.suite.inputs import REFERENCE
+
+_PACKAGES = ("torch", "transformers", "datasets", "grpcio", "protobuf", "numpy")
+_COLOURS = {OURS: "#1b7f5c", LOOP: "#777777"}
+_OTHER = "#c4622d"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    asked = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {_PACKAGES[:3]!r}}}))"
+    their = json.loads(subprocess.run([REFERENCE, "-c", asked], check=True, capture_output=True, text=True).stdout)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpus": os.cpu_count(),
+        "processor": _processor(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "lmms_eval_versions": {"lmms-eval": "0.7.3", **their},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def write(folder: Path, facts: dict[str, Any], result: CaseResult) -> None:
+    """Keeps one case's figures, in place of earlier ones."""
+    text = json.dumps({"machine": facts, **result.summary()}, indent=1, ensure_ascii=False)
+    (folder / f"{result.name}.json").write_text(text + "\n")
+
+
+def read(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The cases that have been kept, by name."""
+    return [json.loads((folder / f"{name}.json").read_text()) for name in names if (folder / f"{name}.json").exists()]
+
+
+def table(cases: Sequence[dict[str, Any]]) -> str:
+    """Every case in Markdown: what is compared, the ratios with their targets, and all that was measured."""
+    lines = ["# Beside lmms-eval", ""]
+    for case in cases:
+        facts = case["machine"]
+        load = case["load_average"][0]
+        lines += [f"## {case['title']}", "", case["what"], ""]
+        lines += [
+            f"Taken {facts['date']} on {facts['cpus']} cores ({facts['processor']}), {facts['memory_bytes'] >> 30} GiB,"
+            f" no GPU; load average {load:.1f} before, {case['seconds']:.0f} s in all"
+            + ("; a quick run, with few rounds." if case["quick"] else "."),
+            "",
+        ]
+        if case["comparisons"]:
+            lines += ["| ratio or figure | median | least – most | target | |", "|---|---:|---:|---:|---|"]
+            lines += [_comparison(comparison) for comparison in case["comparisons"]]
+            lines += [""]
+        lines += ["| measured | system | median | least – most | CPU s | times |", "|---|---|---:|---:|---:|---:|"]
+        lines += [_series(series) for series in case["series"]]
+        lines += ["", *(f"- {note}" for note in case["notes"]), *([""] if case["notes"] else [])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _comparison(told: dict[str, Any]) -> str:
+    spread = f"{_number(told['least'])} – {_number(told['most'])}" if "least" in told else ""
+    met = {True: "met", False: "**missed**", None: ""}[told.get("met")]
+    return (
+        f"| {told['title']} | {_number(told['value'])} {told['unit']} | {spread} | {told.get('target', '')} | {met} |"
+    )
+
+
+def _series(told: dict[str, Any]) -> str:
+    quantity = told["quantity"] + (f" ({told['note']})" if "note" in told else "")
+    cpu = _number(told["cpu_median"]) if "cpu_median" in told else ""
+    spread = f"{_number(told['least'])} – {_number(told['most'])}"
+    median = f"{_number(told['median'])} {told['unit']}"
+    return f"| {quantity} | {told['system']} | {median} | {spread} | {cpu} | {len(told['values'])} |"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def plot(folder: Path, case: dict[str, Any]) -> None:
+    """A bar for each series measured in seconds: the median, a line from the least to the most; a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [series for series in case["series"] if series["unit"] == "s" and series["median"] > 0]
+    if not shown:
+        return
+    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.34 * len(shown)), layout="constrained")
+    for place, series in enumerate(reversed(shown)):
+        median = series["median"]
+        axes.barh(place, median, color=_COLOURS.get(series["system"], _OTHER), height=0.7)
+        axes.plot([series["least"], series["most"]], [place, place], color="black", linewidth=1)
+        axes.text(max(median, series["most"]) * 1.08, place, f"{_number(median)} s", va="center", fontsize=8)
+    labels = [f"{series['system']}: {series['quantity']}" for series in reversed(shown)]
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds, logarithmic")
+    axes.set_title(case["title"], fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / f"{case['name']}.png", dpi=110)
+    pyplot.close(figure)
