@@ -34,7 +34,7 @@ class Instruments:
 
         self.jobs_submitted = counter("jobs_submitted_total", "Jobs taken in.", "kind")
         self.jobs_ended = counter("jobs_ended_total", "Jobs that ended.", "kind", "outcome")
-        self.job_failures = counter("job_failures_total", "Attempts that failed, by the error's code.", "code")
+        self.job_failures = counter("job_failures_total", "Failures; also of attempts that another followed.", "code")
         self.attempts = counter("attempts_total", "Attempts started.", "kind")
         self.requeues = counter(
             "requeues_total", "Attempts after which the job waits again: failed, or interrupted.", "cause"
