@@ -150,7 +150,8 @@ async def test_calls_are_counted_by_method_and_code(rig: Rig) -> None:
     await rig.stub.ListJobs(pb.ListJobsRequest())
     await failure(rig.stub.GetJob(pb.GetJobRequest(job_id="nope")))
     await failure(rig.stub.GetJob(pb.GetJobRequest()))
-    await failure(rig.channel.unary_unary(f"/{SERVICE}/GetJob")(b"\xff\xff\xff\xff"))
+    method: Any = rig.channel.unary_unary(f"/{SERVICE}/GetJob")
+    await failure(method(b"\xff\xff\xff\xff"))
     get_job = f"{SERVICE}/GetJob"
     read = await settled(rig, "rpc_handled_total", 2, method=get_job, code="INVALID_ARGUMENT")
     assert read.get("rpc_handled_total", method=get_job, code="NOT_FOUND") == 1
@@ -184,7 +185,8 @@ async def test_a_bug_and_a_call_that_is_given_up_have_their_codes(rig: Rig, monk
 
 async def test_methods_that_there_are_none_of_share_one_label(rig: Rig) -> None:
     for number in range(5):
-        error = await failure(rig.channel.unary_unary(f"/made.up.Service{number}/Method")(b""))
+        method: Any = rig.channel.unary_unary(f"/made.up.Service{number}/Method")
+        error = await failure(method(b""))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     read = await settled(rig, "rpc_handled_total", 5, method="other", code="UNIMPLEMENTED")
     assert not [one for one in read.samples if "made.up" in one.labels.get("method", "")]

@@ -22,7 +22,6 @@ from lmms_eval_grpc.jobs.results import JobStage
 from lmms_eval_grpc.server.app import EvaluationServer
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.state_dir import ServerStartError
-from lmms_eval_grpc.server.tracing import setup
 from lmms_eval_grpc.server.tracing.setup import open_tracing
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
@@ -260,7 +259,7 @@ def test_without_the_packages_the_setting_is_an_error_and_a_variable_a_warning(
     def find_nothing(name: str, *rest: Any) -> Any:
         return None if name.startswith("opentelemetry") else find(name, *rest)
 
-    monkeypatch.setattr(setup.importlib.util, "find_spec", find_nothing)
+    monkeypatch.setattr("importlib.util.find_spec", find_nothing)
     with pytest.raises(ServerStartError, match=r"pip install 'lmms-eval-grpc\[tracing\]'"):
         open_tracing("http://127.0.0.1:4318", {})
     assert open_tracing("", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318"}) is None
