@@ -12,6 +12,7 @@ from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server.call_log import LogCalls
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.observe import CallObserver, ObserveCalls
+from lmms_eval_grpc.server.state_dir import ServerStartError
 from lmms_eval_grpc.server.tracing.setup import open_tracing
 from lmms_eval_grpc.store.base import JobStore
 
@@ -30,7 +31,13 @@ class Observability:
         self._stack = stack
         self._metrics = None
         if args.metrics_port is not None:
-            from lmms_eval_grpc.server.metrics.service import Metrics
+            try:
+                from lmms_eval_grpc.server.metrics.service import Metrics
+            except ModuleNotFoundError as error:
+                raise ServerStartError(
+                    f"metrics_port: metrics need the package {error.name}: pip install 'lmms-eval-grpc[server]',"
+                    " or leave the setting out"
+                ) from error
 
             self._metrics = Metrics()
         self._tracing = open_tracing(args.otlp_endpoint)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -157,7 +157,7 @@ def _id_of(details: Details) -> str:
     for key, value in details.invocation_metadata or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTABLE_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex[:16]
+    return secrets.token_hex(8)
 
 
 def _job_of(message: Any) -> str:

@@ -136,10 +136,10 @@ def test_a_server_that_logs_json_logs_nothing_else(tmp_path: Path) -> None:
     with launched(tmp_path, settings="log_format='json'") as (process, address):
         with grpc.insecure_channel(address) as channel:
             stub = pb_grpc.EvaluationServiceStub(channel)
-            stub.QueueStatus(pb.QueueStatusRequest(), timeout=PATIENCE, metadata=(("x-request-id", "mine-10"),))
+            stub.QueueStatus(pb.QueueStatusRequest(), timeout=4 * PATIENCE, metadata=(("x-request-id", "mine-10"),))
         wait_until(lambda: "mine-10" in (tmp_path / "server.log").read_text(), tmp_path)
         process.terminate()
-        assert process.wait(timeout=PATIENCE) == 0
+        assert process.wait(timeout=4 * PATIENCE) == 0
     lines = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
     assert {"ts", "level", "logger", "message"} <= lines[0].keys()
     assert [line["code"] for line in lines if line.get("request_id") == "mine-10"] == ["OK"]
@@ -151,6 +151,6 @@ def test_warnings_of_other_packages_are_in_the_log_too() -> None:
         "import logging; from lmms_eval_grpc.server.launch import set_up_logging; set_up_logging('info', 'json');"
         "logging.getLogger('other').warning('late'); logging.getLogger('other').info('unheard')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=4 * PATIENCE, check=True)
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["message"] == "late"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -286,6 +288,23 @@ async def test_a_port_that_is_taken_is_named_before_anything_runs(tmp_path: Path
         with pytest.raises(ServerStartError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}"):
             await EvaluationServer(args, executor=executor).start()
     assert not executor.started
+
+
+def test_without_the_package_the_setting_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "sys.modules['prometheus_client'] = None\n"
+        "from lmms_eval_grpc.server.app import EvaluationServer\n"
+        "from lmms_eval_grpc.server.config import ServerArgs\n"
+        "args = ServerArgs(port=0, state_dir=sys.argv[1], use_template=False, metrics_port=0)\n"
+        "asyncio.run(EvaluationServer(args).start())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, timeout=4 * PATIENCE)
+    last = done.stderr.decode().splitlines()[-1]
+    assert last.endswith(
+        "ServerStartError: metrics_port: metrics need the package prometheus_client:"
+        " pip install 'lmms-eval-grpc[server]', or leave the setting out"
+    )
 
 
 async def test_the_table_in_the_documents_is_what_a_server_tells(rig: Rig) -> None:
