@@ -17,6 +17,7 @@ from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, open_aio_channe
 from lmms_eval_grpc.client.errors import raise_typed
 from lmms_eval_grpc.client.streams import Reconnection, Resume
 from lmms_eval_grpc.client.stubs import Stub
+from lmms_eval_grpc.client.tracing import trace_metadata
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.client.stubs import AsyncStub as _Stub
@@ -110,7 +111,9 @@ class AioTransport:
             EvalServiceError: the call failed.
         """
         try:
-            return await method(self.connected().calls)(request, timeout=timeout or self._settings.call_timeout)
+            return await method(self.connected().calls)(
+                request, timeout=timeout or self._settings.call_timeout, metadata=trace_metadata()
+            )
         except grpc.RpcError as error:
             raise_typed(error, address=str(self._settings.address))
         except asyncio.CancelledError as cancelled:
@@ -164,7 +167,9 @@ class AioTransport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
-            call = method(self.connected().watches)(state.request(), timeout=waiting.time_left())
+            call = method(self.connected().watches)(
+                state.request(), timeout=waiting.time_left(), metadata=trace_metadata()
+            )
             self._streams.add(call)
             error = None
             try:

@@ -18,6 +18,7 @@ from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, open_channel
 from lmms_eval_grpc.client.errors import raise_typed
 from lmms_eval_grpc.client.streams import Reconnection, Resume
 from lmms_eval_grpc.client.stubs import Stub as _Stub
+from lmms_eval_grpc.client.tracing import trace_metadata
 
 if TYPE_CHECKING:
     from grpc import _CallIterator as _ResponseIterator
@@ -100,7 +101,9 @@ class Transport:
             EvalServiceError: the call failed.
         """
         try:
-            return method(self.connected().calls)(request, timeout=timeout or self._settings.call_timeout)
+            return method(self.connected().calls)(
+                request, timeout=timeout or self._settings.call_timeout, metadata=trace_metadata()
+            )
         except grpc.RpcError as error:
             raise_typed(error, address=str(self._settings.address))
 
@@ -149,7 +152,9 @@ class Transport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
-            call = method(self.connected().watches)(state.request(), timeout=waiting.time_left())
+            call = method(self.connected().watches)(
+                state.request(), timeout=waiting.time_left(), metadata=trace_metadata()
+            )
             error = None
             try:
                 while (response := _next_message(call, silence_limit)) is not None:

@@ -28,6 +28,8 @@ class Job:
     labels: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
     """Name of the principal that submitted it. Empty: not recorded."""
+    trace_parent: str = ""
+    """The span that submitted it, as W3C's ``traceparent``. Empty: it belongs to no trace."""
     priority: int = 0
     attempt: int = 0
     sequence: int = 0

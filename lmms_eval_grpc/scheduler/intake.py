@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 
+from lmms_eval_grpc.jobs import context
 from lmms_eval_grpc.jobs.errors import JobNotFound, RequestIdConflict, ServiceError
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.spec import JobSpec
@@ -70,6 +71,7 @@ class Intake:
             labels=labels,
             priority=priority,
             owner=owner,
+            trace_parent=context.trace_parent.get(),
         )
         self._incoming.add(job.job_id)
         try:

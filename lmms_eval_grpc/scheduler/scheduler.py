@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Executor, ExpectedJob, LooksAhead
+from lmms_eval_grpc.jobs.context import enter_job
 from lmms_eval_grpc.jobs.errors import (
     InvalidRequest,
     NotAccepting,
@@ -413,6 +414,7 @@ class Scheduler:
 
     async def _carry(self, run: Run, job: Job) -> None:
         began = time.monotonic()
+        enter_job(job)
         try:
             await run.carry(job)
         except Exception:

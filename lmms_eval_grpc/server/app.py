@@ -31,6 +31,7 @@ from lmms_eval_grpc.server.draining import Draining
 from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
+from lmms_eval_grpc.server.observability import Observability
 from lmms_eval_grpc.server.reflection import add_reflection
 from lmms_eval_grpc.server.servicer import EvaluationServicer
 from lmms_eval_grpc.server.state_dir import (
@@ -94,6 +95,7 @@ class EvaluationServer:
         self._stopping: asyncio.Task[None] | None = None
         self._running_out: asyncio.Task[None] | None = None
         self._address: str | None = None
+        self._metrics_address: str | None = None
         self._state_dir: Path | None = None
         self._journal: Journal
         self._scheduler: Scheduler
@@ -110,6 +112,11 @@ class EvaluationServer:
         if self._address is None:
             raise RuntimeError("the server has no address before it is started")
         return self._address
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where the metrics are served: ``host:port``. None: nowhere."""
+        return self._metrics_address
 
     @property
     def state_dir(self) -> Path:
@@ -154,7 +161,8 @@ class EvaluationServer:
         if is_temporary(self.args):
             mark_temporary(self._state_dir)
             self._stack.push_async_callback(asyncio.to_thread, shutil.rmtree, self._state_dir, ignore_errors=True)
-        store = SqliteStore(self._state_dir / STORE_NAME)
+        observability = Observability(self.args, self._stack)
+        store = SqliteStore(self._state_dir / STORE_NAME, committed=observability.committed)
         await store.open()
         self._stack.push_async_callback(store.close)
         self._journal = Journal(store)
@@ -174,13 +182,18 @@ class EvaluationServer:
             asyncio.to_thread(tasks.index),
         )
         self._grpc = grpc.aio.server(
-            interceptors=build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
+            interceptors=[
+                observability.calls,
+                *build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
+            ],
             options=channel_options(self.args),
         )
         self._add_services(store, tasks, models, facts)
         # A port that is taken is found before jobs are started; calls are answered only after the recovery.
         self._stack.push_async_callback(self._grpc.stop, 0)
         self._address = self._listener.open(self._grpc, self._stack)
+        self._metrics_address = observability.serve(self._scheduler, self._executor, self._state_dir)
+        await observability.follow(self._journal, store)
         self._stack.push_async_callback(self._scheduler.stop)
         await self._scheduler.start()
         await self._grpc.start()

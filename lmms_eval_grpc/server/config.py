@@ -16,6 +16,7 @@ from lmms_eval_grpc.server import exposure
 from lmms_eval_grpc.server.settings import ConfigError, Setting, describe_field
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 EXECUTORS = ("local", "ray")
 
 
@@ -219,6 +220,29 @@ class ServerArgs:
     log_level: str = field(
         default="info",
         metadata={"help": "Least severity that is logged.", "choices": LOG_LEVELS},
+    )
+    log_format: str = field(
+        default="text",
+        metadata={"help": "Form of the log's lines; json: one object per line.", "choices": LOG_FORMATS},
+    )
+    metrics_port: int | None = field(
+        default=None,
+        metadata={
+            "help": "TCP port of the Prometheus metrics, over HTTP; 0: any free one; unset: there are none.",
+            "minimum": 0,
+            "maximum": 65535,
+        },
+    )
+    metrics_host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "Address of the metrics. Whoever reaches it can read them: counts, but no names of jobs."},
+    )
+    otlp_endpoint: str = field(
+        default="",
+        metadata={
+            "help": "URL of an OpenTelemetry collector that takes traces over HTTP, such as http://127.0.0.1:4318."
+            " Unset: what OTEL_EXPORTER_OTLP_ENDPOINT says, else no traces."
+        },
     )
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where each setting that :func:`load_args` found came from; not a setting itself."""

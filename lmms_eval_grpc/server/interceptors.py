@@ -5,8 +5,6 @@ from __future__ import annotations
 import abc
 import asyncio
 import logging
-import re
-import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,20 +23,15 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Decoder = Callable[[bytes], Any]
+Encoder = Callable[[Any], bytes]
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Details = grpc.HandlerCallDetails
 
-REQUEST_ID_KEY = "x-request-id"
-"""Metadata key under which a caller may name a call, to find it in the server's log."""
-
-_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OWN_SERVICE = "/lmms_eval_grpc."
-
 
 def build_interceptors(max_watches: int, max_watches_per_client: int) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors in their order."""
-    return [MaskErrors(), LogCalls(), LimitStreams(StreamLimits(max_watches, max_watches_per_client))]
+    """The interceptors in their order, but for the outermost: :class:`~lmms_eval_grpc.server.observe.ObserveCalls`."""
+    return [MaskErrors(), LimitStreams(StreamLimits(max_watches, max_watches_per_client))]
 
 
 class Around(grpc.aio.ServerInterceptor):
@@ -64,13 +57,19 @@ class Around(grpc.aio.ServerInterceptor):
         made: Handler = make(
             wrapped,
             request_deserializer=self.decoder(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+            response_serializer=self.encoder(
+                handler.response_serializer, details, streaming=handler.response_streaming
+            ),
         )
         return made
 
     def decoder(self, decode: Decoder | None) -> Decoder | None:
         """What makes requests of bytes, for :meth:`call` to receive."""
         return decode
+
+    def encoder(self, encode: Encoder | None, details: Details, *, streaming: bool) -> Encoder | None:
+        """What makes bytes of responses."""
+        return encode
 
     @abc.abstractmethod
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
@@ -117,58 +116,11 @@ class MaskErrors(Around):
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
                 logger.debug("%s: the client went away: %r", details.method, error)
+                context.set_code(grpc.StatusCode.CANCELLED)
                 return None
             error_id = uuid.uuid4().hex[:12]
             logger.exception("%s: internal error %s", details.method, error_id)
             await internal_status(error_id).abort(context)
-
-
-class LogCalls(Around):
-    """One line per call when it is over, with the id that the caller gave it or a new one."""
-
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
-        started = time.monotonic()
-        code = "OK"
-        try:
-            return await behaviour(request, context)
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        except grpc.aio.AbortError:
-            code = _code_name(context)
-            raise
-        except ServiceError as error:
-            code = status_of(error).code.name
-            raise
-        except grpc.aio.BaseError:
-            code = grpc.StatusCode.CANCELLED.name
-            raise
-        except Exception:
-            code = grpc.StatusCode.INTERNAL.name
-            raise
-        finally:
-            level = logging.INFO if details.method.startswith(_OWN_SERVICE) else logging.DEBUG
-            logger.log(
-                level,
-                "method=%s code=%s ms=%.1f peer=%s request_id=%s",
-                details.method,
-                code,
-                1000 * (time.monotonic() - started),
-                context.peer(),
-                _id_of(details),
-            )
-
-
-def _id_of(details: Details) -> str:
-    for key, value in details.invocation_metadata or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTABLE_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex[:16]
-
-
-def _code_name(context: Context) -> str:
-    code: Any = context.code()
-    return code.name if isinstance(code, grpc.StatusCode) else str(code)
 
 
 class StreamLimits:

@@ -28,19 +28,27 @@ def launch_server(args: ServerArgs | None = None) -> None:
     args = args or ServerArgs()
     # gRPC's own messages say nothing that an operator could use, and must be silenced before it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    set_up_logging(args.log_level)
+    set_up_logging(args.log_level, args.log_format)
     logger.info("settings:\n%s", describe(args))
     asyncio.run(_serve(args))
 
 
-def set_up_logging(level: str) -> None:
-    """Logs what this package says to standard error, unless the program has set up logging itself."""
+def set_up_logging(level: str, form: str = "text") -> None:
+    """Logs what this package says, and the warnings of others, to standard error, unless the program has set up logging
+    itself.
+
+    Args:
+        form: one of :data:`~lmms_eval_grpc.server.config.LOG_FORMATS`.
+    """
+    from lmms_eval_grpc.server.call_log import AddContext, JsonFormatter, TextFormatter
+
     package = logging.getLogger("lmms_eval_grpc")
     package.setLevel(level.upper())
     if not package.hasHandlers():
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        package.addHandler(handler)
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+        handler.addFilter(AddContext())
+        logging.getLogger().addHandler(handler)
 
 
 async def _serve(args: ServerArgs) -> None:

@@ -20,7 +20,7 @@ from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.store import statements
 from lmms_eval_grpc.store.base import JobFilter, Unfinished
 from lmms_eval_grpc.store.schema import NewerSchema, migrate
-from lmms_eval_grpc.store.writer import GroupWriter
+from lmms_eval_grpc.store.writer import CommitObserver, GroupWriter
 
 T = TypeVar("T")
 
@@ -52,16 +52,25 @@ class SqliteStore:
     never wait for the writer.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = 5.0, largest_checked: int = LARGEST_CHECKED) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout: float = 5.0,
+        largest_checked: int = LARGEST_CHECKED,
+        committed: CommitObserver | None = None,
+    ) -> None:
         """
         Args:
             busy_timeout: seconds to wait for another process that holds the file before giving up.
             largest_checked: bytes up to which a file is checked for damage when it is opened. Damage in a larger one is
                 found when the damaged part is read.
+            committed: is told of each commit, in another thread.
         """
         self._path = path
         self._busy_timeout = busy_timeout
         self._largest_checked = largest_checked
+        self._committed = committed
         self._told_unreadable: set[str] = set()
         self._writer: GroupWriter | None = None
         self._reader: sqlite3.Connection | None = None
@@ -75,7 +84,7 @@ class SqliteStore:
     async def open(self) -> None:
         """See :meth:`JobStore.open`. Raises StoreUnavailable, with the remedy, for a file that cannot be used."""
         writer, self._reader = await asyncio.to_thread(self._connect)
-        self._writer = GroupWriter(writer)
+        self._writer = GroupWriter(writer, self._committed)
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 Operation = Callable[[sqlite3.Connection], Any]
+CommitObserver = Callable[[float, int], None]
+"""Is told of each commit, in the writing thread: how many seconds it took, and how many operations it holds."""
 
 _MAX_BATCH = 512
 """Operations in one transaction: bounds what is redone when one of them breaks the transaction."""
@@ -36,9 +39,10 @@ class GroupWriter:
     that do not fit.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, committed: CommitObserver | None = None) -> None:
         """Takes over ``connection``, which must be in autocommit mode and usable from another thread."""
         self._connection = connection
+        self._committed = committed
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._closed = False
@@ -98,6 +102,7 @@ class GroupWriter:
     def _attempt(self, batch: list[_Request]) -> BaseException | None:
         """Runs and commits ``batch``; returns why the transaction as a whole was lost, None if it was not."""
         connection = self._connection
+        began = time.monotonic()
         try:
             connection.execute("BEGIN IMMEDIATE")
             for request in batch:
@@ -119,6 +124,8 @@ class GroupWriter:
                     connection.execute("ROLLBACK")
             return error
         self.commits += 1
+        if self._committed is not None:
+            self._committed(time.monotonic() - began, len(batch))
         return None
 
 

@@ -76,6 +76,10 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "shutdown_grace": 0.5,
         "address_file": tmp_path / "address",
         "log_level": "debug",
+        "log_format": "json",
+        "metrics_port": 9464,
+        "metrics_host": "::1",
+        "otlp_endpoint": "http://127.0.0.1:4318",
     }
     assert set(values) == {setting.name for setting in settings()}
     expected = ServerArgs(**values)  # type: ignore[arg-type]

@@ -228,8 +228,10 @@ async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.Log
         raise grpc.aio.InternalError("the call is over")
 
     details: Any = SimpleNamespace(method="/service/Method")
-    context: Any = None
+    codes: list[grpc.StatusCode] = []
+    context: Any = SimpleNamespace(set_code=codes.append)
     assert await MaskErrors().call(write_to_nobody, None, context, details) is None
+    assert codes == [grpc.StatusCode.CANCELLED]
     assert not caplog.records
 
 

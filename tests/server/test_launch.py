@@ -23,7 +23,7 @@ PATIENCE = 120.0
 
 SCRIPT = """
 from lmms_eval_grpc.server import ServerArgs, launch_server
-launch_server(ServerArgs(port=0, state_dir={state!r}, address_file={address!r}, shutdown_grace={grace}))
+launch_server(ServerArgs(port=0, state_dir={state!r}, address_file={address!r}, shutdown_grace={grace}, {settings}))
 """
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "PIL", "accelerate", "pandas", "pyarrow")
@@ -55,10 +55,10 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @contextmanager
-def launched(folder: Path, grace: float = 1.0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def launched(folder: Path, grace: float = 1.0, settings: str = "") -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A server process and its address. What it started is killed at the end if it is still there."""
     address = folder / "address"
-    script = SCRIPT.format(state=str(folder / "state"), address=str(address), grace=grace)
+    script = SCRIPT.format(state=str(folder / "state"), address=str(address), grace=grace, settings=settings)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -135,7 +135,7 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, tiny_checkpoint
 
 def test_a_server_that_cannot_start_says_why_and_fails(tmp_path: Path) -> None:
     with launched(tmp_path):
-        script = SCRIPT.format(state=str(tmp_path / "state"), address=str(tmp_path / "other"), grace=1.0)
+        script = SCRIPT.format(state=str(tmp_path / "state"), address=str(tmp_path / "other"), grace=1.0, settings="")
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=PATIENCE, check=False)
     assert second.returncode != 0
     assert b"in use by another server" in second.stderr

@@ -189,7 +189,7 @@ def main() -> None:
     # Its end is announced by the socket, not by a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(ENVIRONMENT)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_die_with_server, args=(sock.fileno(),), daemon=True).start()
     status = asyncio.run(_run(sock))
     sys.stderr.flush()

@@ -1,0 +1,171 @@
+"""What is known of a call while it runs and when it is over, for those who follow calls: the log, metrics, traces."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+import grpc.aio
+
+from lmms_eval_grpc.jobs import context as task_context
+from lmms_eval_grpc.jobs.errors import ServiceError
+from lmms_eval_grpc.server.errors import TABLE
+from lmms_eval_grpc.server.interceptors import Around, Behaviour, Context, Encoder
+from lmms_eval_grpc.server.principals import current_principal
+
+if TYPE_CHECKING:
+    from lmms_eval_grpc.server.interceptors import Details, Handler
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata key under which a caller may name a call, to find it in the server's log."""
+
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OWN_SERVICES = "lmms_eval_grpc."
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+@dataclass(slots=True)
+class Call:
+    """One call. What lies in the future is filled in when it ends."""
+
+    method: str
+    """Service and method: ``lmms_eval_grpc.v1.EvaluationService/GetJob``."""
+    streaming: bool
+    """Whether the server answers with a stream."""
+    metadata: Sequence[tuple[str, str | bytes]]
+    peer: str
+    request_id: str
+    job_id: str
+    """The job that it is about, as far as is known."""
+    began: float
+    """On the monotonic clock, in seconds."""
+    seconds: float = 0.0
+    code: str = "OK"
+    reason: str = ""
+    """``ErrorInfo.reason`` of a refusal."""
+    principal: str = ""
+
+    @property
+    def of_this_service(self) -> bool:
+        """Whether it is one of the services of this project, not health or reflection."""
+        return self.method.startswith(_OWN_SERVICES)
+
+
+class CallObserver(Protocol):
+    """Follows calls. Must be quick and must not raise; it is called in the call's own task."""
+
+    def begins(self, call: Call) -> None:
+        """The call has arrived."""
+
+    def ends(self, call: Call) -> None:
+        """The call is over; all of ``call`` is filled in."""
+
+    def unknown(self) -> None:
+        """Somebody called a method that there is none of."""
+
+
+class ObserveCalls(Around):
+    """Tells the observers of every call. Is outermost, so that it sees how each really ended."""
+
+    def __init__(self, observers: Sequence[CallObserver]) -> None:
+        self._observers = tuple(observers)
+        self._encoders: dict[str, Encoder] = {}
+        self.sent: dict[str, int] = {}
+        """Messages written so far, by method that streams."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
+    ) -> Handler | None:
+        handler = await super().intercept_service(continuation, handler_call_details)
+        if handler is None:
+            for observer in self._observers:
+                observer.unknown()
+        return handler
+
+    def encoder(self, encode: Encoder | None, details: Details, *, streaming: bool) -> Encoder | None:
+        if encode is None or not streaming:
+            return encode
+        method = _name(details)
+        if (counting := self._encoders.get(method)) is None:
+            counting = self._encoders[method] = self._counting(encode, method)
+        return counting
+
+    def _counting(self, encode: Encoder, method: str) -> Encoder:
+        # Once per message of every watcher: as little as can be, and no lock, for all of it is on the event loop.
+        sent = self.sent
+        sent[method] = 0
+
+        def encode_and_count(message: Any) -> bytes:
+            sent[method] += 1
+            return encode(message)
+
+        return encode_and_count
+
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+        method = _name(details)
+        call = Call(
+            method=method,
+            streaming=method in self.sent,
+            metadata=details.invocation_metadata or (),
+            peer=context.peer(),
+            request_id=_id_of(details),
+            job_id=_job_of(request),
+            began=time.monotonic(),
+        )
+        task_context.request_id.set(call.request_id)
+        task_context.job_id.set(call.job_id)
+        for observer in self._observers:
+            observer.begins(call)
+        try:
+            response = await behaviour(request, context)
+        except asyncio.CancelledError:
+            call.code = grpc.StatusCode.CANCELLED.name
+            raise
+        except grpc.aio.AbortError as error:
+            call.code = _code(context)
+            if isinstance(error.__context__, ServiceError):
+                call.reason = TABLE[type(error.__context__)].reason
+            raise
+        except BaseException:
+            call.code = grpc.StatusCode.UNKNOWN.name
+            raise
+        else:
+            call.code = _code(context)
+            # Of a new job the id is known only now.
+            if not call.job_id and (job_id := _job_of(getattr(response, "job", None))):
+                call.job_id = job_id
+                task_context.job_id.set(job_id)
+            return response
+        finally:
+            call.seconds = time.monotonic() - call.began
+            call.principal = current_principal().name
+            for observer in self._observers:
+                observer.ends(call)
+
+
+def _name(details: Details) -> str:
+    return details.method.removeprefix("/")
+
+
+def _id_of(details: Details) -> str:
+    for key, value in details.invocation_metadata or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTABLE_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(8)
+
+
+def _job_of(message: Any) -> str:
+    """The job that a message names, if what it names can be the id of one: anything else stays out of the log."""
+    job_id = getattr(message, "job_id", "")
+    return job_id if isinstance(job_id, str) and _ACCEPTABLE_ID.fullmatch(job_id) else ""
+
+
+def _code(context: Context) -> str:
+    code: Any = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, str(code))
