@@ -105,7 +105,7 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
     spec = EvaluationSpec(
         model=message.model,
         tasks=tuple(message.tasks),
-        model_args=read_struct(message.model_args, "spec.model_args", violations),
+        model_args=read_struct(message.model_args),
         num_fewshot=message.num_fewshot if message.HasField("num_fewshot") else None,
         batch_size=_read_batch_size(message, violations),
         max_batch_size=message.max_batch_size or None,
@@ -113,7 +113,7 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
         limit_count=message.limit.count if message.limit.WhichOneof("limit") == "count" else None,
         limit_fraction=message.limit.fraction if message.limit.WhichOneof("limit") == "fraction" else None,
         offset=message.offset,
-        gen_kwargs=read_struct(message.gen_kwargs, "spec.gen_kwargs", violations),
+        gen_kwargs=read_struct(message.gen_kwargs),
         log_samples=message.log_samples if message.HasField("log_samples") else True,
         predict_only=message.predict_only,
         num_gpus=message.num_gpus or 1,

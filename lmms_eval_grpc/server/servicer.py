@@ -25,9 +25,6 @@ from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 if TYPE_CHECKING:
     from lmms_eval_grpc.v1 import job_pb2
 
-MAX_REASON = 1024
-"""Characters of a reason."""
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -98,7 +95,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return await listings.list_jobs(request, self._store, self._scheduler)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
-        job = await self._scheduler.cancel(read_job_id(request), read_reason(request))
+        job = await self._scheduler.cancel(read_job_id(request), request.reason)
         return pb.CancelJobResponse(job=write_job(job, full=True))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
@@ -151,11 +148,3 @@ def read_job_id(request: Any) -> str:
     if not request.job_id:
         raise InvalidRequest([Violation("job_id", "not set; Evaluate returns it, and ListJobs lists it")])
     return str(request.job_id)
-
-
-def read_reason(request: Any) -> str:
-    """Why something is asked for, in the caller's words. Raises InvalidRequest."""
-    if len(request.reason) > MAX_REASON:
-        description = f"{len(request.reason)} characters; at most {MAX_REASON} are accepted"
-        raise InvalidRequest([Violation("reason", description)])
-    return str(request.reason)

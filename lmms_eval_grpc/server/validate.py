@@ -8,7 +8,9 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
 
 from lmms_eval_grpc.engine.check import check_config
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, LocalSource, parse_baseline
@@ -17,6 +19,7 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec, RetryPolicy
 from lmms_eval_grpc.scheduler.slots import unfit
+from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.catalog import TaskCatalog
 from lmms_eval_grpc.server.convert_spec import (
     Request,
@@ -25,7 +28,7 @@ from lmms_eval_grpc.server.convert_spec import (
     read_merge_request,
     submission_of,
 )
-from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, expand, shown
+from lmms_eval_grpc.server.folders import check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
 from lmms_eval_grpc.server.tracking import check_trackers
 from lmms_eval_grpc.worker.translate import to_config
@@ -34,21 +37,14 @@ if TYPE_CHECKING:
     from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest, MergeCheckpointRequest
     from lmms_eval_grpc.v1.job_pb2 import EvaluationSpec as MessageSpec
 
-MAX_LABELS = 32
-MAX_LABEL_KEY = 63
-MAX_LABEL_VALUE = 255
 MAX_PRIORITY = 1000
-MAX_TASKS = 1000
-MAX_PATHS = 64
 MAX_BATCH_SIZE = 65_536
-MAX_NAME = 1024
-"""Characters of a name."""
-MAX_TEXT = 64 * 1024
-"""Characters of free text."""
 MAX_SPEC_BYTES = 256 * 1024
 """Bytes of a whole specification: every response with a job carries it, and every change of a job writes it again."""
 MAX_RUN_TIMEOUT = 365 * 24 * 3600.0
 MAX_ATTEMPTS = 10
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SEEDS = ("python", "numpy", "torch", "fewshot")
@@ -82,10 +78,12 @@ class Validator:
         return await asyncio.to_thread(self._check, request)
 
     def _check(self, request: EvaluateRequest) -> Submission:
-        spec, violations = read_evaluate_request(request)
-        violations += _check_envelope(request)
+        told = check_caps(request)
+        readable = _without(request, told)
+        spec, violations = read_evaluate_request(readable)
+        violations = [*told, *violations, *_check_envelope(readable)]
         if request.HasField("spec"):
-            violations += _check_lengths(spec)
+            violations += _check_entries(spec)
             violations += _check_ranges(spec)
             violations += self._check_permissions(spec)
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
@@ -97,7 +95,7 @@ class Validator:
             violations += self._check_engine(spec, violations)
             violations += _check_size(request.spec, violations)
         if violations:
-            raise InvalidRequest(violations)
+            raise InvalidRequest(_distinct(violations))
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
         return submission_of(request, dataclasses.replace(settle_checkpoint(spec), track=track))
 
@@ -112,8 +110,10 @@ class Validator:
         return await asyncio.to_thread(self._check_merge, request)
 
     def _check_merge(self, request: MergeCheckpointRequest) -> Submission:
-        spec, violations = read_merge_request(request)
-        violations += _check_envelope(request)
+        told = check_caps(request)
+        readable = _without(request, told)
+        spec, violations = read_merge_request(readable)
+        violations = [*told, *violations, *_check_envelope(readable)]
         if request.HasField("spec"):
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
@@ -127,7 +127,7 @@ class Validator:
                 violations += wrong
                 violations += check_folder(spec.output_path, "spec.output_path")
         if violations:
-            raise InvalidRequest(violations)
+            raise InvalidRequest(_distinct(violations))
         return submission_of(request, spec)
 
     def _check_permissions(self, spec: EvaluationSpec) -> Iterator[Violation]:
@@ -171,6 +171,30 @@ def _request_field(field: str, own_include_paths: int) -> str | None:
     return f"spec.include_path[{position - own_include_paths}]" if position >= own_include_paths else None
 
 
+def _without(request: RequestT, told: Sequence[Violation]) -> RequestT:
+    """``request``, or a copy of it without the fields that are told to be wrong as a whole: they may be too large to be
+    looked at any further."""
+    if not told:
+        return request
+    rest = type(request)()
+    rest.MergeFrom(request)  # type: ignore[arg-type]
+    for violation in told:
+        parent, _, name = violation.field.rpartition(".")
+        message: Message = rest.spec if parent == "spec" else rest
+        if parent in ("", "spec") and name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    return rest
+
+
+def _distinct(violations: Sequence[Violation]) -> list[Violation]:
+    """Without what is told of a field, or of a part of one, that was told before."""
+    kept: list[Violation] = []
+    for violation in violations:
+        if not violation.field or not any(_overlap(violation.field, other.field) for other in kept if other.field):
+            kept.append(violation)
+    return kept
+
+
 def _overlap(one: str, other: str) -> bool:
     """Whether two fields are the same, or one is a part of the other."""
     return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
@@ -182,47 +206,13 @@ def _check_envelope(request: Request) -> Iterator[Violation]:
         yield Violation("request_id", f"{shown(request_id)} is not a UUID; leave it empty or use a fresh UUID4")
     if abs(request.priority) > MAX_PRIORITY:
         yield Violation("priority", f"{request.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}")
-    yield from check_labels(request.labels)
 
 
-def check_labels(labels: Mapping[str, str]) -> Iterator[Violation]:
-    """What is wrong with the labels of a job."""
-    if len(labels) > MAX_LABELS:
-        yield Violation("labels", f"{len(labels)} labels; at most {MAX_LABELS} are accepted")
-        return
-    for key, value in sorted(labels.items()):
-        if not 1 <= len(key) <= MAX_LABEL_KEY:
-            yield Violation("labels", f"the key {shown(key)} must have 1 to {MAX_LABEL_KEY} characters, not {len(key)}")
-        if len(value) > MAX_LABEL_VALUE:
-            yield Violation(
-                f"labels.{key}", f"the value has {len(value)} characters; at most {MAX_LABEL_VALUE} are accepted"
-            )
-
-
-def _check_lengths(spec: EvaluationSpec) -> Iterator[Violation]:
-    for name, longest in (
-        ("model", MAX_NAME),
-        ("device", MAX_NAME),
-        ("agentic_trace_mode", MAX_NAME),
-        ("output_dir", MAX_PATH),
-        ("use_cache", MAX_PATH),
-        ("baseline", MAX_PATH),
-        ("system_instruction", MAX_TEXT),
-        ("reasoning_tags", MAX_TEXT),
-        ("timezone", MAX_NAME),
-    ):
-        length = len(getattr(spec, name))
-        if length > longest:
-            yield Violation(f"spec.{name}", f"{length} characters; at most {longest} are accepted")
-    for name, most in (("tasks", MAX_TASKS), ("include_path", MAX_PATHS), ("compat", MAX_PATHS)):
-        values = getattr(spec, name)
-        if len(values) > most:
-            yield Violation(f"spec.{name}", f"{len(values)} entries; at most {most} are accepted")
-            continue
-        for index, value in enumerate(values):
-            if not value or len(value) > MAX_PATH:
-                problem = "empty" if not value else f"{len(value)} characters; at most {MAX_PATH} are accepted"
-                yield Violation(f"spec.{name}[{index}]", problem)
+def _check_entries(spec: EvaluationSpec) -> Iterator[Violation]:
+    for name in ("tasks", "include_path", "compat"):
+        for index, value in enumerate(getattr(spec, name)):
+            if not value:
+                yield Violation(f"spec.{name}[{index}]", "empty")
 
 
 def _check_size(spec: MessageSpec, told: Sequence[Violation]) -> Iterator[Violation]:
@@ -296,15 +286,12 @@ def _check_merge_paths(spec: MergeSpec, fields: Sequence[str]) -> Iterator[Viola
     if not spec.checkpoint_path:
         yield Violation(fields[0], "not set; name the folder of the sharded checkpoint")
     for field, path in zip(fields, (spec.checkpoint_path, spec.output_path, spec.config_path), strict=True):
-        if len(path) > MAX_PATH:
-            yield Violation(field, f"{len(path)} characters; at most {MAX_PATH} are accepted")
-        else:
-            yield from check_absolute(path, field)
+        yield from check_absolute(path, field)
 
 
 def _check_baseline(name: str) -> Iterator[Violation]:
     """Whether a baseline that is a path is one that the worker will find; the engine checks the rest."""
-    if not name or len(name) > MAX_PATH:
+    if not name:
         return
     try:
         source = parse_baseline(name)
