@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,8 @@ class LocalExecutorSettings:
     """Seconds without progress after which it does, where the job names no bound of its own. None: none."""
     use_template: bool = True
     """False: every worker imports for itself, seconds slower; for plug-ins that do not bear a fork."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of every worker."""
     prepare_next: bool = True
     """Whether jobs that wait are prepared, as far as that needs no device, while those before them run."""
     keep_model_warm: float | None = None
@@ -255,6 +257,7 @@ class LocalExecutor:
             attempt=attempt,
             torch_threads=threads,
             environment={
+                **self._settings.environment,
                 **confine(held),
                 **scratch.environment(job_dir),
                 processes.MARKER: f"{job.job_id}.{attempt}",

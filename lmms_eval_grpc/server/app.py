@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import shutil
@@ -32,6 +33,7 @@ from lmms_eval_grpc.server.draining import Draining
 from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
+from lmms_eval_grpc.server.permissions import code_rules, path_rules
 from lmms_eval_grpc.server.reflection import add_reflection
 from lmms_eval_grpc.server.servicer import EvaluationServicer
 from lmms_eval_grpc.server.state_dir import (
@@ -140,7 +142,8 @@ class EvaluationServer:
 
     async def _start(self) -> None:
         began = time.monotonic()
-        _check_task_folders(self.args.include_path)
+        for name in ("include_path", "checkpoint_root", "output_root"):
+            _check_folders(name, getattr(self.args, name))
         check_own_trackers(self.args.track)
         self._state_dir = make_state_dir(self.args)
         lock = StateLock(self._state_dir)
@@ -203,7 +206,10 @@ class EvaluationServer:
                 tasks,
                 self._executor,
                 include_paths=self.args.include_path,
-                trust_remote_code=self.args.trust_remote_code,
+                path_rules=dataclasses.replace(
+                    path_rules(self.args), state_dir=str(self.state_dir), jobs_dir=str(self.state_dir / JOBS_NAME)
+                ),
+                code_rules=code_rules(self.args),
                 track=self.args.track,
             ),
             catalog=tasks,
@@ -356,6 +362,7 @@ def _make_executor(args: ServerArgs) -> Executor:
                 use_template=args.use_template,
                 heartbeat_timeout=args.heartbeat_timeout,
                 stall_timeout=args.stall_timeout,
+                environment=path_rules(args).environment(),
                 lease=args.ray_lease,
                 idle_timeout=args.ray_idle_timeout,
             )
@@ -368,16 +375,17 @@ def _make_executor(args: ServerArgs) -> Executor:
             use_template=args.use_template,
             heartbeat_timeout=args.heartbeat_timeout,
             stall_timeout=args.stall_timeout,
+            environment=path_rules(args).environment(),
             prepare_next=args.prepare_next,
             keep_model_warm=args.keep_model_warm or None,
         )
     )
 
 
-def _check_task_folders(folders: Sequence[Path]) -> None:
+def _check_folders(setting: str, folders: Sequence[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
-            raise ServerStartError(f"include_path: {folder} is not a folder; mend the path, or leave it out")
+            raise ServerStartError(f"{setting}: {folder} is not a folder; mend the path, or leave it out")
 
 
 def _answers(path: Path) -> bool:

@@ -17,7 +17,7 @@ from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, Loca
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
-from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec, RetryPolicy
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec, MergeSpec, RetryPolicy
 from lmms_eval_grpc.scheduler.slots import unfit
 from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.catalog import TaskCatalog
@@ -30,7 +30,10 @@ from lmms_eval_grpc.server.convert_spec import (
 )
 from lmms_eval_grpc.server.folders import check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
+from lmms_eval_grpc.server.requested_code import CodeRules, refused_code
 from lmms_eval_grpc.server.tracking import check_trackers
+from lmms_eval_grpc.worker.path_rules import PathRules
+from lmms_eval_grpc.worker.request_paths import refused_paths
 from lmms_eval_grpc.worker.translate import to_config
 
 if TYPE_CHECKING:
@@ -59,14 +62,16 @@ class Validator:
         executor: Executor,
         *,
         include_paths: Sequence[Path],
-        trust_remote_code: bool,
+        path_rules: PathRules,
+        code_rules: CodeRules,
         track: Sequence[str] = (),
     ) -> None:
         """``track``: trackers that every evaluation gets beside its own."""
         self._catalog = catalog
         self._executor = executor
         self._include_paths = tuple(include_paths)
-        self._trust_remote_code = trust_remote_code
+        self._path_rules = path_rules
+        self._code_rules = code_rules
         self._track = tuple(track)
 
     async def check(self, request: EvaluateRequest) -> Submission:
@@ -85,7 +90,9 @@ class Validator:
         if request.HasField("spec"):
             violations += _check_entries(spec)
             violations += _check_ranges(spec)
-            violations += self._check_permissions(spec)
+            # First, because only the first problem of a field is told: whether a path that may not be named is there is
+            # not for everybody to know.
+            violations += self._forbidden(spec)
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
             violations += check_folder(spec.output_dir, "spec.output_dir")
@@ -96,8 +103,11 @@ class Validator:
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(_distinct(violations))
+        spec = settle_checkpoint(spec)
+        if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
+            raise InvalidRequest(forbidden)
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
-        return submission_of(request, dataclasses.replace(settle_checkpoint(spec), track=track))
+        return submission_of(request, dataclasses.replace(spec, track=track))
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.
@@ -118,28 +128,23 @@ class Validator:
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
             paths = [f"spec.{name}" for name in ("checkpoint_path", "output_path", "config_path")]
-            wrong = list(_check_merge_paths(spec, paths))
+            wrong = [*self._forbidden(spec), *_check_merge_paths(spec, paths)]
             violations += wrong
             if spec.max_shard_bytes < 0:
                 violations.append(Violation("spec.max_shard_bytes", f"{spec.max_shard_bytes} is negative"))
             if not wrong:
                 spec, wrong = settle_merge(spec)
-                violations += wrong
+                # The newest of several checkpoints, and the place of an output that is not named, are known only now.
+                violations += [*self._forbidden(spec), *wrong]
                 violations += check_folder(spec.output_path, "spec.output_path")
         if violations:
             raise InvalidRequest(_distinct(violations))
         return submission_of(request, spec)
 
-    def _check_permissions(self, spec: EvaluationSpec) -> Iterator[Violation]:
-        if self._trust_remote_code:
-            return
-        remedy = (
-            "this server does not run code from checkpoints; leave it out, or start the server with trust_remote_code"
-        )
-        if spec.trust_remote_code:
-            yield Violation("spec.trust_remote_code", remedy)
-        if spec.model_args.get("trust_remote_code"):
-            yield Violation("spec.model_args.trust_remote_code", remedy)
+    def _forbidden(self, spec: JobSpec) -> list[Violation]:
+        """What the server's operator does not allow."""
+        found = [Violation(*problem) for problem in refused_paths(spec, self._path_rules)]
+        return [*refused_code(spec, self._code_rules), *found] if isinstance(spec, EvaluationSpec) else found
 
     def _check_engine(self, spec: EvaluationSpec, told: Sequence[Violation]) -> list[Violation]:
         """What the engine finds wrong beside the fields that were told already."""

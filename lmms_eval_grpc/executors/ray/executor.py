@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Device
@@ -62,6 +62,8 @@ class RayExecutorSettings:
     heartbeat_timeout: float | None = 120.0
     """See :class:`~lmms_eval_grpc.executors.local.LocalExecutorSettings`."""
     stall_timeout: float | None = None
+    """See :class:`~lmms_eval_grpc.executors.local.LocalExecutorSettings`."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     """See :class:`~lmms_eval_grpc.executors.local.LocalExecutorSettings`."""
     lease: float = 20.0
     """Seconds after which the job of a node that is cut off from the server has ended itself, and goes on elsewhere."""
@@ -124,6 +126,7 @@ class RayExecutor:
             cancel_grace=settings.cancel_grace,
             heartbeat_timeout=settings.heartbeat_timeout,
             stall_timeout=settings.stall_timeout,
+            environment=settings.environment,
             lease=settings.lease,
             idle_timeout=settings.idle_timeout,
             placement_timeout=settings.placement_timeout,
