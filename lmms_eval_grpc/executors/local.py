@@ -24,6 +24,7 @@ from lmms_eval_grpc.executors.watchdog import Patience
 from lmms_eval_grpc.executors.worker_process import WorkerProcess
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.secrets import complete
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
@@ -250,7 +251,7 @@ class LocalExecutor:
         threads = self._threads(len(held))
         return RunJob(
             job_id=job.job_id,
-            spec_json=codec.encode(job.spec),
+            spec_json=codec.encode(complete(job.spec, job_dir)),
             job_dir=str(job_dir.absolute()),
             device=torch_device(held),
             include_paths=[str(path.absolute()) for path in self._settings.include_paths],

@@ -35,6 +35,7 @@ from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
 from lmms_eval_grpc.server.permissions import code_rules, path_rules
 from lmms_eval_grpc.server.reflection import add_reflection
+from lmms_eval_grpc.server.request_secrets import RequestDigests
 from lmms_eval_grpc.server.servicer import EvaluationServicer
 from lmms_eval_grpc.server.state_dir import (
     JOBS_NAME,
@@ -165,6 +166,7 @@ class EvaluationServer:
         )
         self._scheduler = Scheduler(store, self._executor, self._journal, settings)
         self._draining = Draining(self._scheduler)
+        digests = await asyncio.to_thread(RequestDigests.of_state_dir, self._state_dir)
         tasks = TaskCatalog(self.args.include_path)
         facts, models, _ = await asyncio.gather(
             asyncio.to_thread(gather_facts, self.args),
@@ -175,7 +177,7 @@ class EvaluationServer:
             interceptors=build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
             options=channel_options(self.args),
         )
-        self._add_services(store, tasks, models, facts)
+        self._add_services(store, tasks, models, facts, digests)
         # A port that is taken is found before jobs are started; calls are answered only after the recovery.
         self._stack.push_async_callback(self._grpc.stop, 0)
         self._address = self._bind()
@@ -194,7 +196,12 @@ class EvaluationServer:
         )
 
     def _add_services(
-        self, store: JobStore, tasks: TaskCatalog, models: Sequence[AvailableModel], facts: ServerFacts
+        self,
+        store: JobStore,
+        tasks: TaskCatalog,
+        models: Sequence[AvailableModel],
+        facts: ServerFacts,
+        digests: RequestDigests,
     ) -> None:
         servicer = EvaluationServicer(
             store=store,
@@ -210,6 +217,7 @@ class EvaluationServer:
                     path_rules(self.args), state_dir=str(self.state_dir), jobs_dir=str(self.state_dir / JOBS_NAME)
                 ),
                 code_rules=code_rules(self.args),
+                digests=digests,
                 track=self.args.track,
             ),
             catalog=tasks,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from google.protobuf.message import Message
 
 from lmms_eval_grpc.jobs.errors import Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
+from lmms_eval_grpc.jobs.secrets import Secrets
 from lmms_eval_grpc.jobs.spec import (
     BOOTSTRAP_ITERS,
     CheckpointKind,
@@ -41,9 +41,12 @@ class Submission:
     """What a request asks to be queued."""
 
     spec: JobSpec
+    """As it may be seen."""
+    secrets: Secrets
+    """What that leaves out."""
     request_id: str
     request_digest: str
-    """SHA-256 of all that decides the job: the same digest is the same request."""
+    """Of all that decides the job: the same digest is the same request."""
     labels: Mapping[str, str]
     priority: int
 
@@ -78,25 +81,26 @@ def read_merge_request(request: evaluation_service_pb2.MergeCheckpointRequest) -
     return spec, violations
 
 
-def submission_of(request: Request, spec: JobSpec) -> Submission:
-    """What is queued when ``request`` asks for ``spec``."""
+def submission_of(request: Request, spec: JobSpec, secrets: Secrets, digest: str) -> Submission:
+    """What is queued when ``request`` asks for ``spec``, which has no secrets any more."""
     return Submission(
         spec=spec,
+        secrets=secrets,
         request_id=request.request_id.lower(),
-        request_digest=digest_of(request),
+        request_digest=digest,
         labels=dict(request.labels),
         priority=request.priority,
     )
 
 
-def digest_of(request: Request) -> str:
-    """SHA-256, hexadecimal, of the request without what does not decide the job: ``request_id``, ``validate_only``."""
+def payload_of(request: Request) -> bytes:
+    """The request without what does not decide the job: ``request_id``, ``validate_only``."""
     payload = type(request)()
     payload.CopyFrom(request)  # type: ignore[arg-type]
     payload.ClearField("request_id")
     if isinstance(payload, evaluation_service_pb2.EvaluateRequest):
         payload.ClearField("validate_only")
-    return hashlib.sha256(payload.SerializeToString(deterministic=True)).hexdigest()
+    return payload.SerializeToString(deterministic=True)
 
 
 def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpec, list[Violation]]:

@@ -15,7 +15,7 @@ from lmms_eval_grpc.server import listings, streams, watch
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_principal, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
-from lmms_eval_grpc.server.convert_spec import Request, Submission, digest_of
+from lmms_eval_grpc.server.convert_spec import Request, Submission
 from lmms_eval_grpc.server.principals import current_principal
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
@@ -75,6 +75,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             labels=submission.labels,
             priority=submission.priority,
             owner=current_principal().name,
+            secrets=submission.secrets,
         )
 
     def _write(self, job: Job, *, full: bool = True) -> job_pb2.Job:
@@ -84,7 +85,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         """The job that exactly this request made before."""
         key = request.request_id.lower()
         job = await self._store.find_request(key) if key else None
-        return job if job is not None and job.request_digest == digest_of(request) else None
+        return job if job is not None and job.request_digest == self._validator.digest_of(request) else None
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._journal.job(read_job_id(request))

@@ -30,6 +30,7 @@ from lmms_eval_grpc.server.convert_spec import (
 )
 from lmms_eval_grpc.server.folders import check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
+from lmms_eval_grpc.server.request_secrets import RequestDigests, check_placeholders, hide_secrets, split_secrets
 from lmms_eval_grpc.server.requested_code import CodeRules, refused_code
 from lmms_eval_grpc.server.tracking import check_trackers
 from lmms_eval_grpc.worker.path_rules import PathRules
@@ -64,6 +65,7 @@ class Validator:
         include_paths: Sequence[Path],
         path_rules: PathRules,
         code_rules: CodeRules,
+        digests: RequestDigests,
         track: Sequence[str] = (),
     ) -> None:
         """``track``: trackers that every evaluation gets beside its own."""
@@ -72,6 +74,7 @@ class Validator:
         self._include_paths = tuple(include_paths)
         self._path_rules = path_rules
         self._code_rules = code_rules
+        self._digests = digests
         self._track = tuple(track)
 
     async def check(self, request: EvaluateRequest) -> Submission:
@@ -99,15 +102,20 @@ class Validator:
             violations += check_absolute(spec.use_cache, "spec.use_cache")
             violations += check_trackers(spec.track, "spec.track")
             violations += _check_baseline(spec.baseline)
+            violations += check_placeholders(spec)
             violations += self._check_engine(spec, violations)
             violations += _check_size(request.spec, violations)
         if violations:
-            raise InvalidRequest(_distinct(violations))
+            raise InvalidRequest(hide_secrets(_distinct(violations), spec))
         spec = settle_checkpoint(spec)
         if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
             raise InvalidRequest(forbidden)
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
-        return submission_of(request, dataclasses.replace(spec, track=track))
+        return submission_of(request, *split_secrets(dataclasses.replace(spec, track=track)), self._digests.of(request))
+
+    def digest_of(self, request: Request) -> str:
+        """See :meth:`RequestDigests.of`."""
+        return self._digests.of(request)
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.
@@ -139,7 +147,7 @@ class Validator:
                 violations += check_folder(spec.output_path, "spec.output_path")
         if violations:
             raise InvalidRequest(_distinct(violations))
-        return submission_of(request, spec)
+        return submission_of(request, *split_secrets(spec), self._digests.of(request))
 
     def _forbidden(self, spec: JobSpec) -> list[Violation]:
         """What the server's operator does not allow."""

@@ -14,10 +14,11 @@ from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
 from lmms_eval_grpc.worker import processes, translate
+from lmms_eval_grpc.worker.hiding import hide_in_output, secrets_of
 from lmms_eval_grpc.worker.model import WorkerModel
 from lmms_eval_grpc.worker.path_rules import PathRules
 from lmms_eval_grpc.worker.request_paths import refused_paths
-from lmms_eval_grpc.worker.surroundings import flush_output
+from lmms_eval_grpc.worker.surroundings import flush_output, start_log
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def prepare(job: RunJob, model: WorkerModel) -> Prepared | None:
 
         if job.torch_threads:
             torch.set_num_threads(job.torch_threads)
-        config = read_config(job, codec.decode(EvaluationSpec, job.spec_json))
+        spec = codec.decode(EvaluationSpec, job.spec_json)
+        hide_in_output(secrets_of(spec))
+        start_log()
+        config = read_config(job, spec)
         with forbid_accelerators("this job is being prepared and has no GPU yet"):
             ready = preparation.prepare(config)
             model.prepare(config)

@@ -15,10 +15,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from lmms_eval_grpc.jobs.secrets import SECRETS_FILE
+
 VARIABLE = "LMMS_EVAL_GRPC_PATH_RULES"
 """Environment variable that tells a worker the rules."""
-SECRETS_FILE = "secrets.json"
-"""In a job's folder: what no other request may read."""
 REMOTE_SCHEMES = ("s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oci", "oss")
 """Schemes of stores elsewhere, which read nothing of this machine whatever the rest of the URL says."""
 

@@ -12,11 +12,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.struct_pb2 import Struct
 
 from lmms_eval_grpc.engine.models import registry
+from lmms_eval_grpc.jobs.secrets import SECRETS_FILE
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
 from lmms_eval_grpc.server.state_dir import ServerStartError
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
-from lmms_eval_grpc.worker.path_rules import SECRETS_FILE, Access, PathRules
+from lmms_eval_grpc.worker.path_rules import Access, PathRules
 from lmms_eval_grpc.worker.request_paths import USES, Use, refused_paths
 from tests.server.conftest import TASK, NewRig, Rig, failure, violations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from lmms_eval_grpc.executors.report_queue import ReportQueue
 from lmms_eval_grpc.jobs.events import HostLost, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import Progress, TaskResult
+from lmms_eval_grpc.jobs.secrets import complete
 
 __all__ = ["ClusterUnavailable", "RayExecution", "RayExecutor", "RayExecutorSettings"]
 
@@ -180,7 +182,7 @@ class RayExecutor:
             return None
         return Execute(
             execution=number,
-            job=job,
+            job=dataclasses.replace(job, spec=complete(job.spec, job_dir)),
             node_id=held[0].node_id,
             node_name=held[0].device.host,
             devices=tuple(device.name for device in devices),
