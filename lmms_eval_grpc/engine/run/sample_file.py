@@ -23,8 +23,8 @@ class SampleFile:
     """
 
     def __init__(self, path: Path, *, keep: bool, secrets: Sequence[str] = ()) -> None:
-        """Takes up the file of an earlier attempt, torn end cut off; without ``keep`` it is begun anew. ``secrets`` do not
-        get into it."""
+        """Takes up the file of an earlier attempt, torn end cut off; without ``keep`` it is begun anew. ``secrets`` do
+        not get into it."""
         self._secrets = secrets
         self.path = path
         self._written: dict[tuple[str, int], tuple[str, set[str]]] = {}
