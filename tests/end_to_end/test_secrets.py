@@ -8,12 +8,13 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 import lmms_eval_grpc.benchmarks
-from lmms_eval_grpc.client import EvalClient
+from lmms_eval_grpc.client import EvalClient, JobFailed
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 from lmms_eval_grpc.v1 import job_pb2
@@ -107,7 +108,8 @@ def test_a_job_that_tells_its_secret_leaves_none(tmp_path: Path, judge: JudgeHan
             job = client.get(job_id)
             shown = job.evaluation.model_args
             assert shown["api_key"] == "[redacted]"
-            assert dict(shown["extra_headers"]) == {"Authorization": "[redacted]", "X-Team": "vision"}
+            headers: Any = shown["extra_headers"]
+            assert dict(headers) == {"Authorization": "[redacted]", "X-Team": "vision"}
             answered = [job, stub.ListJobs(pb.ListJobsRequest(view=job_pb2.JOB_VIEW_FULL))]
             answered += list(stub.WatchJob(pb.WatchJobRequest(job_id=job_id, after_sequence=0)))
             logs = list(stub.StreamLogs(pb.StreamLogsRequest(job_id=job_id)))
