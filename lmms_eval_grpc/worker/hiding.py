@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +26,16 @@ def secrets_of(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> tu
 
 
 def hide_in_output(secrets: Sequence[str]) -> None:
-    """From now on standard output and error, as Python's code writes to them, lack these secrets. Log handlers must be
-    made anew. What other programs write to the descriptors passes by."""
+    """From now on standard output and error, as Python's code writes to them, and whatever is logged lack these secrets.
+    Our own log handler must be made anew, so that tracebacks lack them too. What other programs write to the
+    descriptors passes by."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         plain = stream.plain if isinstance(stream, HidingStream) else stream
         setattr(sys, name, HidingStream(plain, secrets))
+
+    # Libraries have handlers of their own, made with the streams as they were.
+    logging.setLogRecordFactory(functools.partial(_make_record, secrets))
 
 
 def hide_in_error(error: JobError, secrets: Sequence[str]) -> JobError:
@@ -39,6 +45,15 @@ def hide_in_error(error: JobError, secrets: Sequence[str]) -> JobError:
         message=hide(error.message, secrets),
         details={key: hide(value, secrets) for key, value in error.details.items()},
     )
+
+
+def _make_record(secrets: Sequence[str], *arguments: Any, **more: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*arguments, **more)
+    try:
+        record.msg, record.args = hide(record.getMessage(), secrets), ()
+    except Exception:  # arguments that do not fit; whoever writes the record tells that
+        pass
+    return record
 
 
 class HidingStream:

@@ -45,16 +45,22 @@ def test_what_is_printed_and_logged_lacks_them(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
+    of_library = logging.StreamHandler(sys.stderr)  # made before, as libraries do
+    library = logging.getLogger("library")
+    monkeypatch.setattr(library, "handlers", [of_library])
+    monkeypatch.setattr(library, "propagate", False)
     hide_in_output(("first-secret",))
     hide_in_output(("key-of-the-job",))  # of the next job on the same model
     handler = logging.StreamHandler(sys.stdout)
     handler.emit(logging.LogRecord("n", logging.INFO, "f", 1, "the key %s", ("key-of-the-job",), None))
     print("key-of-the-job", "first-secret")
+    library.warning("its %s", "key-of-the-job")
     sys.stderr.writelines(["a key-of-the-job\n", "sk-abcdefghijklmnopqrst\n"])
     print("end", flush=True)
     out, err = capsys.readouterr()
     assert out == "the key [redacted]\n[redacted] first-secret\nend\n"
-    assert err == "a [redacted]\n[redacted]\n"
+    assert err == "its [redacted]\na [redacted]\n[redacted]\n"
     assert sys.stdout.isatty() is False
 
 
