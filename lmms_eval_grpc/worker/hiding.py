@@ -26,8 +26,8 @@ def secrets_of(spec: JobSpec, environment: Mapping[str, str] = os.environ) -> tu
 
 
 def hide_in_output(secrets: Sequence[str]) -> None:
-    """From now on standard output and error, as Python's code writes to them, and whatever is logged lack these secrets.
-    Our own log handler must be made anew, so that tracebacks lack them too. What other programs write to the
+    """From now on standard output and error, as Python's code writes to them, and log records lack these secrets. Our
+    own log handler must be made anew, so that tracebacks lack them too. What other programs write to the
     descriptors passes by."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
