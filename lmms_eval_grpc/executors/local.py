@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from lmms_eval_grpc.executors.watchdog import Patience
 from lmms_eval_grpc.executors.worker_process import WorkerProcess
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.secrets import complete
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
 from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
@@ -62,6 +63,8 @@ class LocalExecutorSettings:
     """Seconds without progress after which it does, where the job names no bound of its own. None: none."""
     use_template: bool = True
     """False: every worker imports for itself, seconds slower; for plug-ins that do not bear a fork."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of every worker."""
     prepare_next: bool = True
     """Whether jobs that wait are prepared, as far as that needs no device, while those before them run."""
     keep_model_warm: float | None = None
@@ -248,13 +251,14 @@ class LocalExecutor:
         threads = self._threads(len(held))
         return RunJob(
             job_id=job.job_id,
-            spec_json=codec.encode(job.spec),
+            spec_json=codec.encode(complete(job.spec, job_dir)),
             job_dir=str(job_dir.absolute()),
             device=torch_device(held),
             include_paths=[str(path.absolute()) for path in self._settings.include_paths],
             attempt=attempt,
             torch_threads=threads,
             environment={
+                **self._settings.environment,
                 **confine(held),
                 **scratch.environment(job_dir),
                 processes.MARKER: f"{job.job_id}.{attempt}",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmms_eval_grpc.executors.worker_process import WorkerProcess
+from lmms_eval_grpc.jobs.secrets import has_placeholder
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec, MergeMode
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ def model_key(spec: JobSpec) -> str | None:
         return None
     if "://" in str(spec.model_args.get("pretrained", "")) or spec.merge is MergeMode.AUTO:
         return None  # What it is loaded from may go when its job has ended.
+    if has_placeholder(spec):
+        return None  # Whose secrets they are cannot be told.
     arguments = {key: value for key, value in spec.model_args.items() if key not in _ANOTHER_CHECKPOINT}
     key = [spec.model, arguments, spec.batch_size, spec.max_batch_size, spec.force_simple]
     return json.dumps(key, sort_keys=True, default=str)

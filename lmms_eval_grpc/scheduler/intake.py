@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from lmms_eval_grpc.jobs import context
-from lmms_eval_grpc.jobs.errors import JobNotFound, RequestIdConflict, ServiceError
+from lmms_eval_grpc.jobs.errors import JobNotFound, RequestIdConflict, ServiceError, StoreUnavailable
 from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.secrets import Secrets, withdraw, write
 from lmms_eval_grpc.jobs.spec import JobSpec
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler.journal import Journal
@@ -17,9 +20,12 @@ from lmms_eval_grpc.store.base import JobStore
 class Intake:
     """Makes jobs of requests."""
 
-    def __init__(self, store: JobStore, journal: Journal, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: JobStore, journal: Journal, job_dir: Callable[[str], Path], clock: Callable[[], float]
+    ) -> None:
         self._store = store
         self._journal = journal
+        self._job_dir = job_dir
         self._clock = clock
         self._last_order = 0
         self._incoming: set[str] = set()
@@ -51,9 +57,10 @@ class Intake:
         priority: int,
         owner: str,
         refusal: Callable[[], ServiceError | None],
+        kept_apart: Secrets,
     ) -> Job:
         """A new job, or the one that the same request made before, also when ``refusal()`` tells why new ones are
-        refused, which is then raised."""
+        refused, which is then raised. ``kept_apart`` is what ``spec`` leaves out."""
         if (refused := refusal()) is not None:
             known = await self._made_before(request_id, request_digest) if request_id else None
             if known is None:
@@ -74,10 +81,14 @@ class Intake:
             trace_parent=context.trace_parent.get(),
         )
         self._incoming.add(job.job_id)
+        made = None
         try:
+            if kept_apart:  # first: a job that is durable must be one that can run
+                await self._keep(job.job_id, kept_apart)
             while True:
                 try:
-                    return await self._journal.create(job)
+                    made = await self._journal.create(job)
+                    return made
                 except RequestIdConflict:
                     known = await self._made_before(request_id, request_digest)
                 if known is not None:
@@ -85,6 +96,14 @@ class Intake:
                 # Retention has removed it in between: the request id is free.
         finally:
             self._incoming.discard(job.job_id)
+            if kept_apart and made is None:
+                await asyncio.to_thread(withdraw, self._job_dir(job.job_id))
+
+    async def _keep(self, job_id: str, kept_apart: Secrets) -> None:
+        try:
+            await asyncio.to_thread(write, self._job_dir(job_id), kept_apart)
+        except OSError as error:
+            raise StoreUnavailable(f"the folder of a job cannot be written: {error}") from error
 
     async def _made_before(self, request_id: str, request_digest: str) -> Job | None:
         """The job that the same request made before, if it is still there."""

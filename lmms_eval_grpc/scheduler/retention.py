@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
+from lmms_eval_grpc.jobs.secrets import clear
 from lmms_eval_grpc.scheduler import leftovers
 from lmms_eval_grpc.scheduler.journal import Journal
 from lmms_eval_grpc.scheduler.settings import SchedulerSettings
@@ -194,11 +195,13 @@ class Retention:
         return removed
 
     async def _tidy_up(self) -> None:
-        """Removes checkpoints that jobs which have just ended merged for their attempts: of a worker that was killed
-        nobody else does, and to wait for the next look would be to keep what may be as large as a model."""
+        """Removes what jobs that have just ended leave behind and nobody needs any more: their secrets, and checkpoints
+        that they merged for their attempts, which a worker that was killed has not removed and which may be as large as
+        a model."""
         job_ids, self._just_ended = self._just_ended, []
         for job_id in job_ids:
             await asyncio.to_thread(scratch.remove_merged, self._job_dir(job_id))
+            await asyncio.to_thread(clear, self._job_dir(job_id))
 
     async def _work(self) -> None:
         ttl = self._settings.finished_job_ttl

@@ -22,6 +22,7 @@ from lmms_eval_grpc.jobs.errors import (
 from lmms_eval_grpc.jobs.events import JobEvent, StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
+from lmms_eval_grpc.jobs.secrets import Secrets, clear_others
 from lmms_eval_grpc.jobs.spec import JobSpec
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through
@@ -65,7 +66,7 @@ class Scheduler:
         self._executor = executor
         self._journal = journal
         self._settings = settings
-        self._intake = Intake(store, journal, clock)
+        self._intake = Intake(store, journal, self.job_dir, clock)
         self._queue = JobQueue()
         self._slots = SlotTable(())
         self._feed = QueueFeed()
@@ -142,6 +143,9 @@ class Scheduler:
         self._executor.when_devices_change(self._change_devices)
         for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
+        unfinished = await self._store.unfinished()
+        kept = {*(job.job_id for job in unfinished.jobs), *unfinished.unreadable}
+        await asyncio.to_thread(clear_others, self._settings.jobs_dir, kept)
         self._journal.listen(self._follow)
         self._retention.start()
         self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
@@ -221,6 +225,7 @@ class Scheduler:
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
         owner: str = "",
+        secrets: Secrets | None = None,
     ) -> Job:
         """Takes a job in and returns it once it is durable. A request that was made before gets the job that it made
         then, as it is now, also when new jobs are refused.
@@ -231,9 +236,13 @@ class Scheduler:
             NotAccepting: the server starts or drains.
             QueueFull: as many jobs wait as may.
             StoreUnavailable: nothing was accepted.
+
+        ``secrets`` is what ``spec`` leaves out; it is kept in the job's folder until the job has ended.
         """
         refusal = functools.partial(self._refusal, spec)
-        taken = self._intake.take(spec, request_id, request_digest, dict(labels or {}), priority, owner, refusal)
+        taken = self._intake.take(
+            spec, request_id, request_digest, dict(labels or {}), priority, owner, refusal, secrets or Secrets()
+        )
         return await carry_through(taken)
 
     async def cancel(self, job_id: str, reason: str) -> Job:

@@ -11,7 +11,7 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.scheduler import Scheduler
 from lmms_eval_grpc.server.convert_job import write_job
 from lmms_eval_grpc.server.convert_values import read_duration
-from lmms_eval_grpc.server.servicer import read_job_id, read_reason
+from lmms_eval_grpc.server.servicer import read_job_id
 from lmms_eval_grpc.server.validate import MAX_PRIORITY
 from lmms_eval_grpc.server.watch import queue_snapshot
 from lmms_eval_grpc.v1 import admin_service_pb2 as pb
@@ -34,7 +34,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         self._drain = drain
 
     async def PauseQueue(self, request: pb.PauseQueueRequest, context: Context) -> pb.PauseQueueResponse:
-        await self._scheduler.pause(read_reason(request))
+        await self._scheduler.pause(request.reason)
         return pb.PauseQueueResponse(queue=await queue_snapshot(self._scheduler))
 
     async def ResumeQueue(self, request: pb.ResumeQueueRequest, context: Context) -> pb.ResumeQueueResponse:

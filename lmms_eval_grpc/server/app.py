@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import shutil
@@ -32,7 +33,9 @@ from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
 from lmms_eval_grpc.server.observability import Observability
+from lmms_eval_grpc.server.permissions import code_rules, path_rules
 from lmms_eval_grpc.server.reflection import add_reflection
+from lmms_eval_grpc.server.request_secrets import RequestDigests
 from lmms_eval_grpc.server.servicer import EvaluationServicer
 from lmms_eval_grpc.server.state_dir import (
     JOBS_NAME,
@@ -151,7 +154,8 @@ class EvaluationServer:
 
     async def _start(self) -> None:
         began = time.monotonic()
-        _check_task_folders(self.args.include_path)
+        for name in ("include_path", "checkpoint_root", "output_root"):
+            _check_folders(name, getattr(self.args, name))
         check_own_trackers(self.args.track)
         self._listener = Listener(self.args)
         self._state_dir = make_state_dir(self.args)
@@ -175,6 +179,7 @@ class EvaluationServer:
         )
         self._scheduler = Scheduler(store, self._executor, self._journal, settings)
         self._draining = Draining(self._scheduler)
+        digests = await asyncio.to_thread(RequestDigests.of_state_dir, self._state_dir)
         tasks = TaskCatalog(self.args.include_path)
         facts, models, _ = await asyncio.gather(
             asyncio.to_thread(gather_facts, self.args),
@@ -188,7 +193,7 @@ class EvaluationServer:
             ],
             options=channel_options(self.args),
         )
-        self._add_services(store, tasks, models, facts)
+        self._add_services(store, tasks, models, facts, digests)
         # A port that is taken is found before jobs are started; calls are answered only after the recovery.
         self._stack.push_async_callback(self._grpc.stop, 0)
         self._address = self._listener.open(self._grpc, self._stack)
@@ -209,7 +214,12 @@ class EvaluationServer:
         )
 
     def _add_services(
-        self, store: JobStore, tasks: TaskCatalog, models: Sequence[AvailableModel], facts: ServerFacts
+        self,
+        store: JobStore,
+        tasks: TaskCatalog,
+        models: Sequence[AvailableModel],
+        facts: ServerFacts,
+        digests: RequestDigests,
     ) -> None:
         servicer = EvaluationServicer(
             store=store,
@@ -221,7 +231,11 @@ class EvaluationServer:
                 tasks,
                 self._executor,
                 include_paths=self.args.include_path,
-                trust_remote_code=self.args.trust_remote_code,
+                path_rules=dataclasses.replace(
+                    path_rules(self.args), state_dir=str(self.state_dir), jobs_dir=str(self.state_dir / JOBS_NAME)
+                ),
+                code_rules=code_rules(self.args),
+                digests=digests,
                 track=self.args.track,
             ),
             catalog=tasks,
@@ -341,6 +355,7 @@ def _make_executor(args: ServerArgs) -> Executor:
                 use_template=args.use_template,
                 heartbeat_timeout=args.heartbeat_timeout,
                 stall_timeout=args.stall_timeout,
+                environment=path_rules(args).environment(),
                 lease=args.ray_lease,
                 idle_timeout=args.ray_idle_timeout,
             )
@@ -353,13 +368,14 @@ def _make_executor(args: ServerArgs) -> Executor:
             use_template=args.use_template,
             heartbeat_timeout=args.heartbeat_timeout,
             stall_timeout=args.stall_timeout,
+            environment=path_rules(args).environment(),
             prepare_next=args.prepare_next,
             keep_model_warm=args.keep_model_warm or None,
         )
     )
 
 
-def _check_task_folders(folders: Sequence[Path]) -> None:
+def _check_folders(setting: str, folders: Sequence[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
-            raise ServerStartError(f"include_path: {folder} is not a folder; mend the path, or leave it out")
+            raise ServerStartError(f"{setting}: {folder} is not a folder; mend the path, or leave it out")

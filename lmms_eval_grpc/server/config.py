@@ -205,6 +205,51 @@ class ServerArgs:
         default=False,
         metadata={"help": "Let requests ask for Python code that comes with a checkpoint to be run."},
     )
+    # What requests may touch.
+    checkpoint_root: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "help": "Folder that requests may read from: checkpoints, files that arguments name, baselines, tasks; may"
+            " be repeated. Unset: any."
+        },
+    )
+    output_root: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "help": "Folder that requests may write to, and read from: results, caches, merged checkpoints,"
+            " TensorBoard; may be repeated. Unset: any."
+        },
+    )
+    checkpoint_schemes: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Scheme of URLs by which checkpoints may be named, such as s3; may be repeated. Unset: any that"
+            " fsspec knows; with a checkpoint_root, those of remote stores."
+        },
+    )
+    allowed_api_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Host, or host:port, of a server that requests may have models asked at (base_url); may be"
+            " repeated. Unset: any."
+        },
+    )
+    allow_task_files: bool = field(
+        default=False,
+        metadata={"help": "Let requests bring folders and files of tasks, whose Python code then runs here."},
+    )
+    allow_server_args: bool = field(
+        default=False,
+        metadata={
+            "help": "Let requests add to the command lines of inference servers (server_args), which can name code."
+        },
+    )
+    allow_lmms_eval_models: bool = field(
+        default=False,
+        metadata={
+            "help": "Let requests use the backends of an installed lmms-eval, of which many run code of checkpoints."
+        },
+    )
     shutdown_grace: float = field(
         default=5.0,
         metadata={

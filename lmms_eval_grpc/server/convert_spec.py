@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from google.protobuf.message import Message
 
 from lmms_eval_grpc.jobs.errors import Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
+from lmms_eval_grpc.jobs.secrets import Secrets
 from lmms_eval_grpc.jobs.spec import (
     BOOTSTRAP_ITERS,
     CheckpointKind,
@@ -41,9 +41,12 @@ class Submission:
     """What a request asks to be queued."""
 
     spec: JobSpec
+    """As it may be seen."""
+    secrets: Secrets
+    """What that leaves out."""
     request_id: str
     request_digest: str
-    """SHA-256 of all that decides the job: the same digest is the same request."""
+    """Of all that decides the job: the same digest is the same request."""
     labels: Mapping[str, str]
     priority: int
 
@@ -78,25 +81,26 @@ def read_merge_request(request: evaluation_service_pb2.MergeCheckpointRequest) -
     return spec, violations
 
 
-def submission_of(request: Request, spec: JobSpec) -> Submission:
-    """What is queued when ``request`` asks for ``spec``."""
+def submission_of(request: Request, spec: JobSpec, secrets: Secrets, digest: str) -> Submission:
+    """What is queued when ``request`` asks for ``spec``, which has no secrets any more."""
     return Submission(
         spec=spec,
+        secrets=secrets,
         request_id=request.request_id.lower(),
-        request_digest=digest_of(request),
+        request_digest=digest,
         labels=dict(request.labels),
         priority=request.priority,
     )
 
 
-def digest_of(request: Request) -> str:
-    """SHA-256, hexadecimal, of the request without what does not decide the job: ``request_id``, ``validate_only``."""
+def payload_of(request: Request) -> bytes:
+    """The request without what does not decide the job: ``request_id``, ``validate_only``."""
     payload = type(request)()
     payload.CopyFrom(request)  # type: ignore[arg-type]
     payload.ClearField("request_id")
     if isinstance(payload, evaluation_service_pb2.EvaluateRequest):
         payload.ClearField("validate_only")
-    return hashlib.sha256(payload.SerializeToString(deterministic=True)).hexdigest()
+    return payload.SerializeToString(deterministic=True)
 
 
 def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpec, list[Violation]]:
@@ -105,7 +109,7 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
     spec = EvaluationSpec(
         model=message.model,
         tasks=tuple(message.tasks),
-        model_args=read_struct(message.model_args, "spec.model_args", violations),
+        model_args=read_struct(message.model_args),
         num_fewshot=message.num_fewshot if message.HasField("num_fewshot") else None,
         batch_size=_read_batch_size(message, violations),
         max_batch_size=message.max_batch_size or None,
@@ -113,7 +117,7 @@ def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpe
         limit_count=message.limit.count if message.limit.WhichOneof("limit") == "count" else None,
         limit_fraction=message.limit.fraction if message.limit.WhichOneof("limit") == "fraction" else None,
         offset=message.offset,
-        gen_kwargs=read_struct(message.gen_kwargs, "spec.gen_kwargs", violations),
+        gen_kwargs=read_struct(message.gen_kwargs),
         log_samples=message.log_samples if message.HasField("log_samples") else True,
         predict_only=message.predict_only,
         num_gpus=message.num_gpus or 1,

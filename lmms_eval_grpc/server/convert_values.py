@@ -7,27 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-
-from lmms_eval_grpc.jobs.errors import Violation
-
-MAX_STRUCT_DEPTH = 32
-"""Levels of nesting of a ``google.protobuf.Struct`` that a request may bring."""
-MAX_STRUCT_BYTES = 256 * 1024
-"""Bytes of one ``Struct`` of a request."""
 
 _LARGEST_EXACT = 2.0**53
 _LONGEST_DURATION = 315_576_000_000.0
 
 
-def read_struct(struct: Struct, field: str, violations: list[Violation]) -> dict[str, Any]:
-    """``struct`` as Python values; whole numbers up to 2^53 become ints again. Adds to ``violations``."""
-    size = struct.ByteSize()
-    if size > MAX_STRUCT_BYTES:
-        violations.append(Violation(field, f"{size} bytes; at most {MAX_STRUCT_BYTES} are accepted"))
-        return {}
-    return _read_mapping(struct, field, violations, 1)
+def read_struct(struct: Struct) -> dict[str, Any]:
+    """``struct`` as Python values; whole numbers up to 2^53 become ints again. It must be within the bounds of
+    :mod:`~lmms_eval_grpc.server.caps`."""
+    return {key: _read_value(item) for key, item in struct.fields.items()}
 
 
 def write_struct(values: Mapping[str, Any]) -> Struct:
@@ -37,36 +27,21 @@ def write_struct(values: Mapping[str, Any]) -> Struct:
     return struct
 
 
-def _read_mapping(struct: Struct, field: str, violations: list[Violation], depth: int) -> dict[str, Any]:
-    if depth > MAX_STRUCT_DEPTH:
-        violations.append(Violation(field, f"nested deeper than {MAX_STRUCT_DEPTH} levels"))
-        return {}
-    return {key: _read_value(item, f"{field}.{key}", violations, depth) for key, item in struct.fields.items()}
-
-
-def _read_list(items: ListValue, field: str, violations: list[Violation], depth: int) -> list[Any]:
-    if depth > MAX_STRUCT_DEPTH:
-        violations.append(Violation(field, f"nested deeper than {MAX_STRUCT_DEPTH} levels"))
-        return []
-    return [_read_value(item, f"{field}[{index}]", violations, depth) for index, item in enumerate(items.values)]
-
-
-def _read_value(value: Value, field: str, violations: list[Violation], depth: int) -> Any:
+def _read_value(value: Value) -> Any:
     match value.WhichOneof("kind"):
         case "struct_value":
-            return _read_mapping(value.struct_value, field, violations, depth + 1)
+            return read_struct(value.struct_value)
         case "list_value":
-            return _read_list(value.list_value, field, violations, depth + 1)
+            return [_read_value(item) for item in value.list_value.values]
         case "string_value":
             return value.string_value
         case "bool_value":
             return value.bool_value
         case "number_value":
             number = value.number_value
-            if not math.isfinite(number):
-                violations.append(Violation(field, f"{number} is not a number that JSON has; leave the key out"))
-                return None
-            return int(number) if number.is_integer() and abs(number) <= _LARGEST_EXACT else number
+            # What is no number is told by the bounds; it is read all the same, to find what else is wrong.
+            whole = math.isfinite(number) and number.is_integer() and abs(number) <= _LARGEST_EXACT
+            return int(number) if whole else number
         case _:
             return None
 

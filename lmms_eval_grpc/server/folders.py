@@ -8,9 +8,6 @@ from pathlib import Path
 
 from lmms_eval_grpc.jobs.errors import Violation
 
-MAX_PATH = 4096
-"""Characters of a path."""
-
 
 def check_absolute(path: str, field: str) -> Iterator[Violation]:
     """Whether a path means the same for the submitter and the server. An empty one is none."""
@@ -20,7 +17,7 @@ def check_absolute(path: str, field: str) -> Iterator[Violation]:
 
 def check_folder(path: str, field: str) -> Iterator[Violation]:
     """Whether a folder is there and can be written to, or can be made. Makes nothing."""
-    if not path or len(path) > MAX_PATH:
+    if not path:
         return
     misplaced = list(check_absolute(path, field))
     if misplaced:

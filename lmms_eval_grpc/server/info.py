@@ -8,9 +8,9 @@ import time
 import uuid
 
 import lmms_eval_grpc
+from lmms_eval_grpc.server.caps import LABELS
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.convert_catalog import ServerFacts
-from lmms_eval_grpc.server.validate import MAX_LABELS
 
 SCORED_BY = (
     "torch",
@@ -59,7 +59,7 @@ def gather_facts(args: ServerArgs) -> ServerFacts:
         max_watches=args.max_watches,
         max_watches_per_client=args.max_watches_per_client,
         max_request_bytes=args.max_request_bytes,
-        max_labels=MAX_LABELS,
+        max_labels=LABELS.entries,
         max_finished_jobs=args.max_completed_jobs,
         executor=args.executor,
     )

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable, TooManyWatches, Violation
+from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.errors import internal_status, status_of
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 def build_interceptors(max_watches: int, max_watches_per_client: int) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors in their order, but for the outermost: :class:`~lmms_eval_grpc.server.observe.ObserveCalls`."""
-    return [MaskErrors(), LimitStreams(StreamLimits(max_watches, max_watches_per_client))]
+    return [MaskErrors(), LimitStreams(StreamLimits(max_watches, max_watches_per_client)), CheckCaps()]
 
 
 class Around(grpc.aio.ServerInterceptor):
@@ -159,6 +161,24 @@ class LimitStreams(Around):
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
         with self._limits.hold(client_of(context.peer())):
             return await behaviour(request, context)
+
+
+class CheckCaps(Around):
+    """Refuses requests that are larger than the table of bounds allows. What makes jobs is checked by the validator,
+    which tells that together with all else that is wrong."""
+
+    _CHECKED_BY_VALIDATOR = ("Evaluate", "MergeCheckpoint")
+
+    def wrap(self, handler: Handler, details: Details) -> Handler:
+        method = details.method.rpartition("/")[2]
+        own = details.method.startswith(_OWN_SERVICE) and method not in self._CHECKED_BY_VALIDATOR
+        return super().wrap(handler, details) if own else handler
+
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+        # A request of a stream that is no message is told by the outermost interceptor.
+        if isinstance(request, Message) and (violations := check_caps(request)):
+            raise InvalidRequest(violations)
+        return await behaviour(request, context)
 
 
 def client_of(peer: str) -> str:

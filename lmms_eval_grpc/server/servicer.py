@@ -15,7 +15,7 @@ from lmms_eval_grpc.server import listings, streams, watch
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_principal, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
-from lmms_eval_grpc.server.convert_spec import Request, Submission, digest_of
+from lmms_eval_grpc.server.convert_spec import Request, Submission
 from lmms_eval_grpc.server.principals import current_principal
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
@@ -24,9 +24,6 @@ from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.v1 import job_pb2
-
-MAX_REASON = 1024
-"""Characters of a reason."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -78,6 +75,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
             labels=submission.labels,
             priority=submission.priority,
             owner=current_principal().name,
+            secrets=submission.secrets,
         )
 
     def _write(self, job: Job, *, full: bool = True) -> job_pb2.Job:
@@ -87,7 +85,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         """The job that exactly this request made before."""
         key = request.request_id.lower()
         job = await self._store.find_request(key) if key else None
-        return job if job is not None and job.request_digest == digest_of(request) else None
+        return job if job is not None and job.request_digest == self._validator.digest_of(request) else None
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._journal.job(read_job_id(request))
@@ -98,7 +96,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return await listings.list_jobs(request, self._store, self._scheduler)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
-        job = await self._scheduler.cancel(read_job_id(request), read_reason(request))
+        job = await self._scheduler.cancel(read_job_id(request), request.reason)
         return pb.CancelJobResponse(job=write_job(job, full=True))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
@@ -151,11 +149,3 @@ def read_job_id(request: Any) -> str:
     if not request.job_id:
         raise InvalidRequest([Violation("job_id", "not set; Evaluate returns it, and ListJobs lists it")])
     return str(request.job_id)
-
-
-def read_reason(request: Any) -> str:
-    """Why something is asked for, in the caller's words. Raises InvalidRequest."""
-    if len(request.reason) > MAX_REASON:
-        description = f"{len(request.reason)} characters; at most {MAX_REASON} are accepted"
-        raise InvalidRequest([Violation("reason", description)])
-    return str(request.reason)

@@ -8,15 +8,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
 
 from lmms_eval_grpc.engine.check import check_config
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, LocalSource, parse_baseline
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
-from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec, RetryPolicy
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec, MergeSpec, RetryPolicy
 from lmms_eval_grpc.scheduler.slots import unfit
+from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.catalog import TaskCatalog
 from lmms_eval_grpc.server.convert_spec import (
     Request,
@@ -25,30 +28,27 @@ from lmms_eval_grpc.server.convert_spec import (
     read_merge_request,
     submission_of,
 )
-from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, expand, shown
+from lmms_eval_grpc.server.folders import check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
+from lmms_eval_grpc.server.request_secrets import RequestDigests, check_placeholders, hide_secrets, split_secrets
+from lmms_eval_grpc.server.requested_code import CodeRules, refused_code
 from lmms_eval_grpc.server.tracking import check_trackers
+from lmms_eval_grpc.worker.path_rules import PathRules
+from lmms_eval_grpc.worker.request_paths import refused_paths
 from lmms_eval_grpc.worker.translate import to_config
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest, MergeCheckpointRequest
     from lmms_eval_grpc.v1.job_pb2 import EvaluationSpec as MessageSpec
 
-MAX_LABELS = 32
-MAX_LABEL_KEY = 63
-MAX_LABEL_VALUE = 255
 MAX_PRIORITY = 1000
-MAX_TASKS = 1000
-MAX_PATHS = 64
 MAX_BATCH_SIZE = 65_536
-MAX_NAME = 1024
-"""Characters of a name."""
-MAX_TEXT = 64 * 1024
-"""Characters of free text."""
 MAX_SPEC_BYTES = 256 * 1024
 """Bytes of a whole specification: every response with a job carries it, and every change of a job writes it again."""
 MAX_RUN_TIMEOUT = 365 * 24 * 3600.0
 MAX_ATTEMPTS = 10
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SEEDS = ("python", "numpy", "torch", "fewshot")
@@ -63,14 +63,18 @@ class Validator:
         executor: Executor,
         *,
         include_paths: Sequence[Path],
-        trust_remote_code: bool,
+        path_rules: PathRules,
+        code_rules: CodeRules,
+        digests: RequestDigests,
         track: Sequence[str] = (),
     ) -> None:
         """``track``: trackers that every evaluation gets beside its own."""
         self._catalog = catalog
         self._executor = executor
         self._include_paths = tuple(include_paths)
-        self._trust_remote_code = trust_remote_code
+        self._path_rules = path_rules
+        self._code_rules = code_rules
+        self._digests = digests
         self._track = tuple(track)
 
     async def check(self, request: EvaluateRequest) -> Submission:
@@ -82,24 +86,36 @@ class Validator:
         return await asyncio.to_thread(self._check, request)
 
     def _check(self, request: EvaluateRequest) -> Submission:
-        spec, violations = read_evaluate_request(request)
-        violations += _check_envelope(request)
+        told = check_caps(request)
+        readable = _without(request, told)
+        spec, violations = read_evaluate_request(readable)
+        violations = [*told, *violations, *_check_envelope(readable)]
         if request.HasField("spec"):
-            violations += _check_lengths(spec)
+            violations += _check_entries(spec)
             violations += _check_ranges(spec)
-            violations += self._check_permissions(spec)
+            # First, because only the first problem of a field is told: whether a path that may not be named is there is
+            # not for everybody to know.
+            violations += self._forbidden(spec)
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
             violations += check_folder(spec.output_dir, "spec.output_dir")
             violations += check_absolute(spec.use_cache, "spec.use_cache")
             violations += check_trackers(spec.track, "spec.track")
             violations += _check_baseline(spec.baseline)
+            violations += check_placeholders(spec)
             violations += self._check_engine(spec, violations)
             violations += _check_size(request.spec, violations)
         if violations:
-            raise InvalidRequest(violations)
+            raise InvalidRequest(hide_secrets(_distinct(violations), spec))
+        spec = settle_checkpoint(spec)
+        if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
+            raise InvalidRequest(forbidden)
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
-        return submission_of(request, dataclasses.replace(settle_checkpoint(spec), track=track))
+        return submission_of(request, *split_secrets(dataclasses.replace(spec, track=track)), self._digests.of(request))
+
+    def digest_of(self, request: Request) -> str:
+        """See :meth:`RequestDigests.of`."""
+        return self._digests.of(request)
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.
@@ -112,34 +128,31 @@ class Validator:
         return await asyncio.to_thread(self._check_merge, request)
 
     def _check_merge(self, request: MergeCheckpointRequest) -> Submission:
-        spec, violations = read_merge_request(request)
-        violations += _check_envelope(request)
+        told = check_caps(request)
+        readable = _without(request, told)
+        spec, violations = read_merge_request(readable)
+        violations = [*told, *violations, *_check_envelope(readable)]
         if request.HasField("spec"):
             misfit = unfit(spec, self._executor.devices, elastic=self._executor.elastic)
             violations += [] if misfit is None else [misfit]
             paths = [f"spec.{name}" for name in ("checkpoint_path", "output_path", "config_path")]
-            wrong = list(_check_merge_paths(spec, paths))
+            wrong = [*self._forbidden(spec), *_check_merge_paths(spec, paths)]
             violations += wrong
             if spec.max_shard_bytes < 0:
                 violations.append(Violation("spec.max_shard_bytes", f"{spec.max_shard_bytes} is negative"))
             if not wrong:
                 spec, wrong = settle_merge(spec)
-                violations += wrong
+                # The newest of several checkpoints, and the place of an output that is not named, are known only now.
+                violations += [*self._forbidden(spec), *wrong]
                 violations += check_folder(spec.output_path, "spec.output_path")
         if violations:
-            raise InvalidRequest(violations)
-        return submission_of(request, spec)
+            raise InvalidRequest(_distinct(violations))
+        return submission_of(request, *split_secrets(spec), self._digests.of(request))
 
-    def _check_permissions(self, spec: EvaluationSpec) -> Iterator[Violation]:
-        if self._trust_remote_code:
-            return
-        remedy = (
-            "this server does not run code from checkpoints; leave it out, or start the server with trust_remote_code"
-        )
-        if spec.trust_remote_code:
-            yield Violation("spec.trust_remote_code", remedy)
-        if spec.model_args.get("trust_remote_code"):
-            yield Violation("spec.model_args.trust_remote_code", remedy)
+    def _forbidden(self, spec: JobSpec) -> list[Violation]:
+        """What the server's operator does not allow."""
+        found = [Violation(*problem) for problem in refused_paths(spec, self._path_rules)]
+        return [*refused_code(spec, self._code_rules), *found] if isinstance(spec, EvaluationSpec) else found
 
     def _check_engine(self, spec: EvaluationSpec, told: Sequence[Violation]) -> list[Violation]:
         """What the engine finds wrong beside the fields that were told already."""
@@ -171,6 +184,30 @@ def _request_field(field: str, own_include_paths: int) -> str | None:
     return f"spec.include_path[{position - own_include_paths}]" if position >= own_include_paths else None
 
 
+def _without(request: RequestT, told: Sequence[Violation]) -> RequestT:
+    """``request``, or a copy of it without the fields that are told to be wrong as a whole: they may be too large to be
+    looked at any further."""
+    if not told:
+        return request
+    rest = type(request)()
+    rest.MergeFrom(request)  # type: ignore[arg-type]
+    for violation in told:
+        parent, _, name = violation.field.rpartition(".")
+        message: Message = rest.spec if parent == "spec" else rest
+        if parent in ("", "spec") and name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    return rest
+
+
+def _distinct(violations: Sequence[Violation]) -> list[Violation]:
+    """Without what is told of a field, or of a part of one, that was told before."""
+    kept: list[Violation] = []
+    for violation in violations:
+        if not violation.field or not any(_overlap(violation.field, other.field) for other in kept if other.field):
+            kept.append(violation)
+    return kept
+
+
 def _overlap(one: str, other: str) -> bool:
     """Whether two fields are the same, or one is a part of the other."""
     return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
@@ -182,47 +219,13 @@ def _check_envelope(request: Request) -> Iterator[Violation]:
         yield Violation("request_id", f"{shown(request_id)} is not a UUID; leave it empty or use a fresh UUID4")
     if abs(request.priority) > MAX_PRIORITY:
         yield Violation("priority", f"{request.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}")
-    yield from check_labels(request.labels)
 
 
-def check_labels(labels: Mapping[str, str]) -> Iterator[Violation]:
-    """What is wrong with the labels of a job."""
-    if len(labels) > MAX_LABELS:
-        yield Violation("labels", f"{len(labels)} labels; at most {MAX_LABELS} are accepted")
-        return
-    for key, value in sorted(labels.items()):
-        if not 1 <= len(key) <= MAX_LABEL_KEY:
-            yield Violation("labels", f"the key {shown(key)} must have 1 to {MAX_LABEL_KEY} characters, not {len(key)}")
-        if len(value) > MAX_LABEL_VALUE:
-            yield Violation(
-                f"labels.{key}", f"the value has {len(value)} characters; at most {MAX_LABEL_VALUE} are accepted"
-            )
-
-
-def _check_lengths(spec: EvaluationSpec) -> Iterator[Violation]:
-    for name, longest in (
-        ("model", MAX_NAME),
-        ("device", MAX_NAME),
-        ("agentic_trace_mode", MAX_NAME),
-        ("output_dir", MAX_PATH),
-        ("use_cache", MAX_PATH),
-        ("baseline", MAX_PATH),
-        ("system_instruction", MAX_TEXT),
-        ("reasoning_tags", MAX_TEXT),
-        ("timezone", MAX_NAME),
-    ):
-        length = len(getattr(spec, name))
-        if length > longest:
-            yield Violation(f"spec.{name}", f"{length} characters; at most {longest} are accepted")
-    for name, most in (("tasks", MAX_TASKS), ("include_path", MAX_PATHS), ("compat", MAX_PATHS)):
-        values = getattr(spec, name)
-        if len(values) > most:
-            yield Violation(f"spec.{name}", f"{len(values)} entries; at most {most} are accepted")
-            continue
-        for index, value in enumerate(values):
-            if not value or len(value) > MAX_PATH:
-                problem = "empty" if not value else f"{len(value)} characters; at most {MAX_PATH} are accepted"
-                yield Violation(f"spec.{name}[{index}]", problem)
+def _check_entries(spec: EvaluationSpec) -> Iterator[Violation]:
+    for name in ("tasks", "include_path", "compat"):
+        for index, value in enumerate(getattr(spec, name)):
+            if not value:
+                yield Violation(f"spec.{name}[{index}]", "empty")
 
 
 def _check_size(spec: MessageSpec, told: Sequence[Violation]) -> Iterator[Violation]:
@@ -296,15 +299,12 @@ def _check_merge_paths(spec: MergeSpec, fields: Sequence[str]) -> Iterator[Viola
     if not spec.checkpoint_path:
         yield Violation(fields[0], "not set; name the folder of the sharded checkpoint")
     for field, path in zip(fields, (spec.checkpoint_path, spec.output_path, spec.config_path), strict=True):
-        if len(path) > MAX_PATH:
-            yield Violation(field, f"{len(path)} characters; at most {MAX_PATH} are accepted")
-        else:
-            yield from check_absolute(path, field)
+        yield from check_absolute(path, field)
 
 
 def _check_baseline(name: str) -> Iterator[Violation]:
     """Whether a baseline that is a path is one that the worker will find; the engine checks the rest."""
-    if not name or len(name) > MAX_PATH:
+    if not name:
         return
     try:
         source = parse_baseline(name)

@@ -179,7 +179,7 @@ class ListJobsRequest(google.protobuf.message.Message):
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """Only jobs that carry all these labels. Empty: any."""
+        """Only jobs that carry all these labels. Empty: any. At most 32; keys up to 63 and values up to 255 characters."""
 
     def __init__(
         self,
@@ -495,7 +495,7 @@ class MergeCheckpointRequest(google.protobuf.message.Message):
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """The submitter's own labels, as in EvaluateRequest."""
+        """The submitter's own labels, as in EvaluateRequest: at most 32; keys up to 63 and values up to 255 characters."""
 
     def __init__(
         self,
@@ -741,7 +741,9 @@ class ListTasksRequest(google.protobuf.message.Message):
     page_token: builtins.str
     """`next_page_token` of the previous page. Empty for the first."""
     filter: builtins.str
-    """Only names that match: a prefix, or a glob when it has one of *, ?, [. Empty: all."""
+    """Only names that match: a prefix, or a glob when it has one of *, ?, [. Empty: all.
+    At most 1,024 characters.
+    """
     @property
     def kinds(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[lmms_eval_grpc.v1.catalog_pb2.TaskKind.ValueType]:
         """Only names of one of these kinds. Empty: any."""

@@ -441,7 +441,12 @@ global___Job = Job
 
 @typing.final
 class EvaluationSpec(google.protobuf.message.Message):
-    """Everything that decides an evaluation. The names are those of lmms-eval's command line. At most 256 KiB in all."""
+    """Everything that decides an evaluation. The names are those of lmms-eval's command line. At most 256 KiB in all.
+
+    Where nothing else is said, a string of any request has at most 4,096 characters and a list or map 64 entries. Strings are
+    UTF-8 without control characters; of those, tabs and ends of lines are allowed in texts of several lines
+    (`system_instruction`, `reasoning_tags`, strings in `model_args` and `gen_kwargs`, reasons). Numbers are finite.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -484,13 +489,15 @@ class EvaluationSpec(google.protobuf.message.Message):
     TIMEZONE_FIELD_NUMBER: builtins.int
     COMPAT_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Name or alias of a model backend, as listed by ListModels: "qwen2_5_vl", "llava_hf", …. Required."""
+    """Name or alias of a model backend, as listed by ListModels: "qwen2_5_vl", "llava_hf", …. Required. At most 1,024 characters."""
     num_fewshot: builtins.int
     """Few-shot examples per prompt. Unset: as the task says."""
     max_batch_size: builtins.int
     """Ceiling of the automatic batch size. 0: the backend's own."""
     device: builtins.str
-    """Where to run: "cuda:1" for that device, "cuda" or "cpu" for any of its kind. Empty: any free device of the server."""
+    """Where to run: "cuda:1" for that device, "cuda" or "cpu" for any of its kind. Empty: any free device of the server.
+    At most 1,024 characters.
+    """
     offset: builtins.int
     """Documents skipped at the start of each task, before `limit` counts. Default 0."""
     log_samples: builtins.bool
@@ -504,13 +511,15 @@ class EvaluationSpec(google.protobuf.message.Message):
     repeats: builtins.int
     """Generations per document. 0 means as the task says, or 1."""
     system_instruction: builtins.str
-    """System message put before every prompt. Empty: none."""
+    """System message put before every prompt. Empty: none. At most 65,536 characters."""
     apply_chat_template: builtins.bool
     """Kept for compatibility; chat backends always apply their chat template. Default false."""
     fewshot_as_multiturn: builtins.bool
     """Few-shot examples become turns of the conversation. Default false."""
     reasoning_tags: builtins.str
-    """Reasoning spans that are cut from responses before scoring: a JSON list of [start, end] pairs, or "none". Empty: <think> and <analysis>."""
+    """Reasoning spans that are cut from responses before scoring: a JSON list of [start, end] pairs, or "none". Empty: <think> and <analysis>.
+    At most 65,536 characters.
+    """
     force_simple: builtins.bool
     """Prefer the simple (not chat) implementation of a backend that has both. Default false."""
     trust_remote_code: builtins.bool
@@ -518,7 +527,7 @@ class EvaluationSpec(google.protobuf.message.Message):
     use_cache: builtins.str
     """Folder on the server of a response cache shared by jobs; of a path ending in ".db" the folder it is in. Empty: none."""
     agentic_trace_mode: builtins.str
-    """What agentic tasks record of their steps: "basic" or "full". Empty: "basic"."""
+    """What agentic tasks record of their steps: "basic" or "full". Empty: "basic". At most 1,024 characters."""
     baseline: builtins.str
     """Earlier run to compare with, document by document: a samples file or a folder of results on the server,
     "hf://user/repo[/file]", or a preset's name. Empty: none.
@@ -540,17 +549,23 @@ class EvaluationSpec(google.protobuf.message.Message):
     package. Default false: the first, beginning with the package.
     """
     timezone: builtins.str
-    """IANA name of the time zone of the dates in the names of results files. Empty: UTC."""
+    """IANA name of the time zone of the dates in the names of results files. Empty: UTC. At most 1,024
+    characters.
+    """
     @property
     def model_args(self) -> google.protobuf.struct_pb2.Struct:
         """Arguments of the backend, as natural JSON: {"pretrained": "/ckpt/step-100", "dtype": "bfloat16"}. The backend's valid keys
         are listed by ListModels. A number without fraction and of magnitude up to 2^53 reaches the model as an integer; write
-        larger integers as strings.
+        larger integers as strings. At most 256 KiB, 32 levels, 10,000 keys and values, 65,536 characters for a string and 1,024
+        for a key. What is secret in it (keys, tokens, passwords, headers, logins in addresses) is kept from all that others can
+        read: responses, events, logs and results show "[redacted]" in its place.
         """
 
     @property
     def tasks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Tasks, groups, tags or glob patterns, as listed by ListTasks, or paths of task YAML files on the server. Required."""
+        """Tasks, groups, tags or glob patterns, as listed by ListTasks, or paths of task YAML files on the server. Required. At most
+        1,000.
+        """
 
     @property
     def batch_size(self) -> global___BatchSize:
@@ -562,7 +577,9 @@ class EvaluationSpec(google.protobuf.message.Message):
 
     @property
     def gen_kwargs(self) -> google.protobuf.struct_pb2.Struct:
-        """Overrides of the tasks' generation arguments, as natural JSON: {"max_new_tokens": 64, "temperature": 0}."""
+        """Overrides of the tasks' generation arguments, as natural JSON: {"max_new_tokens": 64, "temperature": 0}. Bounds as
+        for `model_args`: 65,536 characters for a string, 1,024 for a key.
+        """
 
     @property
     def seeds(self) -> global___Seeds:
@@ -589,7 +606,7 @@ class EvaluationSpec(google.protobuf.message.Message):
     @property
     def track(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Experiment trackers that get the results as they come, beside those of the server: "tensorboard:FOLDER" (on the
-        server), "wandb:PROJECT" or "wandb:ENTITY/PROJECT", "mlflow:EXPERIMENT".
+        server), "wandb:PROJECT" or "wandb:ENTITY/PROJECT", "mlflow:EXPERIMENT". At most 8.
         """
 
     @property

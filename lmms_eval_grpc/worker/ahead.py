@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError
 from lmms_eval_grpc.jobs import codec
-from lmms_eval_grpc.jobs.spec import EvaluationSpec
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec
 from lmms_eval_grpc.worker import processes, translate
+from lmms_eval_grpc.worker.hiding import hide_in_output, secrets_of
 from lmms_eval_grpc.worker.model import WorkerModel
-from lmms_eval_grpc.worker.surroundings import flush_output
+from lmms_eval_grpc.worker.path_rules import PathRules
+from lmms_eval_grpc.worker.request_paths import refused_paths
+from lmms_eval_grpc.worker.surroundings import flush_output, start_log
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob
 
 if TYPE_CHECKING:
@@ -47,7 +51,10 @@ def prepare(job: RunJob, model: WorkerModel) -> Prepared | None:
 
         if job.torch_threads:
             torch.set_num_threads(job.torch_threads)
-        config = read_config(job, codec.decode(EvaluationSpec, job.spec_json))
+        spec = codec.decode(EvaluationSpec, job.spec_json)
+        hide_in_output(secrets_of(spec))
+        start_log()
+        config = read_config(job, spec)
         with forbid_accelerators("this job is being prepared and has no GPU yet"):
             ready = preparation.prepare(config)
             model.prepare(config)
@@ -60,8 +67,29 @@ def prepare(job: RunJob, model: WorkerModel) -> Prepared | None:
 
 
 def read_config(job: RunJob, spec: EvaluationSpec) -> EvaluationConfig:
-    """What the engine is to run."""
+    """What the engine is to run.
+
+    Raises:
+        EvaluationError: ``PATH_NOT_ALLOWED``: a path leads, by now, to where it may not.
+    """
+    check_paths(job, spec)
     return translate.to_config(spec, include_paths=tuple(map(Path, job.include_paths)), device=job.device)
+
+
+def check_paths(job: RunJob, spec: JobSpec) -> None:
+    """Whether the paths of a job still lead to where requests may go: links may have been set since it was accepted.
+
+    Raises:
+        EvaluationError: ``PATH_NOT_ALLOWED``.
+    """
+    rules = PathRules.of_environment(os.environ)
+    if rules == PathRules():
+        return
+    jobs_dir = str(Path(job.job_dir).parent)
+    rules = dataclasses.replace(rules, state_dir=jobs_dir, jobs_dir=jobs_dir)
+    problems = [f"{field}: {problem}" for field, problem in refused_paths(spec, rules, in_use=True)]
+    if problems:
+        raise EvaluationError("PATH_NOT_ALLOWED", "; ".join(problems))
 
 
 def identify(job_dir: Path) -> None:

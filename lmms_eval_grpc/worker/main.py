@@ -20,6 +20,7 @@ from lmms_eval_grpc.worker import merging, translate
 from lmms_eval_grpc.worker.ahead import Prepared, identify, prepare, read_config
 from lmms_eval_grpc.worker.connection import ServerConnection
 from lmms_eval_grpc.worker.frames import FrameError
+from lmms_eval_grpc.worker.hiding import hide_in_error, hide_in_output, secrets_of
 from lmms_eval_grpc.worker.model import WorkerModel
 from lmms_eval_grpc.worker.reporter import JobReporter
 from lmms_eval_grpc.worker.surroundings import Surroundings, flush_output, start_log
@@ -86,10 +87,14 @@ def run_job(
     job: RunJob, reporter: JobReporter, model: WorkerModel | None = None, prepared: Prepared | None = None
 ) -> WorkerEvent:
     """Runs ``job`` and returns its worker's last word. ``model`` is left loaded if it is to be kept."""
+    secrets: tuple[str, ...] = ()
     try:
         job_dir = Path(job.job_dir)
         identify(job_dir)
         spec: EvaluationSpec | MergeSpec = codec.decode(EvaluationSpec | MergeSpec, job.spec_json)
+        secrets = secrets_of(spec)
+        hide_in_output(secrets)
+        start_log()
         if isinstance(spec, MergeSpec):
             return merging.merge(spec, job, job_dir, reporter)
         return _evaluate(spec, job, job_dir, reporter, model or WorkerModel(), prepared)
@@ -98,11 +103,11 @@ def run_job(
         return WorkerEvent(cancelled=RunCancelled())
     except EvaluationError as error:
         logger.error("%s: %s", error.reason, error.message, exc_info=error.__cause__)
-        return _failed(translate.to_error(error))
+        return _failed(hide_in_error(translate.to_error(error), secrets))
     except BaseException as error:
         # SystemExit too: a task's code that calls sys.exit ends its job, not the report about it.
         logger.exception("the job failed")
-        return _failed(translate.to_unexpected_error(error))
+        return _failed(hide_in_error(translate.to_unexpected_error(error), secrets))
 
 
 def _evaluate(

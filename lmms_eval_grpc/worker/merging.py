@@ -8,6 +8,7 @@ from pathlib import Path
 from lmms_eval_grpc.jobs.results import MergeResult
 from lmms_eval_grpc.jobs.spec import CheckpointKind, MergeSpec
 from lmms_eval_grpc.worker import translate
+from lmms_eval_grpc.worker.ahead import check_paths
 from lmms_eval_grpc.worker.reporter import JobReporter
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob, WorkerEvent
 
@@ -24,6 +25,7 @@ def merge(spec: MergeSpec, job: RunJob, job_dir: Path, reporter: JobReporter) ->
 
     from lmms_eval_grpc.engine.checkpoints.merge import merge_checkpoint
 
+    check_paths(job, spec)
     if job.torch_threads:
         torch.set_num_threads(job.torch_threads)
     logger.info("merging the %s weights of %s", spec.checkpoint_kind.value, spec.checkpoint_path)

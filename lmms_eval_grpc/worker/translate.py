@@ -63,6 +63,7 @@ INVALID_REASONS = frozenset(
         "OUTPUT_BUSY",
         "OUTPUT_EXISTS",
         "OUTPUT_NOT_WRITABLE",
+        "PATH_NOT_ALLOWED",
         "SHARDS_UNREADABLE",
         "TASK_LOAD_FAILED",
         "UNKNOWN_MODEL",

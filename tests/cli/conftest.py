@@ -56,7 +56,8 @@ class Rig:
         self.checkpoint = folder / "checkpoint-100"
         self.checkpoint.mkdir()
         (self.checkpoint / "config.json").write_text("{}")
-        self._settings = {"port": 0, "state_dir": folder / "state", "shutdown_grace": 1.0, **settings}
+        usual = {"port": 0, "state_dir": folder / "state", "shutdown_grace": 1.0, "allow_task_files": True}
+        self._settings = {**usual, **settings}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.executor: ScriptedExecutor

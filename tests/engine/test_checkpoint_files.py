@@ -85,6 +85,21 @@ def test_metadata_cannot_run_code(checkpoint: Path, output: Path, tmp_path: Path
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("name", ["../secret.distcp", "{tmp_path}/secret.distcp", "sub/__0_0.distcp"])
+def test_metadata_cannot_name_files_elsewhere(checkpoint: Path, output: Path, tmp_path: Path, name: str) -> None:
+    shards = checkpoint / "__0_0.distcp"
+    (tmp_path / "secret.distcp").write_bytes(shards.read_bytes())
+    (checkpoint / "sub").mkdir()
+    (checkpoint / "sub" / "__0_0.distcp").write_bytes(shards.read_bytes())
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    for stored in metadata.storage_data.values():
+        stored.relative_path = name.format(tmp_path=tmp_path)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    error = refused(checkpoint, output)
+    assert error.reason == "SHARDS_UNREADABLE"
+    assert "which is elsewhere" in error.message
+
+
 def test_a_shard_cannot_run_code(source: Path, output: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ranks"
     folder.mkdir()

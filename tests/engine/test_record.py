@@ -203,13 +203,13 @@ def written(tmp_path: Path) -> WrittenResults:
     return write(tmp_path)
 
 
-def write(folder: Path, **changes: Any) -> WrittenResults:
+def write(folder: Path, api_key: str = "sk", **changes: Any) -> WrittenResults:
     for name in ("one", "two"):
         write_task(folder / "tasks", "metadata: {version: 2}", name=name)
     config = EvaluationConfig(
         model="qwen",
         tasks=("one", "two"),
-        model_args={"pretrained": "org/model", "api_key": "sk"},
+        model_args={"pretrained": "org/model", "api_key": api_key},
         include_paths=(folder / "tasks",),
         system_instruction="Be brief.",
     )
@@ -232,6 +232,17 @@ def write(folder: Path, **changes: Any) -> WrittenResults:
         batch_sizes=[8, 8, 4],
         throughput={"samples_per_second": 3.5},
     )
+
+
+def test_a_secret_is_in_no_file_of_the_results_whoever_said_it(tmp_path: Path) -> None:
+    key = 'my-"own"-key-é'
+    write(tmp_path, api_key=key, responses=(f"the key is {key}",), filtered_responses=(key,), error=key)
+    files = [path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(REDACTED in text for text in files)
+    for text in files:
+        assert 'own\\"-key' not in text
+        json.loads(text.splitlines()[0] if text.startswith('{"') else text)
 
 
 def test_the_results_document_has_lmms_evals_keys(written: WrittenResults) -> None:

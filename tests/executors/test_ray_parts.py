@@ -153,6 +153,7 @@ async def test_an_actor_that_cannot_read_its_files_ends_the_job_and_says_so(
         cancel_grace=1.0,
         heartbeat_timeout=None,
         stall_timeout=None,
+        environment={},
         lease=3600.0,
     )
     actor, execution = JobActor(settings), Unending()

@@ -86,7 +86,8 @@ async def new_rig(tmp_path: Path) -> AsyncIterator[NewRig]:
     (checkpoint / "config.json").write_text("{}")
 
     async def start(*devices: str, **settings: Any) -> Rig:
-        args = ServerArgs(**{"port": 0, "state_dir": tmp_path / "state", "shutdown_grace": 1.0, **settings})
+        usual = {"port": 0, "state_dir": tmp_path / "state", "shutdown_grace": 1.0, "allow_task_files": True}
+        args = ServerArgs(**{**usual, **settings})
         executor = ScriptedExecutor(devices or ("cpu",))
         server = EvaluationServer(args, executor=executor)
         await server.start()

@@ -106,6 +106,9 @@ class DistributedCheckpoint:
         """Whether all files are there, and as long as the metadata has it: a copy may have been cut short."""
         ends: dict[str, int] = {}
         for stored in metadata.storage_data.values():
+            if Path(stored.relative_path).name != stored.relative_path:
+                # Whoever wrote it may not name other files of this machine.
+                raise unreadable(self._folder, f"it names the file {stored.relative_path}, which is elsewhere")
             ends[stored.relative_path] = max(ends.get(stored.relative_path, 0), stored.offset + stored.length)
         for name, end in sorted(ends.items()):
             path = self._folder / name

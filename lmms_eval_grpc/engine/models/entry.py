@@ -22,6 +22,11 @@ REQUIRED = object()
 """The default of an argument that has none."""
 
 
+Names = Literal["", "checkpoint", "file", "elsewhere"]
+"""What a text in ``model_args`` names: a checkpoint (a folder, an id on the hub, a URL); a file, where it is not itself
+the text; what is opened on another machine, if at all. Empty: nothing that is known; what looks like a path is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelArgument:
     """One key of ``model_args``."""
@@ -34,6 +39,8 @@ class ModelArgument:
     """The only values allowed; empty: any value of the type."""
     other_names: tuple[str, ...] = ()
     """Further keys that mean the same, as users of lmms-eval's backends type them."""
+    names: Names = ""
+    """What a text in it may name."""
 
     @property
     def required(self) -> bool:
@@ -190,6 +197,13 @@ class ModelEntry:
     def missing_packages(self) -> tuple[str, ...]:
         """Which of the pip packages that the backend needs are not installed here, or too old. Imports none of them."""
         return tuple(requirement for requirement in self.requires if not _is_met(requirement))
+
+    def names(self, key: str) -> Names:
+        """What a text under that key of ``model_args`` may name."""
+        known = self.arguments.get(self._own_name(key))
+        if known is not None:
+            return known.names
+        return "checkpoint" if key == "pretrained" else ""
 
     def _own_name(self, key: str) -> str:
         """The argument's name where ``key`` is one of its other names."""

@@ -68,7 +68,7 @@ def parse_baseline(name: str) -> Source:
     if name.startswith(_HUB_STARTS):
         return _parse_hub(name)
     preset, colon, task = name.partition(":")
-    if preset in PRESETS:
+    if not names_path(name):
         return _parse_preset(preset, task if colon else None)
     path = Path(name).expanduser()
     try:
@@ -87,6 +87,11 @@ def parse_baseline(name: str) -> Source:
         f"{name!r} is neither a path, nor hf://user/repo[/file], nor a preset; presets: {', '.join(sorted(PRESETS))}"
         + hint
     )
+
+
+def names_path(name: str) -> bool:
+    """Whether :func:`parse_baseline` takes ``name`` for the path of a file or folder here."""
+    return not name.startswith(_HUB_STARTS) and name.partition(":")[0] not in PRESETS
 
 
 def newest_by_task(paths: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from lmms_eval_grpc.engine.data.media.environment import decode_backend
 from lmms_eval_grpc.engine.judge.protocol import is_compat_parsing
 from lmms_eval_grpc.engine.record.code_version import code_version
 from lmms_eval_grpc.engine.record.plain_json import to_plain
-from lmms_eval_grpc.engine.record.redact import redact
+from lmms_eval_grpc.engine.record.redact import redact, secret_values
 from lmms_eval_grpc.engine.tasks.task import Task
 
 MANIFEST_VERSION = 2
@@ -97,7 +97,7 @@ def build_manifest(
         "baseline": None if baseline is None else dict(baseline),
         "tasks": {task.name: _task(task, (doc_ids or {}).get(task.name)) for task in tasks},
     }
-    plain: dict[str, Any] = redact(to_plain(manifest))
+    plain: dict[str, Any] = redact(to_plain(manifest), secret_values([config.model_args, config.gen_kwargs]))
     return plain
 
 

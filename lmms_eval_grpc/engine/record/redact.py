@@ -1,33 +1,103 @@
-"""Secrets are kept out of everything that is written."""
+"""Secrets are kept out of everything that is written: recognised by the names of keys and by what they look like."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 REDACTED = "[redacted]"
 
+SHORTEST_KNOWN = 6
+"""Characters of a secret that is looked for in other texts; a shorter one would be found where it is none."""
+
 _SECRET_KEYS = frozenset(
-    {"token", "hf_token", "api_key", "client_secret", "huggingface_hub_token", "huggingfacehub_api_token"}
+    {
+        *("token", "secret", "password", "passwd", "passphrase", "auth", "authorization", "credential", "credentials"),
+        *("api_key", "apikey", "access_key", "secret_key", "private_key", "account_key", "connection_string", "sas"),
+    }
 )
-_SECRET_ENDINGS = ("api_key", "_token", "_secret", "password", "authorization", "cookie")
-_ASSIGNMENT = re.compile(r"(\b[\w-]*(?:api_key|_token|_secret|password|\btoken)\s*=\s*)[^\s,;&]+", re.IGNORECASE)
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
-_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_SECRET_ENDINGS = (
+    *(
+        "_token",
+        "_secret",
+        "password",
+        "passwd",
+        "passphrase",
+        "authorization",
+        "cookie",
+        "_credential",
+        "_credentials",
+    ),
+    *("api_key", "apikey", "access_key", "secret_key", "private_key", "account_key", "_credentials"),
+)
+_TOKENS_OF_TEXT = frozenset(
+    {
+        f"{kind}_token"
+        for kind in (
+            *("bos", "eos", "pad", "unk", "sep", "cls", "mask", "start", "end", "begin", "stop", "tool"),
+            *("image", "images", "video", "audio", "vision", "image_start", "image_end", "video_start", "video_end"),
+            *("decoder_start", "forced_bos", "forced_eos", "boi", "eoi", "im_start", "im_end", "think", "new", "next"),
+        )
+    }
+)
+"""Names that end like those of secrets and mean pieces of text."""
+_HEADERS = frozenset({"headers", "extra_headers", "default_headers"})
+"""Keys of mappings in which more names stand for secrets."""
+_SECRET_HEADER_ENDINGS = ("_key", "_auth", "_signature", "_session")
+_NO_SECRETS = frozenset({"EMPTY", "NONE", "NULL", "DUMMY"})
+"""What stands where a server wants no key, in upper case."""
+
+_ASSIGNMENT = re.compile(r"(?P<name>\b[A-Za-z][\w-]*)(?P<is>\s*=(?!=)\s*)(?P<value>[^\s,;&'\"]+)")
+_VALUES = re.compile(
+    r"""(?x) (?<![\w-]) (?:
+      hf_[A-Za-z0-9]{10,}
+    | sk-[A-Za-z0-9_-]{16,}
+    | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{16,}
+    | xox[abprs]-[\w-]{10,} | AIza[\w-]{30,} | (?:AKIA|ASIA)[A-Z0-9]{16}
+    | eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+
+    )"""
+)
+_SCHEMES = re.compile(r"\b(?P<scheme>Bearer|Basic)\s+(?P<value>[\w.~+/=-]{8,})")
+_LOGIN = re.compile(r"(?<=://)(?P<value>[^/\s@]+)(?=@)")
 """Of an address: ``user:password@``."""
+_SIGNATURE = re.compile(
+    r"(?i)(?P<name>[?&](?:sig|signature|x-amz-signature|x-amz-security-token|key)=)(?P<value>[^&\s]+)"
+)
 
 
-def redact(value: Any) -> Any:
-    """Plain JSON with its secrets replaced: those under keys that name one or assigned in text, tokens of the hub, and
-    logins in addresses."""
-    if isinstance(value, Mapping):
-        return {key: REDACTED if _is_secret(key) and _holds_text(item) else redact(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
-    if isinstance(value, str):
-        return _LOGIN.sub(REDACTED, _HUB_TOKEN.sub(REDACTED, _ASSIGNMENT.sub(rf"\g<1>{REDACTED}", value)))
-    return value
+def redact(value: Any, known: Iterable[str] = ()) -> Any:
+    """Plain JSON with its secrets replaced: those under keys that name one or assigned in text, those that look like
+    one, logins in addresses, and ``known`` ones wherever they are."""
+    return _redact(value, sorted({*known}, key=len, reverse=True))
+
+
+def hide(text: str, known: Iterable[str] = ()) -> str:
+    """``text`` without the secrets that are ``known`` or look like one. Quicker than :func:`redact`, which looks at
+    assignments too."""
+    for secret in known:
+        text = text.replace(secret, REDACTED)
+    text = _VALUES.sub(REDACTED, text)
+    if "://" in text:
+        text = _LOGIN.sub(REDACTED, text)
+    if "earer" in text or "asic" in text:
+        text = _SCHEMES.sub(rf"\g<scheme> {REDACTED}", text)
+    return text
+
+
+def hide_in_json(text: str, known: Iterable[str]) -> str:
+    """JSON without the secrets that are ``known``, in whatever strings they are."""
+    for secret in known:
+        for form in {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+            text = text.replace(form, REDACTED)
+    return text
+
+
+def secret_values(value: Any) -> tuple[str, ...]:
+    """The secrets in plain JSON that are long enough to be looked for elsewhere, the longest first."""
+    found = {text for text in _secrets(value) if len(text) >= SHORTEST_KNOWN and text.upper() not in _NO_SECRETS}
+    return tuple(sorted(found, key=lambda text: (-len(text), text)))
 
 
 def redact_command(arguments: Sequence[str]) -> list[str]:
@@ -39,9 +109,76 @@ def redact_command(arguments: Sequence[str]) -> list[str]:
     return shown
 
 
+def _redact(value: Any, known: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _redact_item(key, item, known) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact(item, known) for item in value]
+    if isinstance(value, str):
+        text = hide(value, known)
+        if "=" in text:
+            text = _SIGNATURE.sub(rf"\g<name>{REDACTED}", _ASSIGNMENT.sub(_redact_assignment, text))
+        return text
+    return value
+
+
+def _redact_item(key: Any, item: Any, known: Sequence[str]) -> Any:
+    if _is_secret(key) and _holds_text(item):
+        return REDACTED
+    if _are_headers(key, item):
+        return {
+            name: REDACTED if _is_secret_header(name, text) else _redact(text, known) for name, text in item.items()
+        }
+    return _redact(item, known)
+
+
+def _redact_assignment(match: re.Match[str]) -> str:
+    return f"{match['name']}{match['is']}{REDACTED}" if _is_secret(match["name"]) else match[0]
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Every text that :func:`redact` replaces."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if _is_secret(key) and _holds_text(item):
+                yield from _parts(item)
+            elif _are_headers(key, item):
+                for name, text in item.items():
+                    yield from _parts(text) if _is_secret_header(name, text) else _secrets(text)
+            else:
+                yield from _secrets(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _secrets(item)
+    elif isinstance(value, str):
+        yield from (match[0] for match in _VALUES.finditer(value))
+        for pattern in (_SCHEMES, _LOGIN, _SIGNATURE):
+            yield from (match["value"] for match in pattern.finditer(value))
+        yield from (match["value"] for match in _ASSIGNMENT.finditer(value) if _is_secret(match["name"]))
+        # Of a login the password alone may turn up elsewhere.
+        yield from (match["value"].partition(":")[2] for match in _LOGIN.finditer(value))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A secret, and without the word in front of it: ``Bearer SECRET``."""
+    yield text
+    yield text.strip().rpartition(" ")[2]
+
+
 def _is_secret(key: Any) -> bool:
     name = str(key).lower().replace("-", "_")
+    if name in _TOKENS_OF_TEXT:
+        return False
     return name in _SECRET_KEYS or name.endswith(_SECRET_ENDINGS)
+
+
+def _are_headers(key: Any, item: Any) -> bool:
+    return isinstance(item, Mapping) and str(key).lower() in _HEADERS
+
+
+def _is_secret_header(name: Any, text: Any) -> bool:
+    known = _is_secret(name) or str(name).lower().replace("-", "_").endswith(_SECRET_HEADER_ENDINGS)
+    return known and _holds_text(text)
 
 
 def _holds_text(value: Any) -> bool:

@@ -17,7 +17,7 @@ from lmms_eval_grpc.engine.api import EvaluationConfig, GroupScore, MetricScore,
 from lmms_eval_grpc.engine.record import usage
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
-from lmms_eval_grpc.engine.record.redact import redact
+from lmms_eval_grpc.engine.record.redact import hide_in_json, redact, secret_values
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
 from lmms_eval_grpc.engine.record.usage import CachedUsage, TaskUsage
 from lmms_eval_grpc.engine.tasks.task import Task
@@ -103,10 +103,11 @@ def write_results(
     )
     folder = output_dir / model_folder(config)
     with _reserved_date(folder, _date(config, started)) as date:
+        secrets = secrets_of(config)
         samples_paths = tuple(
             write_text(
                 folder / f"{date}_samples_{safe_name(task)}.jsonl",
-                (dump_line(to_lmms_eval_sample(record)) + "\n" for record in records),
+                (hide_in_json(dump_line(to_lmms_eval_sample(record)), secrets) + "\n" for record in records),
             )
             for task, records in by_task.items()
             if records
@@ -187,8 +188,13 @@ def build_document(
         },
         "manifest": dict(manifest),
     }
-    plain: dict[str, Any] = redact(to_plain(document))
+    plain: dict[str, Any] = redact(to_plain(document), secrets_of(config))
     return plain
+
+
+def secrets_of(config: EvaluationConfig) -> tuple[str, ...]:
+    """The secrets that an evaluation was given, wherever they turn up."""
+    return secret_values([config.model_args, config.gen_kwargs])
 
 
 def safe_name(name: str) -> str:

@@ -20,7 +20,7 @@ from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.manifest import build_manifest
-from lmms_eval_grpc.engine.record.results import write_results
+from lmms_eval_grpc.engine.record.results import secrets_of, write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
 from lmms_eval_grpc.engine.run.answers import require_capabilities, require_generation_arguments
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
@@ -171,7 +171,9 @@ def _evaluate(
             log = files.enter_context(RunLog(run_dir / RUN_LOG, _header(config, tasks, identity, decoder)))
             samples = None
             if config.log_samples or config.predict_only:
-                samples = files.enter_context(SampleFile(run_dir / SAMPLES, keep=log.taken_up))
+                samples = files.enter_context(
+                    SampleFile(run_dir / SAMPLES, keep=log.taken_up, secrets=secrets_of(config))
+                )
             asked = backend
             if config.use_cache is not None:
                 cache = files.enter_context(closing(ResponseCache(cache_folder(config.use_cache))))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from lmms_eval_grpc.engine.record.redact import hide_in_json
 from lmms_eval_grpc.engine.record.samples import SampleRecord, valid_records
 from lmms_eval_grpc.engine.run.log import read_sound_lines
 
@@ -21,8 +22,10 @@ class SampleFile:
     flushed and not forced to disk.
     """
 
-    def __init__(self, path: Path, *, keep: bool) -> None:
-        """Takes up the file of an earlier attempt, torn end cut off; without ``keep`` it is begun anew."""
+    def __init__(self, path: Path, *, keep: bool, secrets: Sequence[str] = ()) -> None:
+        """Takes up the file of an earlier attempt, torn end cut off; without ``keep`` it is begun anew. ``secrets`` do
+        not get into it."""
+        self._secrets = secrets
         self.path = path
         self._written: dict[tuple[str, int], tuple[str, set[str]]] = {}
         """The newest outcome by task and document, and the filters that have a record of it."""
@@ -42,7 +45,7 @@ class SampleFile:
         for record in records:
             if not self.has(record.task, record.doc_id, record.filter, record.outcome):
                 self._note(record.task, record.doc_id, record.filter, record.outcome)
-                self._file.write(record.to_json().encode() + b"\n")
+                self._file.write(hide_in_json(record.to_json(), self._secrets).encode() + b"\n")
         self._file.flush()
 
     def read(self) -> Iterator[SampleRecord]:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -52,6 +53,7 @@ class ActorSettings:
     cancel_grace: float
     heartbeat_timeout: float | None
     stall_timeout: float | None
+    environment: Mapping[str, str]
     lease: float
 
 
@@ -89,6 +91,7 @@ class JobActor:
                 cancel_grace=settings.cancel_grace,
                 heartbeat_timeout=settings.heartbeat_timeout,
                 stall_timeout=settings.stall_timeout,
+                environment=settings.environment,
                 prepare_next=False,
                 torch_threads=settings.torch_threads or _share_of_cores(settings.devices, settings.node_slots),
                 use_template=settings.use_template,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Device
@@ -30,6 +31,7 @@ from lmms_eval_grpc.executors.report_queue import ReportQueue
 from lmms_eval_grpc.jobs.events import HostLost, NotStarted, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import Progress, TaskResult
+from lmms_eval_grpc.jobs.secrets import complete
 
 __all__ = ["ClusterUnavailable", "RayExecution", "RayExecutor", "RayExecutorSettings"]
 
@@ -62,6 +64,8 @@ class RayExecutorSettings:
     heartbeat_timeout: float | None = 120.0
     """See :class:`~lmms_eval_grpc.executors.local.LocalExecutorSettings`."""
     stall_timeout: float | None = None
+    """See :class:`~lmms_eval_grpc.executors.local.LocalExecutorSettings`."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     """See :class:`~lmms_eval_grpc.executors.local.LocalExecutorSettings`."""
     lease: float = 20.0
     """Seconds after which the job of a node that is cut off from the server has ended itself, and goes on elsewhere."""
@@ -124,6 +128,7 @@ class RayExecutor:
             cancel_grace=settings.cancel_grace,
             heartbeat_timeout=settings.heartbeat_timeout,
             stall_timeout=settings.stall_timeout,
+            environment=settings.environment,
             lease=settings.lease,
             idle_timeout=settings.idle_timeout,
             placement_timeout=settings.placement_timeout,
@@ -177,7 +182,7 @@ class RayExecutor:
             return None
         return Execute(
             execution=number,
-            job=job,
+            job=dataclasses.replace(job, spec=complete(job.spec, job_dir)),
             node_id=held[0].node_id,
             node_name=held[0].device.host,
             devices=tuple(device.name for device in devices),

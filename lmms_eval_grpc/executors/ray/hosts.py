@@ -107,6 +107,7 @@ class Hosts:
             cancel_grace=self._settings.cancel_grace,
             heartbeat_timeout=self._settings.heartbeat_timeout,
             stall_timeout=self._settings.stall_timeout,
+            environment=self._settings.environment,
             lease=self._settings.lease,
         )
         actor = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_eval_grpc.executors import scratch
+from lmms_eval_grpc.jobs.secrets import SECRETS_FILE
 from lmms_eval_grpc.worker.processes import IDENTITY_FILE
 
 GROWING = ("worker.log", "run_log.jsonl", "samples.jsonl")
@@ -22,8 +23,8 @@ ACTOR_FILE = "ray_actor"
 CHUNK_BYTES = 4 * 1024 * 1024
 """The most of a file that travels at once."""
 
-_LEFT_OUT = (IDENTITY_FILE, ACTOR_FILE)
-"""Files that say something about one machine only."""
+_LEFT_OUT = (IDENTITY_FILE, ACTOR_FILE, SECRETS_FILE)
+"""Files that say something about one machine only; and secrets, which the node is told with the job."""
 _TAIL_BYTES = 64
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class Connect:
     cancel_grace: float
     heartbeat_timeout: float | None
     stall_timeout: float | None
+    environment: Mapping[str, str]
+    """Variables of every worker."""
     lease: float
     """Seconds for which an actor that hears nothing of its driver lets its job run on."""
     idle_timeout: float

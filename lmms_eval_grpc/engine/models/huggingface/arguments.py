@@ -21,7 +21,10 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 _TEXT: Arguments = {
     "pretrained": ModelArgument(
-        str, REQUIRED, "Folder of a checkpoint, its id on the Hugging Face Hub, or a URL that fsspec reads."
+        str,
+        REQUIRED,
+        "Folder of a checkpoint, its id on the Hugging Face Hub, or a URL that fsspec reads.",
+        names="checkpoint",
     ),
     "revision": ModelArgument((str, type(None)), None, "Branch, tag or commit of a Hub checkpoint."),
     "dtype": ModelArgument(
@@ -42,15 +45,16 @@ _TEXT: Arguments = {
         "Attention kernels, e.g. sdpa, eager, flash_attention_2; unset: the model's own choice.",
     ),
     "chat_template": ModelArgument(
-        (str, type(None)), None, "Chat template (Jinja), or a file with one; unset: the checkpoint's."
+        (str, type(None)), None, "Chat template (Jinja), or a file with one; unset: the checkpoint's.", names="file"
     ),
     "system_prompt": ModelArgument(
         (str, type(None)),
         None,
         "System message, or a file with one, for conversations that bring none; unset: whatever the template has.",
+        names="file",
     ),
     "reasoning_prompt": ModelArgument(
-        (str, type(None)), None, "Text, or a file with it, that is put behind every question."
+        (str, type(None)), None, "Text, or a file with it, that is put behind every question.", names="file"
     ),
     "max_new_tokens": ModelArgument(int, 4096, "Longest answer, in tokens, for tasks that set no max_new_tokens."),
     "use_cache": ModelArgument(bool, True, "Keep keys and values between tokens; off is slow and saves memory."),

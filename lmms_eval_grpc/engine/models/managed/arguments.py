@@ -13,6 +13,7 @@ _MODEL: Mapping[str, ModelArgument] = {
         REQUIRED,
         "Folder of a checkpoint, its id on the Hugging Face Hub, or a URL that fsspec reads.",
         other_names=("model",),
+        names="checkpoint",
     ),
     "dtype": ModelArgument(str, "auto", "Number format of the weights; auto: as saved."),
     "trust_remote_code": ModelArgument(bool, False, "Allow the checkpoint's own Python code to run."),
@@ -35,7 +36,7 @@ _ENGINE: Mapping[str, ModelArgument] = {
     "quantization": ModelArgument((str, type(None)), None, "How the weights are quantised; unset: as saved."),
     "kv_cache_dtype": ModelArgument((str, type(None)), None, "Number format of the cache, e.g. fp8."),
     "chat_template": ModelArgument(
-        (str, type(None)), None, "Chat template, or a file with it; unset: the checkpoint's own."
+        (str, type(None)), None, "Chat template, or a file with it; unset: the checkpoint's own.", names="file"
     ),
 }
 

@@ -36,7 +36,10 @@ def request_arguments(
             int, max_new_tokens, "Longest answer, in tokens, for tasks that set no max_new_tokens."
         ),
         "system_prompt": ModelArgument(
-            (str, type(None)), None, "System message for conversations that bring none: its text, or a file with it."
+            (str, type(None)),
+            None,
+            "System message for conversations that bring none: its text, or a file with it.",
+            names="file",
         ),
         "nframes": ModelArgument(
             (int, type(None)),
@@ -63,7 +66,10 @@ def request_arguments(
             (bool, type(None)), None, "enable_thinking for the server's chat template; unset: the template's own."
         ),
         "extra_body": ModelArgument(
-            (dict, type(None)), None, "Further fields of every request, for what only this server knows."
+            (dict, type(None)),
+            None,
+            "Further fields of every request, for what only this server knows.",
+            names="elsewhere",
         ),
         "timeout": ModelArgument(float, 600, "Seconds that one attempt may take.", ),
         "max_retries": ModelArgument(int, 5, "How often a request is tried, if its failures may pass."),
@@ -92,22 +98,32 @@ def server_arguments() -> Mapping[str, ModelArgument]:
     """Which model, and where it is served."""
     return {
         "model_version": ModelArgument(
-            str, REQUIRED, "The model's name as the server knows it.", other_names=("model", "pretrained")
+            str,
+            REQUIRED,
+            "The model's name as the server knows it.",
+            other_names=("model", "pretrained"),
+            names="elsewhere",
         ),
         "base_url": ModelArgument(
             (str, type(None)),
             None,
             "The server's address, up to /v1; unset: OPENAI_API_BASE, OPENAI_BASE_URL or OPENAI_API_URL of the"
             " environment, else OpenAI's own.",
+            names="elsewhere",
         ),
         "api_key": ModelArgument(
-            (str, type(None)), None, "The key; better in the environment of the server, as OPENAI_API_KEY."
+            (str, type(None)),
+            None,
+            "The key; better in the environment of the server, as OPENAI_API_KEY.",
+            names="elsewhere",
         ),
         "azure_openai": ModelArgument(
             bool, False, "Azure's interface: AZURE_OPENAI_API_KEY, AZURE_OPENAI_API_BASE, AZURE_OPENAI_API_VERSION."
         ),
         "httpx_trust_env": ModelArgument(bool, True, "Go through the proxies that the environment names."),
-        "extra_headers": ModelArgument((dict, type(None)), None, "Further headers of every request."),
+        "extra_headers": ModelArgument(
+            (dict, type(None)), None, "Further headers of every request.", names="elsewhere"
+        ),
     }  # fmt: skip
 
 
