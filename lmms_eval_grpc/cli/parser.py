@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmms_eval_grpc import __version__
-from lmms_eval_grpc.cli import arguments, flags_eval, flags_runs, flags_submit
+from lmms_eval_grpc.cli import arguments, flags_eval, flags_runs, flags_submit, flags_token
 from lmms_eval_grpc.cli.exit_codes import ExitCode, describe_exit_codes
 from lmms_eval_grpc.cli.flags_evaluation import spell
 
@@ -20,6 +20,9 @@ TASK_KINDS = ("task", "group", "tag")
 SHELLS = ("bash", "zsh", "fish")
 NAMES = ("jobs", "models", "tasks")
 """What the server can name for completion."""
+
+_SWITCHES = ("--json", "--plain", "--plaintext-token", "--plaintext_token")
+"""Flags of every command that take no value."""
 
 DESCRIPTION = "Evaluation of large multimodal models as a service: submit checkpoints, watch the scores come back."
 
@@ -121,9 +124,9 @@ def _command_place(argv: Sequence[str]) -> int:
     place = 0
     while place < len(argv):
         word = argv[place]
-        if word in ("--address", "-a"):
+        if word in ("--address", "-a", "--token-file", "--token_file"):
             place += 2
-        elif word in ("--json", "--plain") or word.startswith("--address="):
+        elif word in _SWITCHES or word.startswith(("--address=", "--token-file=", "--token_file=")):
             place += 1
         else:
             break
@@ -144,6 +147,19 @@ def _add_common(parser: argparse.ArgumentParser, *, top: bool) -> None:
         metavar="HOST:PORT",
         default=default(os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
         help=f"the server; also in {ADDRESS_VARIABLE} (default: {DEFAULT_ADDRESS})",
+    )
+    group.add_argument(
+        *spell("token_file"),
+        metavar="FILE",
+        default=default(None),
+        help="file that holds the token to show the server; also in LMMS_EVAL_GRPC_TOKEN_FILE, or the token itself in"
+        " LMMS_EVAL_GRPC_TOKEN",
+    )
+    group.add_argument(
+        *spell("plaintext_token"),
+        action="store_true",
+        default=default(None),
+        help="send the token also without encryption over a network",
     )
     group.add_argument("--json", action="store_true", default=default(False), help="print JSON, for programs")
     group.add_argument(
@@ -209,6 +225,9 @@ def _declare_jobs(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="only jobs with this label; may be repeated, all must match",
     )
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--owner", default="", metavar="NAME", help="only jobs that NAME submitted")
+    whose.add_argument("--mine", action="store_true", help="only jobs that you submitted")
     parser.add_argument(
         *spell("limit_count", short="n"),
         type=arguments.parse_count,
@@ -356,6 +375,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "tasks": ("List the tasks, groups and tags that can be evaluated.", _declare_tasks),
     "models": ("List the model backends, and what to install for those that are not available.", _declare_local),
     "info": ("Describe the server: versions, devices, limits.", _declare_nothing),
+    "token": ("Say who may call a server, and what they may do.", flags_token.add_flags),
     "completion": ("Print the script that completes this command line in a shell.", _declare_completion),
     "version": ("Print the versions installed here; asks no server.", _declare_nothing),
 }

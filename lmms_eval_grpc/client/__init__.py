@@ -14,6 +14,7 @@ from lmms_eval_grpc.client.errors import (
     JobFailed,
     JobNotFound,
     JobNotQueued,
+    PermissionDenied,
     QueueFull,
     QueuePaused,
     RequestConflict,
@@ -21,6 +22,7 @@ from lmms_eval_grpc.client.errors import (
     SequenceOutOfRange,
     ServerUnavailable,
     TooManyWatches,
+    Unauthenticated,
     Violation,
 )
 from lmms_eval_grpc.client.requests import EvaluationOptions
@@ -37,6 +39,7 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobNotQueued",
+    "PermissionDenied",
     "QueueFull",
     "QueuePaused",
     "RequestConflict",
@@ -45,6 +48,7 @@ __all__ = [
     "SequenceOutOfRange",
     "ServerUnavailable",
     "TooManyWatches",
+    "Unauthenticated",
     "Violation",
     "parse_arg_string",
 ]

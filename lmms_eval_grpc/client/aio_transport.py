@@ -111,7 +111,11 @@ class AioTransport:
             EvalServiceError: the call failed.
         """
         try:
-            return await method(self.connected().calls)(request, timeout=timeout or self._settings.call_timeout)
+            return await method(self.connected().calls)(
+                request,
+                timeout=timeout or self._settings.call_timeout,
+                metadata=self._settings.credentials.metadata(),
+            )
         except grpc.RpcError as error:
             raise_typed(error, address=self._settings.address.target)
         except asyncio.CancelledError as cancelled:
@@ -166,7 +170,8 @@ class AioTransport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
-            call = method(self.connected().watches)(state.request(), timeout=waiting.time_left())
+            metadata = self._settings.credentials.metadata()
+            call = method(self.connected().watches)(state.request(), timeout=waiting.time_left(), metadata=metadata)
             self._streams.add(call)
             error = None
             try:
@@ -178,7 +183,7 @@ class AioTransport:
                         return
                 state.finish()
             except grpc.RpcError as failed:
-                error = failed
+                error = None if self._settings.credentials.were_renewed(failed, metadata) else failed
             finally:
                 self._streams.discard(call)
                 call.cancel()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Protocol
 
 from lmms_eval_grpc.client import dictionaries, notebook
 from lmms_eval_grpc.client.address import Address, parse_address
+from lmms_eval_grpc.client.credentials import Credentials, find_credentials
 from lmms_eval_grpc.client.errors import JobFailed, ServerUnavailable
 from lmms_eval_grpc.client.streams import Reconnection
 from lmms_eval_grpc.v1 import job_pb2 as messages
@@ -43,6 +45,7 @@ class Settings:
     """Seconds."""
     reconnect_timeout: float | None
     """Seconds. None: no bound."""
+    credentials: Credentials
 
     @property
     def silence_limit(self) -> float:
@@ -64,6 +67,9 @@ class ClientBase:
         *,
         heartbeat_interval: float = 15.0,
         reconnect_timeout: float | None = 300.0,
+        token: str | None = None,
+        token_file: str | PathLike[str] | None = None,
+        plaintext_token: bool | None = None,
     ) -> None:
         """Checks the settings. Nothing is dialled before the first call.
 
@@ -75,6 +81,12 @@ class ClientBase:
                 three missed ones the client connects anew.
             reconnect_timeout: Seconds of trying to reconnect a stream after which ServerUnavailable is raised. None:
                 it never is.
+            token: What shows the server who calls, where it asks. It stays out of messages and of `repr`; a client that
+                is pickled takes it along.
+            token_file: File that holds the token, read at each call. Without token and token_file:
+                ``LMMS_EVAL_GRPC_TOKEN``, or the file that ``LMMS_EVAL_GRPC_TOKEN_FILE`` names.
+            plaintext_token: Send the token also where the connection is neither encrypted nor within this machine.
+                None: only if ``LMMS_EVAL_GRPC_PLAINTEXT_TOKEN`` is 1.
 
         Raises:
             ValueError: an argument is not as described.
@@ -88,17 +100,21 @@ class ClientBase:
         self.base_url = base_url
         self.timeout = timeout
         call_timeout = _DEFAULT_TIMEOUT if timeout is None else timeout
+        address = parse_address(base_url)
         self._settings = Settings(
-            parse_address(base_url),
+            address,
             None if math.isinf(call_timeout) else call_timeout,
             heartbeat_interval,
             reconnect_timeout,
+            find_credentials(address, token, token_file, plaintext_token),
         )
+        self._given = {"token": token, "token_file": token_file, "plaintext_token": plaintext_token}
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {
             "heartbeat_interval": self._settings.heartbeat_interval,
             "reconnect_timeout": self._settings.reconnect_timeout,
+            **self._given,
         }
         return _rebuild, (type(self), self.base_url, self.timeout, keywords)
 

@@ -101,7 +101,11 @@ class Transport:
             EvalServiceError: the call failed.
         """
         try:
-            return method(self.connected().calls)(request, timeout=timeout or self._settings.call_timeout)
+            return method(self.connected().calls)(
+                request,
+                timeout=timeout or self._settings.call_timeout,
+                metadata=self._settings.credentials.metadata(),
+            )
         except grpc.RpcError as error:
             raise_typed(error, address=self._settings.address.target)
 
@@ -151,7 +155,8 @@ class Transport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
-            call = method(self.connected().watches)(state.request(), timeout=waiting.time_left())
+            metadata = self._settings.credentials.metadata()
+            call = method(self.connected().watches)(state.request(), timeout=waiting.time_left(), metadata=metadata)
             error = None
             try:
                 while (response := _next_message(call, silence_limit)) is not None:
@@ -161,7 +166,7 @@ class Transport:
                         return
                 state.finish()
             except grpc.RpcError as failed:
-                error = failed
+                error = None if self._settings.credentials.were_renewed(failed, metadata) else failed
             finally:
                 call.cancel()
             if state.ended:

@@ -62,6 +62,7 @@ def gather_facts(args: ServerArgs) -> ServerFacts:
         max_labels=MAX_LABELS,
         max_finished_jobs=args.max_completed_jobs,
         executor=args.executor,
+        authentication=("token",) if args.access_file is not None else (),
     )
 
 

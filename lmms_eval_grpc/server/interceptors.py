@@ -9,15 +9,14 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable, TooManyWatches, Violation
+from lmms_eval_grpc.jobs.errors import ServiceError, StoreUnavailable, TooManyWatches
 from lmms_eval_grpc.server.errors import internal_status, status_of
 
 logger = logging.getLogger(__name__)
@@ -36,9 +35,13 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OWN_SERVICE = "/lmms_eval_grpc."
 
 
-def build_interceptors(max_watches: int, max_watches_per_client: int) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors in their order."""
-    return [MaskErrors(), LogCalls(), LimitStreams(StreamLimits(max_watches, max_watches_per_client))]
+def build_interceptors(
+    max_watches: int, max_watches_per_client: int, guards: Sequence[grpc.aio.ServerInterceptor]
+) -> list[grpc.aio.ServerInterceptor]:
+    """The interceptors in their order. ``guards`` decide who may call; those that they refuse are logged, but hold
+    nothing."""
+    limits = StreamLimits(max_watches, max_watches_per_client)
+    return [MaskErrors(), LogCalls(), *guards, LimitStreams(limits)]
 
 
 class Around(grpc.aio.ServerInterceptor):
@@ -81,32 +84,11 @@ def _arity(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-@dataclass(frozen=True, slots=True)
-class Undecodable:
-    """Stands for a request whose bytes are not a message of its type."""
-
-    reason: str
-
-
 class MaskErrors(Around):
     """Turns whatever a handler raises into a status. Of a bug the client learns an id, the log everything."""
 
-    def decoder(self, decode: Decoder | None) -> Decoder | None:
-        if decode is None:
-            return None
-
-        def decode_or_tell(data: bytes) -> Any:
-            try:
-                return decode(data)
-            except Exception as error:
-                return Undecodable(str(error))
-
-        return decode_or_tell
-
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
         try:
-            if isinstance(request, Undecodable):
-                raise InvalidRequest([Violation("", f"the request is not a message of its type: {request.reason}")])
             return await behaviour(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
