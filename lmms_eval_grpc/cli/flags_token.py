@@ -16,13 +16,7 @@ FILE_VARIABLE = "LMMS_EVAL_GRPC_ACCESS_FILE"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What can be done, and with which file."""
     variable = os.environ.get(FILE_VARIABLE)
-    parser.add_argument(
-        *spell("access_file"),
-        type=Path,
-        metavar="FILE",
-        default=Path(variable) if variable else None,
-        help=f"the server's access_file; also in {FILE_VARIABLE}. Asks no server",
-    )
+    _add_file(parser, default=Path(variable) if variable else None)
     actions = parser.add_subparsers(dest="action", metavar="action", title="actions", required=True)
     summary = "Make a token and print it, this once; only its hash is kept."
     create = actions.add_parser("create", help=summary, description=summary)
@@ -41,7 +35,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     create.add_argument("--certificate", action="store_true", help="no token: NAME is the name in a client certificate")
     summary = "Show who has access, with which role and until when."
-    actions.add_parser("list", help=summary, description=summary)
+    shown = actions.add_parser("list", help=summary, description=summary)
     summary = "Take access away; a server that runs heeds it at once."
     revoke = actions.add_parser("revoke", help=summary, description=summary)
     revoke.add_argument("name", metavar="NAME", help="all that NAME has, or the one token with this id")
+    for action in (create, shown, revoke):
+        # What may stand before the action may stand after it; the default there must not overwrite what was given here.
+        _add_file(action, default=argparse.SUPPRESS)
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON, for programs")
+
+
+def _add_file(parser: argparse.ArgumentParser, *, default: Path | str | None) -> None:
+    parser.add_argument(
+        *spell("access_file"),
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help=f"the server's access_file; also in {FILE_VARIABLE}. Asks no server",
+    )
