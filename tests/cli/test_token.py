@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from tests.cli.conftest import NewRig, Rig, environment, run_command
+from tests.cli.conftest import NewRig, Rig, Terminal, command, environment, run_command, run_on_terminal
 
 
 @pytest.fixture
@@ -160,3 +160,23 @@ def test_a_token_does_not_travel_in_the_clear_over_a_network(file: Path) -> None
     assert done.returncode == ExitCode.USAGE
     assert "in the clear" in done.stderr
     assert "grpcs://192.0.2.1:50051" in done.stderr
+
+
+def test_top_shows_its_token_and_ends_with_the_reason_when_it_is_revoked(
+    guarded: Rig, file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("textual")
+    token = make(file, "alice", "submit")
+    held = tmp_path / "token"
+    held.write_text(token)
+    job_id = guarded.run(*guarded.submit_words(), LMMS_EVAL_GRPC_TOKEN=token).stdout.strip()
+
+    def revoke(terminal: Terminal) -> None:
+        terminal.wait_for(job_id)
+        assert run_command("token", "--access-file", str(file), "revoke", "alice").returncode == 0
+
+    words = command("top", "--token-file", str(held))
+    status, shown = run_on_terminal(words, guarded.environment(), revoke)
+    assert status == ExitCode.SERVER_ERROR
+    assert "revoked" in shown
+    assert "Traceback" not in shown

@@ -97,7 +97,7 @@ def parse_line(text: str) -> Entry:
     """Reads what :meth:`Entry.to_line` writes. Raises BadEntry; its message never has a hash in it."""
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadEntry("is not a JSON object, as lmms-eval-grpc token create writes them") from None
     if not isinstance(line, dict) or not all(isinstance(value, str) for value in line.values()):
         raise BadEntry("is not a JSON object of texts; write it anew with lmms-eval-grpc token create")
