@@ -16,11 +16,11 @@ def connect(args: argparse.Namespace, timeout: float | None = None) -> EvalClien
         UsageError: the address is none, or the token cannot be used.
     """
     try:
-        return EvalClient(args.address, timeout, **credentials(args))
+        return EvalClient(args.address, timeout, **token_options(args))
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def credentials(args: argparse.Namespace) -> dict[str, Any]:
+def token_options(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of a client that show who calls."""
     return {"token_file": args.token_file, "plaintext_token": args.plaintext_token}

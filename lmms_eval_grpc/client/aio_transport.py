@@ -114,7 +114,7 @@ class AioTransport:
             return await method(self.connected().calls)(
                 request,
                 timeout=timeout or self._settings.call_timeout,
-                metadata=self._settings.credentials.metadata(),
+                metadata=self._settings.token.metadata(),
             )
         except grpc.RpcError as error:
             raise_typed(error, address=self._settings.address.target)
@@ -170,7 +170,7 @@ class AioTransport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
-            metadata = self._settings.credentials.metadata()
+            metadata = self._settings.token.metadata()
             call = method(self.connected().watches)(state.request(), timeout=waiting.time_left(), metadata=metadata)
             self._streams.add(call)
             error = None
@@ -183,7 +183,7 @@ class AioTransport:
                         return
                 state.finish()
             except grpc.RpcError as failed:
-                error = None if self._settings.credentials.were_renewed(failed, metadata) else failed
+                error = None if self._settings.token.was_renewed(failed, metadata) else failed
             finally:
                 self._streams.discard(call)
                 call.cancel()

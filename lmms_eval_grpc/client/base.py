@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from lmms_eval_grpc.client import dictionaries, notebook
 from lmms_eval_grpc.client.address import Address, parse_address
-from lmms_eval_grpc.client.credentials import Credentials, find_credentials
 from lmms_eval_grpc.client.errors import JobFailed, ServerUnavailable
 from lmms_eval_grpc.client.streams import Reconnection
+from lmms_eval_grpc.client.token import Token, find_token
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 READY_POLL = 0.2
@@ -45,7 +45,7 @@ class Settings:
     """Seconds."""
     reconnect_timeout: float | None
     """Seconds. None: no bound."""
-    credentials: Credentials
+    token: Token
 
     @property
     def silence_limit(self) -> float:
@@ -106,7 +106,7 @@ class ClientBase:
             None if math.isinf(call_timeout) else call_timeout,
             heartbeat_interval,
             reconnect_timeout,
-            find_credentials(address, token, token_file, plaintext_token),
+            find_token(address, token, token_file, plaintext_token),
         )
         self._given = {"token": token, "token_file": token_file, "plaintext_token": plaintext_token}
 

@@ -104,7 +104,7 @@ class Transport:
             return method(self.connected().calls)(
                 request,
                 timeout=timeout or self._settings.call_timeout,
-                metadata=self._settings.credentials.metadata(),
+                metadata=self._settings.token.metadata(),
             )
         except grpc.RpcError as error:
             raise_typed(error, address=self._settings.address.target)
@@ -155,7 +155,7 @@ class Transport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
-            metadata = self._settings.credentials.metadata()
+            metadata = self._settings.token.metadata()
             call = method(self.connected().watches)(state.request(), timeout=waiting.time_left(), metadata=metadata)
             error = None
             try:
@@ -166,7 +166,7 @@ class Transport:
                         return
                 state.finish()
             except grpc.RpcError as failed:
-                error = None if self._settings.credentials.were_renewed(failed, metadata) else failed
+                error = None if self._settings.token.was_renewed(failed, metadata) else failed
             finally:
                 call.cancel()
             if state.ended:

@@ -12,7 +12,7 @@ import pytest
 
 from lmms_eval_grpc.client import AsyncEvalClient, EvalClient, PermissionDenied, Unauthenticated
 from lmms_eval_grpc.client.address import parse_address
-from lmms_eval_grpc.client.credentials import Credentials, find_credentials
+from lmms_eval_grpc.client.token import Token, find_token
 from lmms_eval_grpc.v1 import job_pb2
 from tests.client.scripted_server import Break, ScriptedServer, Servicer, details, state_change
 
@@ -21,7 +21,7 @@ BEARER = f"Bearer {TOKEN}"
 
 
 @pytest.fixture(autouse=True)
-def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOKEN", "TOKEN_FILE", "PLAINTEXT_TOKEN"):
         monkeypatch.delenv(f"LMMS_EVAL_GRPC_{name}", raising=False)
 
@@ -112,12 +112,12 @@ def test_a_copy_that_travels_takes_its_credentials_along(server: ScriptedServer,
             copy.list_models()
     assert server.servicer.authorizations == [BEARER, BEARER, ""]
     far = EvalClient("eval-server:50051", token=TOKEN, plaintext_token=True)
-    assert pickle.loads(pickle.dumps(far))._settings.credentials.token == TOKEN
+    assert pickle.loads(pickle.dumps(far))._settings.token.text == TOKEN
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "[::1]:1", "unix:/run/eval.sock", "grpcs://far:1"])
 def test_a_token_travels_where_nobody_listens(address: str) -> None:
-    assert find_credentials(parse_address(address), TOKEN, None, None, {}) == Credentials(TOKEN)
+    assert find_token(parse_address(address), TOKEN, None, None, {}) == Token(TOKEN)
 
 
 @pytest.mark.parametrize("address", ["far:1", "10.0.0.7:1", "http://far:1", "0.0.0.0:1"])
@@ -133,12 +133,12 @@ def test_a_token_does_not_travel_in_the_clear_unless_it_is_said_in_words(address
     )
     for (token, token_file, plaintext_token), environ in cases:
         with pytest.raises(ValueError, match=r"in the clear.*grpcs://.*plaintext_token=True") as raised:
-            find_credentials(far, token, token_file, plaintext_token, environ)
+            find_token(far, token, token_file, plaintext_token, environ)
         assert TOKEN not in str(raised.value)
-    assert find_credentials(far, TOKEN, None, True, {}) == Credentials(TOKEN)
+    assert find_token(far, TOKEN, None, True, {}) == Token(TOKEN)
     allowed = {"LMMS_EVAL_GRPC_PLAINTEXT_TOKEN": "1"}
-    assert find_credentials(far, TOKEN, None, None, allowed) == Credentials(TOKEN)
-    assert find_credentials(far, None, None, None, {}) == Credentials()
+    assert find_token(far, TOKEN, None, None, allowed) == Token(TOKEN)
+    assert find_token(far, None, None, None, {}) == Token()
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class Token:
     """A token, or the file that holds one, or neither."""
 
-    token: str | None = field(default=None, repr=False)
+    text: str | None = field(default=None, repr=False)
     file: Path | None = None
 
     def metadata(self) -> Metadata:
@@ -32,8 +32,8 @@ class Credentials:
         Raises:
             Unauthenticated: the file cannot be read any more, or holds no token.
         """
-        if self.token is not None:
-            return _metadata(self.token)
+        if self.text is not None:
+            return _metadata(self.text)
         if self.file is None:
             return ()
         try:
@@ -41,20 +41,20 @@ class Credentials:
         except ValueError as error:
             raise Unauthenticated(str(error)) from error
 
-    def were_renewed(self, error: grpc.RpcError, sent: Metadata) -> bool:
+    def was_renewed(self, error: grpc.RpcError, sent: Metadata) -> bool:
         """Whether a call that carried ``sent`` was refused for it, and there is another token in the file by now."""
         refused = status_of(error)[0] is grpc.StatusCode.UNAUTHENTICATED
         return refused and self.metadata() != sent
 
 
-def find_credentials(
+def find_token(
     address: Address,
     token: str | None,
     token_file: str | os.PathLike[str] | None,
     plaintext_token: bool | None,
     environ: Mapping[str, str] | None = None,
-) -> Credentials:
-    """The credentials that arguments, and in their absence the environment, tell. An empty variable is none.
+) -> Token:
+    """The token that arguments, and in their absence the environment, tell. An empty variable is none.
 
     Raises:
         ValueError: the token cannot be one, its file cannot be read, or it would travel in the clear.
@@ -66,11 +66,11 @@ def find_credentials(
         token = environ.get(TOKEN_VARIABLE) or None
         token_file = None if token is not None else environ.get(FILE_VARIABLE) or None
     if token is None and token_file is None:
-        return Credentials()
+        return Token()
     if token is not None:
-        found = Credentials(token=_checked(token, "token"))
+        found = Token(text=_checked(token, "token"))
     else:
-        found = Credentials(file=Path(token_file or "").expanduser().absolute())
+        found = Token(file=Path(token_file or "").expanduser().absolute())
         _read(found.file or Path())
     allowed = environ.get(PLAINTEXT_VARIABLE) == "1" if plaintext_token is None else plaintext_token
     if not (address.is_encrypted or address.is_local or allowed):
