@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmms_eval_grpc.client import (
         AsyncEvalClient,
+        Credentials,
         EvalClient,
         EvalServiceError,
         InvalidRequest,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncEvalClient",
+    "Credentials",
     "EvalClient",
     "EvalServiceError",
     "InvalidRequest",

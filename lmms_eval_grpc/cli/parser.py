@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmms_eval_grpc import __version__
-from lmms_eval_grpc.cli import arguments, flags_eval, flags_runs, flags_submit, flags_token
+from lmms_eval_grpc.cli import arguments, flags_certs, flags_eval, flags_runs, flags_submit, flags_token
 from lmms_eval_grpc.cli.exit_codes import ExitCode, describe_exit_codes
 from lmms_eval_grpc.cli.flags_evaluation import spell
 
 ADDRESS_VARIABLE = "LMMS_EVAL_GRPC_ADDRESS"
 DEFAULT_ADDRESS = "localhost:50051"
+TLS_FLAGS = {
+    "ca": ("FILE", "PEM file with the authorities that may have signed the server's certificate"),
+    "cert": ("FILE", "PEM file with your certificate, for a server that asks for one"),
+    "key": ("FILE", "PEM file with the private key of --cert"),
+    "server_name": ("NAME", "the name that the server's certificate must be for (default: the host of the address)"),
+}
+"""Metavar and help. Each can stand in ``LMMS_EVAL_GRPC_`` and its name, too."""
 TASK_KINDS = ("task", "group", "tag")
 
 SHELLS = ("bash", "zsh", "fish")
@@ -83,7 +90,7 @@ class Parser(argparse.ArgumentParser):
             if not isinstance(value, _Wrong):
                 super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            if action.dest == "command":  # what its arguments are depends on it
+            if isinstance(action, argparse._SubParsersAction):  # what its arguments are depends on it
                 raise
             self._faults.append(str(error))
 
@@ -124,9 +131,9 @@ def _command_place(argv: Sequence[str]) -> int:
     place = 0
     while place < len(argv):
         word = argv[place]
-        if word in ("--address", "-a", "--token-file", "--token_file"):
+        if word in ("-a", *_CONNECTION_FLAGS):
             place += 2
-        elif word in _SWITCHES or word.startswith(("--address=", "--token-file=", "--token_file=")):
+        elif word in _SWITCHES or word.partition("=")[0] in _CONNECTION_FLAGS:
             place += 1
         else:
             break
@@ -148,6 +155,13 @@ def _add_common(parser: argparse.ArgumentParser, *, top: bool) -> None:
         default=default(os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
         help=f"the server; also in {ADDRESS_VARIABLE} (default: {DEFAULT_ADDRESS})",
     )
+    for name, (metavar, text) in TLS_FLAGS.items():
+        group.add_argument(
+            *spell(name),
+            metavar=metavar,
+            default=default(None),
+            help=f"{text}; also in LMMS_EVAL_GRPC_{name.upper()}",
+        )
     group.add_argument(
         *spell("token_file"),
         metavar="FILE",
@@ -351,6 +365,7 @@ def _declare_nothing(parser: argparse.ArgumentParser) -> None:
     """For commands without arguments of their own."""
 
 
+_CONNECTION_FLAGS = ("--address", *(spelling for name in (*TLS_FLAGS, "token_file") for spelling in spell(name)))
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("Run the server.", _declare_serve),
     "eval": ("Evaluate here, without a server, by lmms-eval's flags.", flags_eval.add_flags),
@@ -376,6 +391,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "models": ("List the model backends, and what to install for those that are not available.", _declare_local),
     "info": ("Describe the server: versions, devices, limits.", _declare_nothing),
     "token": ("Say who may call a server, and what they may do.", flags_token.add_flags),
+    "certs": ("Make certificates for TLS, for development and small teams.", flags_certs.add_flags),
     "completion": ("Print the script that completes this command line in a shell.", _declare_completion),
     "version": ("Print the versions installed here; asks no server.", _declare_nothing),
 }

@@ -46,10 +46,10 @@ class Top(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Leave")]
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, address: str, **token: Any) -> None:
-        """Checks the address and the token, as the client has them."""
+    def __init__(self, address: str, **credentials: Any) -> None:
+        """Checks the address and the credentials, as the client has them."""
         super().__init__()
-        self._client = AsyncEvalClient(address, reconnect_timeout=None, **token)
+        self._client = AsyncEvalClient(address, reconnect_timeout=None, **credentials)
         self.board = Board(self._client, self._note_change)
         self.failure: EvalServiceError | None = None
         """Why there is nothing to see any more; None while all is well, or the user has left."""

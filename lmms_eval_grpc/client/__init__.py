@@ -8,6 +8,7 @@ grpc, protobuf and the generated messages, never torch or transformers, so that 
 
 from lmms_eval_grpc.client.aio import AsyncEvalClient
 from lmms_eval_grpc.client.arguments import parse_arg_string
+from lmms_eval_grpc.client.credentials import Credentials
 from lmms_eval_grpc.client.errors import (
     EvalServiceError,
     InvalidRequest,
@@ -32,6 +33,7 @@ from lmms_eval_grpc.client.sync import EvalClient
 __all__ = [
     "AsyncEvalClient",
     "AsyncSampleReader",
+    "Credentials",
     "EvalClient",
     "EvalServiceError",
     "EvaluationOptions",

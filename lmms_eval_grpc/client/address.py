@@ -22,10 +22,17 @@ class Address:
     is_encrypted: bool = False
     """Whether TLS is spoken, with a server whose certificate is checked."""
 
+    def __str__(self) -> str:
+        return f"grpcs://{self.target}" if self.is_encrypted else self.target
 
-def parse_address(text: str) -> Address:
+
+def parse_address(text: str, *, encrypt: bool = False) -> Address:
     """Reads ``host:port``, ``http://host:port``, ``grpc://host:port``, ``unix:/path``, or for TLS ``grpcs://host:port``
     or ``https://host:port``.
+
+    Args:
+        text: the address.
+        encrypt: whether ``host:port``, which leaves that open, means TLS.
 
     Raises:
         ValueError: it is none of these.
@@ -51,7 +58,7 @@ def parse_address(text: str) -> Address:
         missing = "host" if not host else "port"
         raise ValueError(f"address {text!r} has no {missing}; use {_FORMS} (the server's default port is 50051)")
     name = f"[{host}]" if ":" in host else host
-    return Address(f"{name}:{port}", _is_loopback(host), bool(separator) and _SCHEMES[scheme.lower()])
+    return Address(f"{name}:{port}", _is_loopback(host), _SCHEMES[scheme.lower()] if separator else encrypt)
 
 
 def _is_loopback(host: str) -> bool:

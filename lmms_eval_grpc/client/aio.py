@@ -14,6 +14,7 @@ from lmms_eval_grpc.client import dictionaries, requests
 from lmms_eval_grpc.client.admin import AsyncAdminMethods
 from lmms_eval_grpc.client.aio_transport import AioTransport
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
+from lmms_eval_grpc.client.credentials import Credentials
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
 from lmms_eval_grpc.client.narration import make_narrator
 from lmms_eval_grpc.client.requests import CheckpointType, EvaluationOptions, State
@@ -77,6 +78,7 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
         *,
         heartbeat_interval: float = 15.0,
         reconnect_timeout: float | None = 300.0,
+        credentials: Credentials | None = None,
         token: str | None = None,
         token_file: str | PathLike[str] | None = None,
         plaintext_token: bool | None = None,
@@ -86,6 +88,7 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
             timeout,
             heartbeat_interval=heartbeat_interval,
             reconnect_timeout=reconnect_timeout,
+            credentials=credentials,
             token=token,
             token_file=token_file,
             plaintext_token=plaintext_token,
@@ -123,12 +126,13 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
         cause = None
         while (left := deadline - time.monotonic()) > 0:
             try:
-                if await self._transport.health_status(timeout=left, wait_for_ready=True) == dictionaries.SERVING:
+                if await self._transport.health_status(timeout=left) == dictionaries.SERVING:
                     return
             except ServerUnavailable as error:
-                cause = error
+                # The last attempt may only have run out of time; what an earlier one met says more.
+                cause = error if cause is None or error.code == "UNAVAILABLE" else cause
             await self._transport.sleep(min(READY_POLL, left))
-        raise not_ready(self._settings.address, timeout) from cause
+        raise not_ready(self._settings.address, timeout, cause) from cause
 
     # What the server can evaluate
 

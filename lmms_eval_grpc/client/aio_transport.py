@@ -12,7 +12,6 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from lmms_eval_grpc.client.address import Address
 from lmms_eval_grpc.client.base import PagedRequest, PagedResponse, Settings
 from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, open_aio_channel
 from lmms_eval_grpc.client.errors import raise_typed
@@ -32,10 +31,10 @@ _PagedResponseT = TypeVar("_PagedResponseT", bound=PagedResponse)
 class AioConnection:
     """Two channels: long streams must not starve calls."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
-        self._channels = [open_aio_channel(address) for _ in range(2)]
+        self._channels = [open_aio_channel(settings.address, settings.credentials) for _ in range(2)]
         for_calls, for_watches = self._channels
         self.calls = cast("_Stub", Stub(for_calls))
         self.watches = cast("_Stub", Stub(for_watches))
@@ -69,7 +68,7 @@ class AioTransport:
         if self._closed.is_set():
             self._refuse()
         if self._connection is None:
-            self._connection = AioConnection(self._settings.address)
+            self._connection = AioConnection(self._settings)
         elif self._connection.pid != os.getpid():
             raise RuntimeError(
                 "this AsyncEvalClient was used before the process forked, which grpc.aio does not survive;"
@@ -117,16 +116,15 @@ class AioTransport:
                 metadata=self._settings.token.metadata(),
             )
         except grpc.RpcError as error:
-            raise_typed(error, address=self._settings.address.target)
+            raise_typed(error, address=str(self._settings.address))
         except asyncio.CancelledError as cancelled:
             self._reraise(cancelled)
 
-    async def health_status(self, timeout: float | None = None, wait_for_ready: bool = False) -> int:
+    async def health_status(self, timeout: float | None = None) -> int:
         """The service's `HealthCheckResponse.ServingStatus`.
 
         Args:
             timeout: Seconds. None: the settings' own.
-            wait_for_ready: Wait for a connection instead of failing at once when there is none.
 
         Raises:
             EvalServiceError: the call failed.
@@ -134,9 +132,9 @@ class AioTransport:
         timeout = timeout or self._settings.call_timeout
         request = StringValue(value=SERVICE)
         try:
-            answer = await self.connected().health(request, timeout=timeout, wait_for_ready=wait_for_ready)
+            answer = await self.connected().health(request, timeout=timeout)
         except grpc.RpcError as error:
-            raise_typed(error, address=self._settings.address.target)
+            raise_typed(error, address=str(self._settings.address))
         except asyncio.CancelledError as cancelled:
             self._reraise(cancelled)
         return answer.value

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from lmms_eval_grpc.client import dictionaries, notebook
 from lmms_eval_grpc.client.address import Address, parse_address
+from lmms_eval_grpc.client.credentials import Credentials
 from lmms_eval_grpc.client.errors import JobFailed, ServerUnavailable
 from lmms_eval_grpc.client.streams import Reconnection
 from lmms_eval_grpc.client.token import Token, find_token
@@ -39,6 +40,7 @@ class Settings:
     """A client's settings, checked."""
 
     address: Address
+    credentials: Credentials
     call_timeout: float | None
     """Seconds that a unary call may take. None: no bound."""
     heartbeat_interval: float
@@ -54,7 +56,7 @@ class Settings:
 
     def reconnection(self, what: str, timeout: float | None = None) -> Reconnection:
         """When `what` ("watching job …") is tried again after a break."""
-        return Reconnection(what, address=self.address.target, give_up_after=self.reconnect_timeout, timeout=timeout)
+        return Reconnection(what, address=str(self.address), give_up_after=self.reconnect_timeout, timeout=timeout)
 
 
 class ClientBase:
@@ -67,6 +69,7 @@ class ClientBase:
         *,
         heartbeat_interval: float = 15.0,
         reconnect_timeout: float | None = 300.0,
+        credentials: Credentials | None = None,
         token: str | None = None,
         token_file: str | PathLike[str] | None = None,
         plaintext_token: bool | None = None,
@@ -75,12 +78,14 @@ class ClientBase:
 
         Args:
             base_url: The server: host:port, http://host:port, grpc://host:port or unix:/path/to/socket, in the clear;
-                grpcs://host:port or https://host:port with TLS.
+                grpcs://host:port or https://host:port with TLS; host:port too when the credentials are for TLS.
             timeout: Seconds that one call may take, its retries included. None: 30. Streams have no such bound.
             heartbeat_interval: Seconds of silence after which the server shows that a watch is alive, 1 to 300. After
                 three missed ones the client connects anew.
             reconnect_timeout: Seconds of trying to reconnect a stream after which ServerUnavailable is raised. None:
                 it never is.
+            credentials: What to trust and to show with TLS. None: what LMMS_EVAL_GRPC_CA, _CERT, _KEY and _SERVER_NAME
+                in the environment say.
             token: What shows the server who calls, where it asks. It stays out of messages and of `repr`; a client that
                 is pickled takes it along.
             token_file: File that holds the token, read at each call. Without token and token_file:
@@ -100,15 +105,21 @@ class ClientBase:
         self.base_url = base_url
         self.timeout = timeout
         call_timeout = _DEFAULT_TIMEOUT if timeout is None else timeout
-        address = parse_address(base_url)
+        self._given = {
+            "credentials": credentials,
+            "token": token,
+            "token_file": token_file,
+            "plaintext_token": plaintext_token,
+        }
+        address, used = _dial_by(base_url, credentials)
         self._settings = Settings(
             address,
+            used,
             None if math.isinf(call_timeout) else call_timeout,
             heartbeat_interval,
             reconnect_timeout,
             find_token(address, token, token_file, plaintext_token),
         )
-        self._given = {"token": token, "token_file": token_file, "plaintext_token": plaintext_token}
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {
@@ -122,6 +133,20 @@ class ClientBase:
         return f"{type(self).__name__}({self.base_url!r})"
 
 
+def _dial_by(base_url: str, given: Credentials | None) -> tuple[Address, Credentials]:
+    """Where to dial, and with what."""
+    credentials = Credentials.from_environment() if given is None else given
+    address = parse_address(base_url, encrypt=credentials.asks_for_tls)
+    if address.is_encrypted:
+        credentials.check()
+    elif given is not None and given.asks_for_tls:
+        raise ValueError(
+            f"address {base_url!r}: is in the clear, where the credentials {given} have no use; leave them out, or use"
+            " grpcs://host:port"
+        )
+    return address, credentials
+
+
 def outcome(job: messages.Job) -> dict[str, Any]:
     """What waiting for a job that has ended comes to: its dictionary, or JobFailed."""
     told = dictionaries.job(job)
@@ -130,10 +155,11 @@ def outcome(job: messages.Job) -> dict[str, Any]:
     return told
 
 
-def not_ready(address: Address, timeout: float) -> ServerUnavailable:
-    """The error of a server that did not get ready in time."""
+def not_ready(address: Address, timeout: float, cause: ServerUnavailable | None) -> ServerUnavailable:
+    """The error of a server that did not get ready in time, with what was met when it was last asked."""
     return ServerUnavailable(
-        f"the server at {address.target} was not ready within {timeout:g} s; see that it runs and what its log says",
+        f"the server at {address} was not ready within {timeout:g} s; see that it runs and what its log says"
+        + (f" ({cause})" if cause is not None else ""),
         code="UNAVAILABLE",
     )
 

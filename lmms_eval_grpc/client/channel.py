@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from lmms_eval_grpc.client.address import Address
+from lmms_eval_grpc.client.credentials import Credentials
 
 SERVICE = "lmms_eval_grpc.v1.EvaluationService"
 ADMIN_SERVICE = "lmms_eval_grpc.v1.AdminService"
@@ -43,27 +44,23 @@ _RETRIED_METHODS = (
 )
 
 
-def open_channel(address: Address) -> grpc.Channel:
-    """A channel of the sync client.
-
-    With TLS the server's certificate must be signed by an authority that the system trusts, or by one in the file that
-    ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names.
-    """
-    options = channel_options(address)
+def open_channel(address: Address, credentials: Credentials) -> grpc.Channel:
+    """A channel of the sync client. Raises ValueError where a file of the credentials cannot be read."""
+    options = channel_options(address, credentials)
     if address.is_encrypted:
-        return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(), options)
+        return grpc.secure_channel(address.target, credentials.make(), options)
     return grpc.insecure_channel(address.target, options)
 
 
-def open_aio_channel(address: Address) -> grpc.aio.Channel:
+def open_aio_channel(address: Address, credentials: Credentials) -> grpc.aio.Channel:
     """A channel of the asyncio client, otherwise as `open_channel`."""
-    options = channel_options(address)
+    options = channel_options(address, credentials)
     if address.is_encrypted:
-        return grpc.aio.secure_channel(address.target, grpc.ssl_channel_credentials(), options)
+        return grpc.aio.secure_channel(address.target, credentials.make(), options)
     return grpc.aio.insecure_channel(address.target, options)
 
 
-def channel_options(address: Address) -> list[tuple[str, Any]]:
+def channel_options(address: Address, credentials: Credentials) -> list[tuple[str, Any]]:
     """Options of every channel that the clients open."""
     config = {
         "methodConfig": [
@@ -94,4 +91,6 @@ def channel_options(address: Address) -> list[tuple[str, Any]]:
     ]
     if address.is_local:
         options.append(("grpc.enable_http_proxy", 0))
+    if address.is_encrypted and credentials.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", credentials.server_name))
     return options

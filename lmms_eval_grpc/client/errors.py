@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from lmms_eval_grpc.client import hints
 from lmms_eval_grpc.client.status import StatusDetails, read_details
 
 
@@ -188,7 +189,8 @@ def _message(code: grpc.StatusCode, text: str, details: StatusDetails, address: 
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"the server at {address} did not answer in time ({text})"
     if code is grpc.StatusCode.UNAVAILABLE and not details.reason:
-        return f"the server at {address} cannot be reached ({text})"
+        hint = hints.explain(text, encrypted=address.startswith("grpcs://"))
+        return f"the server at {address} cannot be reached{f'; {hint}' if hint else ''} ({text})"
     if not text and details.violations:
         return "; ".join(f"{field}: {description}" for field, description in details.violations)
     return text or f"the server at {address} answered {code.name} without a message"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from lmms_eval_grpc.client.address import Address
 from lmms_eval_grpc.client.base import PagedRequest, PagedResponse, Settings
 from lmms_eval_grpc.client.channel import HEALTH_CHECK, SERVICE, open_channel
 from lmms_eval_grpc.client.errors import raise_typed
@@ -33,8 +32,8 @@ _PagedResponseT = TypeVar("_PagedResponseT", bound=PagedResponse)
 class Connection:
     """Two channels: long streams must not starve calls."""
 
-    def __init__(self, address: Address) -> None:
-        self._channels = [open_channel(address) for _ in range(2)]
+    def __init__(self, settings: Settings) -> None:
+        self._channels = [open_channel(settings.address, settings.credentials) for _ in range(2)]
         for_calls, for_watches = self._channels
         self.calls = _Stub(for_calls)
         self.watches = _Stub(for_watches)
@@ -72,7 +71,7 @@ class Transport:
             raise RuntimeError("this EvalClient is closed; make a new one")
         with self._lock:
             if self._connection is None:
-                self._connection = Connection(self._settings.address)
+                self._connection = Connection(self._settings)
             return self._connection
 
     def close(self) -> None:
@@ -107,23 +106,22 @@ class Transport:
                 metadata=self._settings.token.metadata(),
             )
         except grpc.RpcError as error:
-            raise_typed(error, address=self._settings.address.target)
+            raise_typed(error, address=str(self._settings.address))
 
-    def health_status(self, timeout: float | None = None, wait_for_ready: bool = False) -> int:
+    def health_status(self, timeout: float | None = None) -> int:
         """The service's `HealthCheckResponse.ServingStatus`.
 
         Args:
             timeout: Seconds. None: the settings' own.
-            wait_for_ready: Wait for a connection instead of failing at once when there is none.
 
         Raises:
             EvalServiceError: the call failed.
         """
         timeout = timeout or self._settings.call_timeout
         try:
-            answer = self.connected().health(StringValue(value=SERVICE), timeout=timeout, wait_for_ready=wait_for_ready)
+            answer = self.connected().health(StringValue(value=SERVICE), timeout=timeout)
         except grpc.RpcError as error:
-            raise_typed(error, address=self._settings.address.target)
+            raise_typed(error, address=str(self._settings.address))
         return answer.value
 
     def pages(

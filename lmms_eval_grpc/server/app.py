@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -48,6 +47,7 @@ from lmms_eval_grpc.server.state_dir import (
     mark_temporary,
 )
 from lmms_eval_grpc.server.tracking import check_own_trackers
+from lmms_eval_grpc.server.transport import Listener
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
@@ -58,7 +58,6 @@ logger = logging.getLogger(__name__)
 
 _LAST_CALLS = 1.0
 """Seconds that calls under way get at least, unless there is a hurry."""
-_LONGEST_SOCKET_PATH = 107
 _SERVICES = (health.READY, health.ADMIN, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -103,11 +102,15 @@ class EvaluationServer:
         self._journal: Journal
         self._scheduler: Scheduler
         self._draining: Draining
+        self._listener: Listener
         self._grpc: grpc.aio.Server
 
     @property
     def address(self) -> str:
-        """Where to reach the server: ``host:port``, or ``unix:`` and a path. Raises RuntimeError before the start."""
+        """Where to reach the server: ``host:port``, with TLS ``grpcs://host:port``, or ``unix:`` and a path.
+
+        Raises RuntimeError before the start.
+        """
         if self._address is None:
             raise RuntimeError("the server has no address before it is started")
         return self._address
@@ -123,9 +126,10 @@ class EvaluationServer:
         """Returns when the server takes calls: the store is open, what an earlier server left is recovered.
 
         Raises:
-            ConfigError: the address can be reached from other machines, and nobody said that it may; or a setting of
-                one executor was given to the other.
-            ServerStartError: the state folder, the store, a device, the cluster or the port cannot be had.
+            ConfigError: the address can be reached from other machines, and nobody said that it may; TLS is set by
+                halves; or a setting of one executor was given to the other.
+            ServerStartError: the state folder, the store, a device, the cluster, a certificate or the port cannot be
+                had.
         """
         self.args.check_exposure()
         self.args.check_executor()
@@ -146,6 +150,7 @@ class EvaluationServer:
         began = time.monotonic()
         _check_task_folders(self.args.include_path)
         check_own_trackers(self.args.track)
+        self._listener = Listener(self.args)
         self._state_dir = make_state_dir(self.args)
         lock = StateLock(self._state_dir)
         lock.acquire()
@@ -181,7 +186,7 @@ class EvaluationServer:
         self._add_services(store, tasks, models, facts)
         # A port that is taken is found before jobs are started; calls are answered only after the recovery.
         self._stack.push_async_callback(self._grpc.stop, 0)
-        self._address = self._bind()
+        self._address = self._listener.open(self._grpc, self._stack)
         self._stack.push_async_callback(self._scheduler.stop)
         await self._scheduler.start()
         await self._grpc.start()
@@ -323,39 +328,6 @@ class EvaluationServer:
             await self._grpc.stop(0)
         await ending
 
-    def _bind(self) -> str:
-        if self.args.unix_socket is not None:
-            return self._bind_socket(self.args.unix_socket.absolute())
-        host = self.args.host.strip("[]")
-        host = f"[{host}]" if ":" in host else host
-        wanted = f"{host}:{self.args.port}"
-        try:
-            port = self._grpc.add_insecure_port(wanted)
-        except RuntimeError as error:
-            raise ServerStartError(
-                f"cannot listen on {wanted}: it is taken by another program, or not an address of this machine;"
-                " choose another port or host (port 0 takes any free one)"
-            ) from error
-        return f"{host}:{port}"
-
-    def _bind_socket(self, path: Path) -> str:
-        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-            raise ServerStartError(
-                f"unix_socket: {path} is longer than {_LONGEST_SOCKET_PATH} bytes; choose a shorter one"
-            )
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if path.exists() and _answers(path):
-                raise ServerStartError(f"unix_socket: another program listens on {path}; choose another path")
-            self._grpc.add_insecure_port(f"unix:{path}")
-            path.chmod(0o600)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, ServerStartError):
-                raise
-            raise ServerStartError(f"unix_socket: cannot listen on {path}: {error}") from error
-        self._stack.callback(path.unlink, missing_ok=True)
-        return f"unix:{path}"
-
     def _write_address(self) -> None:
         path = self.args.address_file
         if path is None:
@@ -403,13 +375,3 @@ def _check_task_folders(folders: Sequence[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise ServerStartError(f"include_path: {folder} is not a folder; mend the path, or leave it out")
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import ipaddress
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmms_eval_grpc.server import exposure
 from lmms_eval_grpc.server.settings import ConfigError, Setting, describe_field
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -29,7 +29,7 @@ class ServerArgs:
 
     host: str = field(
         default="127.0.0.1",
-        metadata={"help": "Address to listen on. Others than loopback need allow_remote."},
+        metadata={"help": "Address to listen on. Others than loopback need TLS, and callers who prove who they are."},
     )
     port: int = field(
         default=50051,
@@ -39,11 +39,31 @@ class ServerArgs:
         default=None,
         metadata={"help": "Listen on this Unix socket instead of host and port."},
     )
-    allow_remote: bool = field(
+    tls_cert: Path | None = field(
+        default=None,
+        metadata={
+            "help": "PEM file with the server's certificate, its intermediates behind it: the server speaks TLS."
+            " Read again when it changes."
+        },
+    )
+    tls_key: Path | None = field(
+        default=None,
+        metadata={
+            "help": "PEM file with the private key of tls_cert, without a passphrase. Read again when it changes."
+        },
+    )
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata={
+            "help": "PEM file with the authorities whose certificates callers may show; one is then required of every"
+            " caller. Read again when it changes."
+        },
+    )
+    allow_insecure_remote: bool = field(
         default=False,
         metadata={
-            "help": "Allow a host that other machines can reach. There is neither encryption nor login: whoever reaches"
-            " it can run code."
+            "help": "Allow a host that other machines can reach without TLS, or without callers who prove who they are:"
+            " whoever reaches it can run code."
         },
     )
     access_file: Path | None = field(
@@ -245,13 +265,9 @@ class ServerArgs:
                 )
 
     def check_exposure(self) -> None:
-        """Raises :class:`ConfigError` when other machines could reach the server and nobody said that they may."""
-        if self.unix_socket is None and not self.allow_remote and not is_loopback(self.host):
-            raise ConfigError(
-                f"{self.sources.get('host', 'host')}: {self.host!r} can be reached from other machines, and this server"
-                " has neither encryption nor login: whoever reaches it can run code here. Use 127.0.0.1 (with an ssh"
-                " tunnel from elsewhere), or set allow_remote if the network is trusted"
-            )
+        """Raises :class:`ConfigError` when the server could be reached, or would be protected, in a way that nobody can
+        have meant; :mod:`lmms_eval_grpc.server.exposure` has the rules."""
+        exposure.check(self)
 
 
 @functools.cache
@@ -261,13 +277,3 @@ def settings() -> tuple[Setting, ...]:
     return tuple(
         describe_field(item, hints[item.name]) for item in dataclasses.fields(ServerArgs) if "help" in item.metadata
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -10,6 +10,7 @@ import uuid
 import lmms_eval_grpc
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.convert_catalog import ServerFacts
+from lmms_eval_grpc.server.exposure import list_proofs
 from lmms_eval_grpc.server.validate import MAX_LABELS
 
 SCORED_BY = (
@@ -62,7 +63,7 @@ def gather_facts(args: ServerArgs) -> ServerFacts:
         max_labels=MAX_LABELS,
         max_finished_jobs=args.max_completed_jobs,
         executor=args.executor,
-        authentication=("token",) if args.access_file is not None else (),
+        authentication=list_proofs(args),
     )
 
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "models",
     "info",
     "token",
+    "certs",
     "completion",
     "version",
 )

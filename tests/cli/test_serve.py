@@ -41,7 +41,8 @@ def test_a_server_is_started_asked_and_stopped(tmp_path: Path, number: signal.Si
     ("flags", "remedy"),
     [
         (("--port", "many"), "--port"),
-        (("--host", "0.0.0.0"), "allow_remote"),
+        (("--host", "0.0.0.0"), "allow_insecure_remote"),
+        (("--tls-cert", "/none.pem"), "tls_key"),
         (("--log-level", "loud"), "debug"),
     ],
 )
@@ -49,6 +50,14 @@ def test_wrong_settings_are_2(tmp_path: Path, flags: tuple[str, ...], remedy: st
     done = run_command("serve", "--state-dir", str(tmp_path), *flags)
     assert done.returncode == ExitCode.USAGE
     assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_certificate_that_is_not_there_is_7(tmp_path: Path) -> None:
+    flags = ("--tls-cert", "/none.pem", "--tls-key", "/none.key")
+    done = run_command("serve", "--state-dir", str(tmp_path), "--port", "0", *flags)
+    assert done.returncode == ExitCode.SERVER_ERROR
+    assert "tls_cert: /none.pem cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -63,7 +72,7 @@ def test_a_port_that_is_taken_is_7(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("module", ["torch", "grpc_health", "yaml"])
+@pytest.mark.parametrize("module", ["torch", "grpc_health", "yaml", "cryptography"])
 def test_without_the_server_extra_the_remedy_is_named(tmp_path: Path, module: str) -> None:
     program = f"import sys; sys.modules[{module!r}] = None; from lmms_eval_grpc.cli import main; sys.exit(main())"
     done = subprocess.run(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,9 +19,10 @@ from lmms_eval_grpc.cli.top import Top, describe_queue, draw_bar
 from lmms_eval_grpc.jobs.events import Completed, Failed
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.v1 import job_pb2
-from tests.cli.conftest import PATIENCE, TASK, Rig, Terminal, command, run_command, run_on_terminal
+from tests.cli.conftest import PATIENCE, TASK, NewRig, Rig, Terminal, command, run_command, run_on_terminal
 from tests.client.scripted_server import Break, ScriptedServer
 from tests.jobs.examples import progress, result
+from tests.support.tls import make_authority, server_settings
 
 ERROR = JobError(JobErrorCode.WORKER_DIED, "WORKER_KILLED", "killed by [red]SIGKILL[/]", {})
 
@@ -111,6 +113,20 @@ def test_on_a_terminal(rig: Rig) -> None:
         terminal.type("q")
 
     status, _ = run_on_terminal(command("top"), rig.environment(), act)
+    assert status == ExitCode.OK
+
+
+def test_it_takes_the_flags_for_tls(new_rig: NewRig, tmp_path: Path) -> None:
+    authority = make_authority(tmp_path / "tls")
+    alice = authority.issue_client("alice")
+    rig = new_rig(**server_settings(authority, mutual=True))
+    flags = ("--ca", authority.own.certificate, "--cert", alice.certificate, "--key", alice.key)
+
+    def act(terminal: Terminal) -> None:
+        terminal.wait_for("accepting jobs")
+        terminal.type("q")
+
+    status, _ = run_on_terminal(command("top", *map(str, flags)), rig.environment(), act)
     assert status == ExitCode.OK
 
 

@@ -33,6 +33,14 @@ def test_the_forms_that_ask_for_tls(scheme: str) -> None:
     assert not parse_address("grpc://eval.example:443").is_encrypted
 
 
+def test_an_address_that_leaves_it_open_can_be_made_to_mean_tls() -> None:
+    assert parse_address("eval.example:443", encrypt=True).is_encrypted
+    assert not parse_address("grpc://eval.example:443", encrypt=True).is_encrypted
+    assert not parse_address("unix:/run/eval.sock", encrypt=True).is_encrypted
+    assert str(parse_address("https://eval.example:443")) == "grpcs://eval.example:443"
+    assert str(parse_address("http://eval.example:80")) == "eval.example:80"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

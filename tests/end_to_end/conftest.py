@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmms_eval_grpc import EvalClient
+from lmms_eval_grpc import Credentials, EvalClient
 
 SLOW_TASK = """
 task: slow_digits
@@ -37,6 +37,8 @@ class ServerProcess:
         self.folder = folder
         self.flags = flags
         self.address = ""
+        self.credentials: Credentials | None = None
+        """Of clients that are made here."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +65,7 @@ class ServerProcess:
         return self
 
     def client(self) -> EvalClient:
-        return EvalClient(self.address)
+        return EvalClient(self.address, credentials=self.credentials)
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text()

@@ -11,6 +11,7 @@ import pytest
 from lmms_eval_grpc.server import ServerArgs
 from lmms_eval_grpc.server.config import settings
 from lmms_eval_grpc.server.config_sources import add_flags, describe, load_args
+from lmms_eval_grpc.server.exposure import authenticates_callers
 from lmms_eval_grpc.server.settings import ConfigError
 
 
@@ -44,7 +45,10 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "host": "::1",
         "port": 1234,
         "unix_socket": tmp_path / "socket",
-        "allow_remote": True,
+        "tls_cert": tmp_path / "server.pem",
+        "tls_key": tmp_path / "server.key",
+        "tls_client_ca": tmp_path / "ca.pem",
+        "allow_insecure_remote": True,
         "access_file": tmp_path / "access",
         "audit_log": tmp_path / "audit",
         "max_submit_priority": 3,
@@ -184,10 +188,37 @@ def test_loopback_needs_no_permission(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "gpu-box", ""])
 def test_an_address_that_others_reach_needs_permission(host: str) -> None:
-    with pytest.raises(ConfigError, match="can be reached from other machines"):
+    remedies = r"can be reached from other machines, .* in the clear.*tls_cert.*127\.0\.0\.1.*allow_insecure_remote"
+    with pytest.raises(ConfigError, match=remedies):
         ServerArgs(host=host).check_exposure()
-    ServerArgs(host=host, allow_remote=True).check_exposure()
+    ServerArgs(host=host, allow_insecure_remote=True).check_exposure()
     ServerArgs(host=host, unix_socket=Path("/run/socket")).check_exposure()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "gpu-box"])
+def test_encryption_alone_does_not_tell_who_calls(host: str) -> None:
+    encrypted = {"host": host, "tls_cert": Path("/c"), "tls_key": Path("/k")}
+    with pytest.raises(ConfigError, match=r"prove who they are.*tls_client_ca.*127\.0\.0\.1.*allow_insecure_remote"):
+        load_args(encrypted, {}).check_exposure()
+    load_args({**encrypted, "allow_insecure_remote": True}, {}).check_exposure()
+    args = load_args({**encrypted, "tls_client_ca": Path("/ca")}, {})
+    args.check_exposure()
+    assert authenticates_callers(args)
+    ServerArgs(tls_cert=Path("/c"), tls_key=Path("/k")).check_exposure()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tls_cert": "/c"}, "flag --tls-cert: needs tls_key too"),
+        ({"tls_key": "/k"}, "flag --tls-key: needs tls_cert too"),
+        ({"tls_client_ca": "/ca"}, "flag --tls-client-ca: needs tls_cert and tls_key too"),
+        ({"tls_cert": "/c", "tls_key": "/k", "unix_socket": "/s"}, "flag --tls-cert: has no effect with unix_socket"),
+    ],
+)
+def test_tls_by_halves_is_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_args(given, {}).check_exposure()
 
 
 def test_every_setting_is_documented() -> None:

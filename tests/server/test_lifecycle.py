@@ -44,13 +44,16 @@ async def test_a_second_server_on_the_same_state_folder_is_told_who_has_it(rig: 
         await second.start()
 
 
-async def test_an_address_that_others_reach_is_refused_without_permission(tmp_path: Path) -> None:
+async def test_an_address_that_others_reach_is_refused_without_permission(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server = EvaluationServer(ServerArgs(host="0.0.0.0", port=0, state_dir=tmp_path), executor=ScriptedExecutor())
-    with pytest.raises(ConfigError, match="allow_remote"):
+    with pytest.raises(ConfigError, match="allow_insecure_remote"):
         await server.start()
-    allowed = ServerArgs(host="0.0.0.0", port=0, state_dir=tmp_path, allow_remote=True)
+    allowed = ServerArgs(host="0.0.0.0", port=0, state_dir=tmp_path, allow_insecure_remote=True)
     async with EvaluationServer(allowed, executor=ScriptedExecutor()) as server:
         assert server.address.startswith("0.0.0.0:")
+    assert "whoever reaches 0.0.0.0:" in caplog.text
 
 
 async def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

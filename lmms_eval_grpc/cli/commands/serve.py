@@ -14,7 +14,7 @@ from lmms_eval_grpc.server.config_sources import load_args
 from lmms_eval_grpc.server.settings import ConfigError
 from lmms_eval_grpc.server.state_dir import ServerStartError
 
-REQUIRED_MODULES = ("grpc_health", "grpc_reflection", *ENGINE_MODULES)
+REQUIRED_MODULES = ("grpc_health", "grpc_reflection", "cryptography", *ENGINE_MODULES)
 """What the ``server`` extra brings and a server or a worker cannot do without."""
 
 
