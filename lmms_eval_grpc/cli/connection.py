@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lmms_eval_grpc.cli.parser import TLS_FLAGS
 from lmms_eval_grpc.cli.usage import UsageError
@@ -22,9 +23,18 @@ def connect(args: argparse.Namespace, timeout: float | None = None) -> EvalClien
     """A client for ``--address``, whose calls may take ``timeout`` seconds; dials at its first call.
 
     Raises:
-        UsageError: the address is none, or a file of the credentials cannot be used.
+        UsageError: the address is none, or the token or a file of the credentials cannot be used.
     """
     try:
-        return EvalClient(args.address, timeout, credentials=read_credentials(args))
+        return EvalClient(args.address, timeout, **credential_options(args))
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def credential_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a client that say what to trust and what to show."""
+    return {
+        "credentials": read_credentials(args),
+        "token_file": args.token_file,
+        "plaintext_token": args.plaintext_token,
+    }

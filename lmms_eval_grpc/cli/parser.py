@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmms_eval_grpc import __version__
-from lmms_eval_grpc.cli import arguments, flags_certs, flags_eval, flags_runs, flags_submit
+from lmms_eval_grpc.cli import arguments, flags_certs, flags_eval, flags_runs, flags_submit, flags_token
 from lmms_eval_grpc.cli.exit_codes import ExitCode, describe_exit_codes
 from lmms_eval_grpc.cli.flags_evaluation import spell
 
@@ -27,6 +27,9 @@ TASK_KINDS = ("task", "group", "tag")
 SHELLS = ("bash", "zsh", "fish")
 NAMES = ("jobs", "models", "tasks")
 """What the server can name for completion."""
+
+_SWITCHES = ("--json", "--plain", "--plaintext-token", "--plaintext_token")
+"""Flags of every command that take no value."""
 
 DESCRIPTION = "Evaluation of large multimodal models as a service: submit checkpoints, watch the scores come back."
 
@@ -130,7 +133,7 @@ def _command_place(argv: Sequence[str]) -> int:
         word = argv[place]
         if word in ("-a", *_CONNECTION_FLAGS):
             place += 2
-        elif word in ("--json", "--plain") or word.partition("=")[0] in _CONNECTION_FLAGS:
+        elif word in _SWITCHES or word.partition("=")[0] in _CONNECTION_FLAGS:
             place += 1
         else:
             break
@@ -159,6 +162,19 @@ def _add_common(parser: argparse.ArgumentParser, *, top: bool) -> None:
             default=default(None),
             help=f"{text}; also in LMMS_EVAL_GRPC_{name.upper()}",
         )
+    group.add_argument(
+        *spell("token_file"),
+        metavar="FILE",
+        default=default(None),
+        help="file that holds the token to show the server; also in LMMS_EVAL_GRPC_TOKEN_FILE, or the token itself in"
+        " LMMS_EVAL_GRPC_TOKEN",
+    )
+    group.add_argument(
+        *spell("plaintext_token"),
+        action="store_true",
+        default=default(None),
+        help="send the token also without encryption over a network",
+    )
     group.add_argument("--json", action="store_true", default=default(False), help="print JSON, for programs")
     group.add_argument(
         "--plain",
@@ -223,6 +239,9 @@ def _declare_jobs(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="only jobs with this label; may be repeated, all must match",
     )
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--owner", default="", metavar="NAME", help="only jobs that NAME submitted")
+    whose.add_argument("--mine", action="store_true", help="only jobs that you submitted")
     parser.add_argument(
         *spell("limit_count", short="n"),
         type=arguments.parse_count,
@@ -346,7 +365,7 @@ def _declare_nothing(parser: argparse.ArgumentParser) -> None:
     """For commands without arguments of their own."""
 
 
-_CONNECTION_FLAGS = ("--address", *(spelling for name in TLS_FLAGS for spelling in spell(name)))
+_CONNECTION_FLAGS = ("--address", *(spelling for name in (*TLS_FLAGS, "token_file") for spelling in spell(name)))
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "serve": ("Run the server.", _declare_serve),
     "eval": ("Evaluate here, without a server, by lmms-eval's flags.", flags_eval.add_flags),
@@ -371,6 +390,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "tasks": ("List the tasks, groups and tags that can be evaluated.", _declare_tasks),
     "models": ("List the model backends, and what to install for those that are not available.", _declare_local),
     "info": ("Describe the server: versions, devices, limits.", _declare_nothing),
+    "token": ("Say who may call a server, and what they may do.", flags_token.add_flags),
     "certs": ("Make certificates for TLS, for development and small teams.", flags_certs.add_flags),
     "completion": ("Print the script that completes this command line in a shell.", _declare_completion),
     "version": ("Print the versions installed here; asks no server.", _declare_nothing),

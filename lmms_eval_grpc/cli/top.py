@@ -23,7 +23,7 @@ from lmms_eval_grpc.cli.words import (
     pick_headline,
     shorten,
 )
-from lmms_eval_grpc.client import AsyncEvalClient, Credentials, EvalServiceError
+from lmms_eval_grpc.client import AsyncEvalClient, EvalServiceError
 from lmms_eval_grpc.v1 import job_pb2
 
 _REDRAW = 0.5
@@ -46,9 +46,10 @@ class Top(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Leave")]
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
+    def __init__(self, address: str, **credentials: Any) -> None:
+        """Checks the address and the credentials, as the client has them."""
         super().__init__()
-        self._client = AsyncEvalClient(address, reconnect_timeout=None, credentials=credentials)
+        self._client = AsyncEvalClient(address, reconnect_timeout=None, **credentials)
         self.board = Board(self._client, self._note_change)
         self.failure: EvalServiceError | None = None
         """Why there is nothing to see any more; None while all is well, or the user has left."""

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lmms_eval_grpc.cli.output import Table
-from lmms_eval_grpc.v1 import job_pb2
+from lmms_eval_grpc.v1 import catalog_pb2, job_pb2
 
 ENDED = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
 
@@ -25,6 +25,11 @@ def to_document(message: Message) -> dict[str, Any]:
 def name_state(state: int) -> str:
     """``running`` for JOB_STATE_RUNNING; a state that this version does not know keeps its number."""
     return _name(job_pb2.JobState, state, "JOB_STATE_")
+
+
+def name_role(role: int) -> str:
+    """``submit`` for ROLE_SUBMIT."""
+    return _name(catalog_pb2.Role, role, "ROLE_")
 
 
 def name_stage(stage: int) -> str:

@@ -15,6 +15,7 @@ from lmms_eval_grpc.client.errors import (
     JobFailed,
     JobNotFound,
     JobNotQueued,
+    PermissionDenied,
     QueueFull,
     QueuePaused,
     RequestConflict,
@@ -22,6 +23,7 @@ from lmms_eval_grpc.client.errors import (
     SequenceOutOfRange,
     ServerUnavailable,
     TooManyWatches,
+    Unauthenticated,
     Violation,
 )
 from lmms_eval_grpc.client.requests import EvaluationOptions
@@ -39,6 +41,7 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobNotQueued",
+    "PermissionDenied",
     "QueueFull",
     "QueuePaused",
     "RequestConflict",
@@ -47,6 +50,7 @@ __all__ = [
     "SequenceOutOfRange",
     "ServerUnavailable",
     "TooManyWatches",
+    "Unauthenticated",
     "Violation",
     "parse_arg_string",
 ]

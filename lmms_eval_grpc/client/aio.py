@@ -79,6 +79,9 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
         heartbeat_interval: float = 15.0,
         reconnect_timeout: float | None = 300.0,
         credentials: Credentials | None = None,
+        token: str | None = None,
+        token_file: str | PathLike[str] | None = None,
+        plaintext_token: bool | None = None,
     ) -> None:
         super().__init__(
             base_url,
@@ -86,6 +89,9 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
             heartbeat_interval=heartbeat_interval,
             reconnect_timeout=reconnect_timeout,
             credentials=credentials,
+            token=token,
+            token_file=token_file,
+            plaintext_token=plaintext_token,
         )
         self._transport = AioTransport(self._settings)
 
@@ -155,6 +161,9 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
     async def server_info(self) -> catalog.ServerInfo:
         return (await self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest())).server
 
+    async def whoami(self) -> catalog.Principal:
+        return (await self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest())).caller
+
     # Jobs
 
     async def evaluate(
@@ -202,10 +211,11 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
         states: Iterable[State] = (),
         labels: Mapping[str, str] | None = None,
         *,
+        owner: str = "",
         page_size: int = 50,
         full: bool = False,
     ) -> AsyncIterator[messages.Job]:
-        request = requests.list_jobs(states, labels, page_size, full=full)
+        request = requests.list_jobs(states, labels, owner, page_size, full=full)
         async for page in self._transport.pages(lambda stub: stub.ListJobs, request):
             for job in page.jobs:
                 yield job

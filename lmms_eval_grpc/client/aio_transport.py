@@ -112,7 +112,9 @@ class AioTransport:
         """
         try:
             return await method(self.connected().calls)(
-                request, timeout=timeout or self._settings.call_timeout, metadata=trace_metadata()
+                request,
+                timeout=timeout or self._settings.call_timeout,
+                metadata=(*self._settings.token.metadata(), *trace_metadata()),
             )
         except grpc.RpcError as error:
             raise_typed(error, address=str(self._settings.address))
@@ -167,8 +169,9 @@ class AioTransport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
+            metadata = self._settings.token.metadata()
             call = method(self.connected().watches)(
-                state.request(), timeout=waiting.time_left(), metadata=trace_metadata()
+                state.request(), timeout=waiting.time_left(), metadata=(*metadata, *trace_metadata())
             )
             self._streams.add(call)
             error = None
@@ -181,7 +184,7 @@ class AioTransport:
                         return
                 state.finish()
             except grpc.RpcError as failed:
-                error = failed
+                error = None if self._settings.token.was_renewed(failed, metadata) else failed
             finally:
                 self._streams.discard(call)
                 call.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Protocol
 
 from lmms_eval_grpc.client import dictionaries, notebook
@@ -11,6 +12,7 @@ from lmms_eval_grpc.client.address import Address, parse_address
 from lmms_eval_grpc.client.credentials import Credentials
 from lmms_eval_grpc.client.errors import JobFailed, ServerUnavailable
 from lmms_eval_grpc.client.streams import Reconnection
+from lmms_eval_grpc.client.token import Token, find_token
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 READY_POLL = 0.2
@@ -45,6 +47,7 @@ class Settings:
     """Seconds."""
     reconnect_timeout: float | None
     """Seconds. None: no bound."""
+    token: Token
 
     @property
     def silence_limit(self) -> float:
@@ -67,6 +70,9 @@ class ClientBase:
         heartbeat_interval: float = 15.0,
         reconnect_timeout: float | None = 300.0,
         credentials: Credentials | None = None,
+        token: str | None = None,
+        token_file: str | PathLike[str] | None = None,
+        plaintext_token: bool | None = None,
     ) -> None:
         """Checks the settings. Nothing is dialled before the first call.
 
@@ -80,6 +86,12 @@ class ClientBase:
                 it never is.
             credentials: What to trust and to show with TLS. None: what LMMS_EVAL_GRPC_CA, _CERT, _KEY and _SERVER_NAME
                 in the environment say.
+            token: What shows the server who calls, where it asks. It stays out of messages and of `repr`; a client that
+                is pickled takes it along.
+            token_file: File that holds the token, read at each call. Without token and token_file:
+                ``LMMS_EVAL_GRPC_TOKEN``, or the file that ``LMMS_EVAL_GRPC_TOKEN_FILE`` names.
+            plaintext_token: Send the token also where the connection is neither encrypted nor within this machine.
+                None: only if ``LMMS_EVAL_GRPC_PLAINTEXT_TOKEN`` is 1.
 
         Raises:
             ValueError: an argument is not as described.
@@ -93,7 +105,12 @@ class ClientBase:
         self.base_url = base_url
         self.timeout = timeout
         call_timeout = _DEFAULT_TIMEOUT if timeout is None else timeout
-        self._given_credentials = credentials
+        self._given = {
+            "credentials": credentials,
+            "token": token,
+            "token_file": token_file,
+            "plaintext_token": plaintext_token,
+        }
         address, used = _dial_by(base_url, credentials)
         self._settings = Settings(
             address,
@@ -101,13 +118,14 @@ class ClientBase:
             None if math.isinf(call_timeout) else call_timeout,
             heartbeat_interval,
             reconnect_timeout,
+            find_token(address, token, token_file, plaintext_token),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {
             "heartbeat_interval": self._settings.heartbeat_interval,
             "reconnect_timeout": self._settings.reconnect_timeout,
-            "credentials": self._given_credentials,
+            **self._given,
         }
         return _rebuild, (type(self), self.base_url, self.timeout, keywords)
 

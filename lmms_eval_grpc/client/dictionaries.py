@@ -123,6 +123,7 @@ def job(message: messages.Job) -> JobDocument:
         "task_results": [task_result(result) for result in message.task_results],
         "cancel_reason": message.cancel_reason or None,
         "request_id": message.request_id,
+        "owner": message.owner or None,
     }
     return JobDocument(told)
 

@@ -76,7 +76,15 @@ class JobNotFound(EvalServiceError, LookupError):
 
 
 class RequestConflict(EvalServiceError):
-    """The request_id was used before, with another payload."""
+    """The request_id was used before, with another payload or by another caller."""
+
+
+class Unauthenticated(EvalServiceError):
+    """The server asks who calls, and was shown no credentials, or none that are valid."""
+
+
+class PermissionDenied(EvalServiceError, PermissionError):
+    """The caller is known, and may not do this. `metadata["permission"]` is the role that it takes, or "owner"."""
 
 
 class QueueFull(EvalServiceError):
@@ -124,6 +132,8 @@ _BY_CODE: dict[grpc.StatusCode, type[EvalServiceError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: SamplesNotLogged,
     grpc.StatusCode.OUT_OF_RANGE: SequenceOutOfRange,
     grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServerUnavailable,
 }

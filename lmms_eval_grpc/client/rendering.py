@@ -31,6 +31,7 @@ def render_job(job: Mapping[str, Any]) -> str:
     position = job["position_in_queue"]
     rows = [
         *what,
+        ("owner", job["owner"]),
         ("position", None if position is None else str(position)),
         ("labels", " ".join(f"{key}={value}" for key, value in sorted(job["labels"].items()))),
         *((name, job[f"{name}_at"]) for name in ("created", "started", "completed")),

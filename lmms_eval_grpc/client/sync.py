@@ -44,6 +44,9 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
         heartbeat_interval: float = 15.0,
         reconnect_timeout: float | None = 300.0,
         credentials: Credentials | None = None,
+        token: str | None = None,
+        token_file: str | PathLike[str] | None = None,
+        plaintext_token: bool | None = None,
     ) -> None:
         super().__init__(
             base_url,
@@ -51,6 +54,9 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
             heartbeat_interval=heartbeat_interval,
             reconnect_timeout=reconnect_timeout,
             credentials=credentials,
+            token=token,
+            token_file=token_file,
+            plaintext_token=plaintext_token,
         )
         self._transport = Transport(self._settings)
 
@@ -132,6 +138,10 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
         """Versions, devices and limits of the server."""
         return self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest()).server
 
+    def whoami(self) -> catalog.Principal:
+        """The name that the server knows this client by, and the role that says what it may do."""
+        return self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest()).caller
+
     # Jobs
 
     def evaluate(
@@ -202,7 +212,7 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
         error, position_in_queue. Once the job has completed, `result` is the results document in lmms-eval's layout,
         with what the service adds (intervals, throughput, files) under "service"; a merge has merged_path. `error` is
         the failure in words with the end of the log. Further keys: error_info, kind, labels, priority, attempt,
-        devices, progress, task_results (of the tasks finished so far), cancel_reason, request_id.
+        devices, progress, task_results (of the tasks finished so far), cancel_reason, request_id, owner.
 
         Raises:
             JobNotFound: there is no such job.
@@ -222,6 +232,7 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
         states: Iterable[State] = (),
         labels: Mapping[str, str] | None = None,
         *,
+        owner: str = "",
         page_size: int = 50,
         full: bool = False,
     ) -> Iterator[messages.Job]:
@@ -230,10 +241,11 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
         Args:
             states: Only jobs in these states ("queued", "running", …). Empty: any.
             labels: Only jobs that carry all these labels.
+            owner: Only jobs that this principal submitted. Empty: anybody's.
             page_size: Jobs per call, 1 to 500.
             full: With results.
         """
-        request = requests.list_jobs(states, labels, page_size, full=full)
+        request = requests.list_jobs(states, labels, owner, page_size, full=full)
         for page in self._transport.pages(lambda stub: stub.ListJobs, request):
             yield from page.jobs
 

@@ -102,7 +102,9 @@ class Transport:
         """
         try:
             return method(self.connected().calls)(
-                request, timeout=timeout or self._settings.call_timeout, metadata=trace_metadata()
+                request,
+                timeout=timeout or self._settings.call_timeout,
+                metadata=(*self._settings.token.metadata(), *trace_metadata()),
             )
         except grpc.RpcError as error:
             raise_typed(error, address=str(self._settings.address))
@@ -152,8 +154,9 @@ class Transport:
             silence_limit: Seconds without a message after which a connection is taken for dead. None: no limit.
         """
         while True:
+            metadata = self._settings.token.metadata()
             call = method(self.connected().watches)(
-                state.request(), timeout=waiting.time_left(), metadata=trace_metadata()
+                state.request(), timeout=waiting.time_left(), metadata=(*metadata, *trace_metadata())
             )
             error = None
             try:
@@ -164,7 +167,7 @@ class Transport:
                         return
                 state.finish()
             except grpc.RpcError as failed:
-                error = failed
+                error = None if self._settings.token.was_renewed(failed, metadata) else failed
             finally:
                 call.cancel()
             if state.ended:

@@ -50,11 +50,11 @@ class JobUnreadable(ServiceError):
 
 
 class RequestIdConflict(ServiceError):
-    """A request_id was used again with another payload."""
+    """A request_id was used again with another payload, or by another principal."""
 
     def __init__(self, request_id: str, job_id: str) -> None:
         super().__init__(
-            f"request_id {request_id!r} was already used with another payload, by job {job_id};"
+            f"request_id {request_id!r} was already used with another payload or by another caller, by job {job_id};"
             " use a new UUID for a new request"
         )
         self.request_id = request_id

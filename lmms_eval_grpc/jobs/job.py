@@ -52,6 +52,11 @@ class Job:
         """What the job does."""
         return JobKind.EVALUATION if isinstance(self.spec, EvaluationSpec) else JobKind.MERGE
 
+    def was_made_by(self, owner: str, request_digest: str) -> bool:
+        """Whether this request, by this principal, is the one that made the job. A job whose owner was not recorded is
+        anybody's."""
+        return self.request_digest == request_digest and self.owner in ("", owner)
+
     @property
     def slots_needed(self) -> int:
         """Devices that the job takes."""

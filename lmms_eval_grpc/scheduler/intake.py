@@ -62,7 +62,7 @@ class Intake:
         """A new job, or the one that the same request made before, also when ``refusal()`` tells why new ones are
         refused, which is then raised. ``kept_apart`` is what ``spec`` leaves out."""
         if (refused := refusal()) is not None:
-            known = await self._made_before(request_id, request_digest) if request_id else None
+            known = await self._made_before(request_id, request_digest, owner) if request_id else None
             if known is None:
                 raise refused
             return known
@@ -90,7 +90,7 @@ class Intake:
                     made = await self._journal.create(job)
                     return made
                 except RequestIdConflict:
-                    known = await self._made_before(request_id, request_digest)
+                    known = await self._made_before(request_id, request_digest, owner)
                 if known is not None:
                     return known
                 # Retention has removed it in between: the request id is free.
@@ -105,12 +105,12 @@ class Intake:
         except OSError as error:
             raise StoreUnavailable(f"the folder of a job cannot be written: {error}") from error
 
-    async def _made_before(self, request_id: str, request_digest: str) -> Job | None:
-        """The job that the same request made before, if it is still there."""
+    async def _made_before(self, request_id: str, request_digest: str, owner: str) -> Job | None:
+        """The job that the same request of the same owner made before, if it is still there."""
         job = await self._store.find_request(request_id)
         if job is None:
             return None
-        if job.request_digest != request_digest:
+        if not job.was_made_by(owner, request_digest):
             raise RequestIdConflict(request_id, job.job_id)
         try:
             return await self._journal.job(job.job_id)

@@ -25,6 +25,10 @@ from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
 from lmms_eval_grpc.server import health
 from lmms_eval_grpc.server.admin import AdminServicer
+from lmms_eval_grpc.server.auth.access import Access
+from lmms_eval_grpc.server.auth.audit_log import AuditLog
+from lmms_eval_grpc.server.auth.entries import BadEntry
+from lmms_eval_grpc.server.auth.interceptor import Audit, Authenticate
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog, available_models
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.convert_catalog import ServerFacts
@@ -189,7 +193,7 @@ class EvaluationServer:
         self._grpc = grpc.aio.server(
             interceptors=[
                 observability.calls,
-                *build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
+                *build_interceptors(self.args.max_watches, self.args.max_watches_per_client, await self._make_guards()),
             ],
             options=channel_options(self.args),
         )
@@ -212,6 +216,24 @@ class EvaluationServer:
             self._state_dir,
             time.monotonic() - began,
         )
+
+    async def _make_guards(self) -> list[grpc.aio.ServerInterceptor]:
+        """What decides who may call what, and writes it down."""
+        access = Access(self.args.access_file)
+        try:
+            access.start()
+        except BadEntry as error:
+            raise ServerStartError(f"access_file: {error}") from error
+        self._stack.push_async_callback(access.stop)
+        if self.args.audit_log is None:
+            return [Authenticate(access)]
+        log = AuditLog(self.args.audit_log)
+        try:
+            log.open()
+        except OSError as error:
+            raise ServerStartError(f"audit_log: {self.args.audit_log} cannot be written: {error.strerror}") from error
+        self._stack.callback(log.close)
+        return [Authenticate(access, log), Audit(log)]
 
     def _add_services(
         self,
@@ -241,6 +263,7 @@ class EvaluationServer:
             catalog=tasks,
             models=models,
             facts=facts,
+            max_submit_priority=self.args.max_submit_priority,
         )
         evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
         admin = AdminServicer(self._scheduler, self.drain)

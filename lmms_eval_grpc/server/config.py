@@ -67,6 +67,25 @@ class ServerArgs:
             " whoever reaches it can run code."
         },
     )
+    access_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "File that says who may do what, written by lmms-eval-grpc token. Unset: whoever reaches the server"
+            " may do everything."
+        },
+    )
+    audit_log: Path | None = field(
+        default=None,
+        metadata={"help": "File to append a line of JSON to for everything that callers change, and are refused."},
+    )
+    max_submit_priority: int = field(
+        default=10,
+        metadata={
+            "help": "Largest priority that a caller may give a job without the role admin.",
+            "minimum": -1000,
+            "maximum": 1000,
+        },
+    )
     state_dir: Path | None = field(
         default=None,
         metadata={

@@ -47,10 +47,11 @@ class ServerFacts:
     max_labels: int
     max_finished_jobs: int
     executor: str
+    authentication: tuple[str, ...]
 
 
 def read_job_filter(
-    states: Iterable[job_pb2.JobState.ValueType], labels: Mapping[str, str], violations: list[Violation]
+    states: Iterable[job_pb2.JobState.ValueType], labels: Mapping[str, str], owner: str, violations: list[Violation]
 ) -> JobFilter:
     """Which jobs a listing is to show; what is wrong is added to ``violations``."""
     known = set()
@@ -60,7 +61,7 @@ def read_job_filter(
             violations.append(Violation(f"states[{index}]", f"{number} is not a state that a job can be in"))
         else:
             known.add(state)
-    return JobFilter(frozenset(known), dict(labels))
+    return JobFilter(frozenset(known), dict(labels), owner)
 
 
 def write_queue(view: QueueView, counts: Mapping[JobState, int]) -> evaluation_service_pb2.QueueSnapshot:
@@ -178,6 +179,7 @@ def write_server(
         jobs_started=jobs_started,
         template_warm=template_warm,
         executor=facts.executor,
+        authentication=facts.authentication,
     )
 
 

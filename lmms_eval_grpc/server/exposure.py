@@ -15,7 +15,9 @@ _TLS_SETTINGS = ("tls_cert", "tls_key", "tls_client_ca")
 
 def list_proofs(args: ServerArgs) -> tuple[str, ...]:
     """How callers have to prove who they are, in the words of ``ServerInfo.authentication``; empty: nobody is asked."""
-    return ("client_certificate",) if args.tls_client_ca is not None else ()
+    token = ("token",) if args.access_file is not None else ()
+    certificate = ("client_certificate",) if args.tls_client_ca is not None else ()
+    return token + certificate
 
 
 def authenticates_callers(args: ServerArgs) -> bool:
@@ -41,7 +43,7 @@ def check(args: ServerArgs) -> None:
         remedy = "Set tls_cert and tls_key (`lmms-eval-grpc certs init` makes them)"
     else:
         problem = "callers would not have to prove who they are: whoever reaches it can run code here"
-        remedy = "Set tls_client_ca, so that callers need a certificate"
+        remedy = "Set access_file, so that callers need a token, or tls_client_ca, so that they need a certificate"
     raise ConfigError(
         f"{host}, and {problem}. {remedy}, or listen on 127.0.0.1 (with an ssh tunnel from elsewhere)."
         " Where all of the network is trusted, set allow_insecure_remote"

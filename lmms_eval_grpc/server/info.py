@@ -11,6 +11,7 @@ import lmms_eval_grpc
 from lmms_eval_grpc.server.caps import LABELS
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.convert_catalog import ServerFacts
+from lmms_eval_grpc.server.exposure import list_proofs
 
 SCORED_BY = (
     "torch",
@@ -62,6 +63,7 @@ def gather_facts(args: ServerArgs) -> ServerFacts:
         max_labels=LABELS.entries,
         max_finished_jobs=args.max_completed_jobs,
         executor=args.executor,
+        authentication=list_proofs(args),
     )
 
 

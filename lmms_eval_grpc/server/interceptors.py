@@ -7,20 +7,21 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable, TooManyWatches, Violation
+from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable, TooManyWatches
 from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.errors import internal_status, status_of
 
 logger = logging.getLogger(__name__)
+
+_OWN_SERVICES = "/lmms_eval_grpc."
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -31,9 +32,15 @@ if TYPE_CHECKING:
     Details = grpc.HandlerCallDetails
 
 
-def build_interceptors(max_watches: int, max_watches_per_client: int) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors in their order, but for the outermost: :class:`~lmms_eval_grpc.server.observe.ObserveCalls`."""
-    return [MaskErrors(), LimitStreams(StreamLimits(max_watches, max_watches_per_client)), CheckCaps()]
+def build_interceptors(
+    max_watches: int, max_watches_per_client: int, guards: Sequence[grpc.aio.ServerInterceptor]
+) -> list[grpc.aio.ServerInterceptor]:
+    """The interceptors in their order, but for the outermost: :class:`~lmms_eval_grpc.server.observe.ObserveCalls`.
+
+    ``guards`` decide who may call; those that they refuse are logged, but hold nothing.
+    """
+    limits = StreamLimits(max_watches, max_watches_per_client)
+    return [MaskErrors(), *guards, LimitStreams(limits), CheckCaps()]
 
 
 class Around(grpc.aio.ServerInterceptor):
@@ -82,32 +89,11 @@ def _arity(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-@dataclass(frozen=True, slots=True)
-class Undecodable:
-    """Stands for a request whose bytes are not a message of its type."""
-
-    reason: str
-
-
 class MaskErrors(Around):
     """Turns whatever a handler raises into a status. Of a bug the client learns an id, the log everything."""
 
-    def decoder(self, decode: Decoder | None) -> Decoder | None:
-        if decode is None:
-            return None
-
-        def decode_or_tell(data: bytes) -> Any:
-            try:
-                return decode(data)
-            except Exception as error:
-                return Undecodable(str(error))
-
-        return decode_or_tell
-
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
         try:
-            if isinstance(request, Undecodable):
-                raise InvalidRequest([Violation("", f"the request is not a message of its type: {request.reason}")])
             return await behaviour(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
@@ -171,7 +157,7 @@ class CheckCaps(Around):
 
     def wrap(self, handler: Handler, details: Details) -> Handler:
         method = details.method.rpartition("/")[2]
-        own = details.method.startswith(_OWN_SERVICE) and method not in self._CHECKED_BY_VALIDATOR
+        own = details.method.startswith(_OWN_SERVICES) and method not in self._CHECKED_BY_VALIDATOR
         return super().wrap(handler, details) if own else handler
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:

@@ -29,10 +29,10 @@ _FULL_JOBS_AT_ONCE = 10
 async def list_jobs(request: ListJobsRequest, store: JobStore, scheduler: Scheduler) -> ListJobsResponse:
     """One page of jobs, newest first, shorter than asked for when the response would grow too large."""
     violations: list[Violation] = []
-    chosen = read_job_filter(request.states, request.labels, violations)
+    chosen = read_job_filter(request.states, request.labels, request.owner, violations)
     if violations:
         raise InvalidRequest(violations)
-    selection = ("jobs", sorted(chosen.states), sorted(chosen.labels.items()))
+    selection = ("jobs", sorted(chosen.states), sorted(chosen.labels.items()), chosen.owner)
     before = read_token(request.page_token, selection, int)
     most = page_size(request.page_size, default=50, most=500)
     full = shows_results(request.view, default=False)

@@ -10,12 +10,19 @@ from dataclasses import dataclass
 class Role(enum.IntEnum):
     """What a principal may do. Each role includes those before it."""
 
+    NONE = 0
+    """Nothing that is not open to everybody."""
     READ = 1
     """See everything."""
     SUBMIT = 2
     """Submit jobs, and cancel one's own."""
     ADMIN = 3
     """Cancel anybody's jobs, and run the server."""
+
+    @property
+    def word(self) -> str:
+        """The role's name as people write it."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,14 @@ class Principal:
 ANONYMOUS = Principal("anonymous", Role.ADMIN)
 """Everybody, where the server asks for no credentials."""
 
-_current: ContextVar[Principal] = ContextVar("principal", default=ANONYMOUS)
+UNKNOWN = Principal("unknown", Role.NONE)
+"""Somebody who has not shown who they are, where the server asks for credentials."""
+
+RESERVED_NAMES = (ANONYMOUS.name, UNKNOWN.name)
+"""Names that no token and no certificate stands for."""
+
+# The default may nothing: a call that nobody has looked at is not an administrator's.
+_current: ContextVar[Principal] = ContextVar("principal", default=UNKNOWN)
 
 
 def current_principal() -> Principal:

@@ -12,11 +12,12 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.scheduler import Journal, Scheduler
 from lmms_eval_grpc.server import listings, streams, watch
+from lmms_eval_grpc.server.auth.ownership import check_is_owner, check_may_prefer
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_principal, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
 from lmms_eval_grpc.server.convert_spec import Request, Submission
-from lmms_eval_grpc.server.principals import current_principal
+from lmms_eval_grpc.server.principals import Role, current_principal
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
@@ -43,6 +44,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         catalog: TaskCatalog,
         models: Sequence[AvailableModel],
         facts: ServerFacts,
+        max_submit_priority: int,
     ) -> None:
         self._store = store
         self._samples = samples
@@ -53,8 +55,10 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         self._catalog = catalog
         self._models = models
         self._facts = facts
+        self._max_submit_priority = max_submit_priority
 
     async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> pb.EvaluateResponse:
+        check_may_prefer(current_principal(), request.priority, self._max_submit_priority)
         try:
             submission = await self._validator.check(request)
         except InvalidRequest:
@@ -82,10 +86,12 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return write_job(job, full=full, queue_position=self._scheduler.position(job.job_id))
 
     async def _find_repeated(self, request: Request) -> Job | None:
-        """The job that exactly this request made before."""
+        """The job that exactly this request, by the same principal, made before."""
         key = request.request_id.lower()
         job = await self._store.find_request(key) if key else None
-        return job if job is not None and job.request_digest == self._validator.digest_of(request) else None
+        if job is None or not job.was_made_by(current_principal().name, self._validator.digest_of(request)):
+            return None
+        return job
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._journal.job(read_job_id(request))
@@ -96,7 +102,11 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         return await listings.list_jobs(request, self._store, self._scheduler)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
-        job = await self._scheduler.cancel(read_job_id(request), request.reason)
+        job_id = read_job_id(request)
+        principal = current_principal()
+        if principal.role < Role.ADMIN:
+            check_is_owner(principal, await self._journal.job(job_id))
+        job = await self._scheduler.cancel(job_id, request.reason)
         return pb.CancelJobResponse(job=write_job(job, full=True))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> None:  # type: ignore[override]
@@ -112,6 +122,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         await streams.stream_logs(request, context, self._journal, self._scheduler)
 
     async def MergeCheckpoint(self, request: pb.MergeCheckpointRequest, context: Context) -> pb.MergeCheckpointResponse:
+        check_may_prefer(current_principal(), request.priority, self._max_submit_priority)
         try:
             submission = await self._validator.check_merge(request)
         except InvalidRequest:

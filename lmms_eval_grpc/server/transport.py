@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -150,7 +150,7 @@ class ServerCertificate:
         )
 
 
-def certificate_name(auth_context: Mapping[str, Sequence[bytes]]) -> str | None:
+def certificate_name(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
     """The name in the certificate that a caller has shown: its common name, or else its first alternative name.
 
     Args:

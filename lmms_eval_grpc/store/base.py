@@ -20,6 +20,8 @@ class JobFilter:
     """Empty: any."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """All of these must match."""
+    owner: str = ""
+    """Who submitted them. Empty: anybody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,13 @@ _VERSION_2: Migration = (
     "DROP INDEX jobs_by_end",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2)
+# Who submitted a job, for listings by owner. Of the jobs that are there it was not recorded.
+_VERSION_3: Migration = (
+    "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX jobs_by_owner ON jobs (owner, position)",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 class NewerSchema(Exception):

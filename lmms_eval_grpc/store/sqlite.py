@@ -162,6 +162,9 @@ class SqliteStore:
         if selection.states:
             conditions.append(f"state IN ({statements.marks(selection.states)})")
             values.extend(sorted(state.value for state in selection.states))
+        if selection.owner:
+            conditions.append("owner = ?")
+            values.append(selection.owner)
         for key, value in selection.labels.items():
             conditions.append("position IN (SELECT position FROM labels WHERE key = ? AND value = ?)")
             values.extend((key, value))

@@ -26,8 +26,8 @@ def insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
     position = job.order
     try:
         connection.execute(
-            "INSERT INTO jobs (position, job_id, request_id, state, sequence, end_time, job, task_results, result)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (position, job_id, request_id, state, sequence, end_time, job, task_results, result,"
+            " owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 position,
                 job.job_id,
@@ -38,6 +38,7 @@ def insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
                 _head(job),
                 encode(job.task_results),
                 encode(job.result),
+                job.owner,
             ),
         )
     except sqlite3.IntegrityError as error:

@@ -33,6 +33,7 @@ COMMANDS = (
     "tasks",
     "models",
     "info",
+    "token",
     "certs",
     "completion",
     "version",

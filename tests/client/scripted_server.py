@@ -73,6 +73,8 @@ class Servicer(stubs.EvaluationServiceServicer):
         self.tasks = ["digits", "mme", "mmmu"]
         self.requests: list[Message] = []
         self.calls: Counter[str] = Counter()
+        self.authorizations: list[str] = []
+        """What each call showed of this name; empty where it showed nothing."""
         self.serving = True
         self.breaks: dict[str, list[Break]] = {}
         """By method: how the next calls end instead of working, in order."""
@@ -270,6 +272,8 @@ class Servicer(stubs.EvaluationServiceServicer):
 
     def _enter(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
         self.calls[method] += 1
+        shown = [value for key, value in context.invocation_metadata() if key == "authorization"]
+        self.authorizations.append(" ".join(map(str, shown)))
         copy = type(request)()
         copy.CopyFrom(request)
         self.requests.append(copy)

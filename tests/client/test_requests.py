@@ -178,11 +178,11 @@ def test_an_unknown_argument_is_a_type_error_that_lists_the_known_ones() -> None
 
 
 def test_states_are_named_in_lmms_evals_words() -> None:
-    sent = list_jobs(["queued", job_pb2.JOB_STATE_FAILED], {"a": "b"}, 10, full=True)
+    sent = list_jobs(["queued", job_pb2.JOB_STATE_FAILED], {"a": "b"}, "alice", 10, full=True)
     assert list(sent.states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_FAILED]
-    assert sent.view == job_pb2.JOB_VIEW_FULL
+    assert (sent.view, sent.owner) == (job_pb2.JOB_VIEW_FULL, "alice")
     with pytest.raises(InvalidRequest, match="'done' is not a state; use one of queued, running"):
-        list_jobs(["done"], None, 10, full=False)
+        list_jobs(["done"], None, "", 10, full=False)
 
 
 def test_merge_checkpoint_names_the_weights() -> None:

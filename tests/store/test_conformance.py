@@ -186,6 +186,23 @@ async def test_a_page_can_be_chosen_by_state_and_by_labels(store: JobStore) -> N
     assert await orders(JobFilter(frozenset({JobState.FAILED}))) == []
 
 
+async def test_a_page_can_be_chosen_by_owner(store: JobStore) -> None:
+    await lived_through(store, 1, owner="alice", labels={"run": "a"})
+    await lived_through(store, 2, JobState.RUNNING, owner="bob")
+    await lived_through(store, 3, JobState.RUNNING, owner="alice")
+    await lived_through(store, 4)
+
+    async def orders(selection: JobFilter, before: int | None = None) -> list[int]:
+        return [job.order for job in await store.page(selection, before_order=before, size=10, full=False)]
+
+    assert await orders(JobFilter(owner="alice")) == [3, 1]
+    assert await orders(JobFilter(owner="alice"), before=3) == [1]
+    assert await orders(JobFilter(owner="alice", labels={"run": "a"})) == [1]
+    assert await orders(JobFilter(frozenset({JobState.RUNNING}), owner="bob")) == [2]
+    assert await orders(JobFilter(owner="ali%")) == []
+    assert await orders(JobFilter()) == [4, 3, 2, 1]
+
+
 async def test_a_basic_page_carries_no_results(store: JobStore) -> None:
     job = await lived_through(store, 1, JobState.RUNNING, task_result(), JobState.COMPLETED)
     assert job.result is not None

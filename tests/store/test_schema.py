@@ -18,14 +18,18 @@ from lmms_eval_grpc.store.schema import MIGRATIONS, NewerSchema, migrate
 from lmms_eval_grpc.store.sqlite import SqliteStore
 from tests.jobs.examples import progress, queued, result, spec, task_result, then
 
-VERSION_1 = Path(__file__).parent / "data" / "version_1.sql"
+DATA = Path(__file__).parent / "data"
 
 
 def version_1(folder: Path) -> Path:
     """A database as the first release left it."""
+    return restored(folder, "version_1.sql")
+
+
+def restored(folder: Path, name: str) -> Path:
     path = folder / "jobs.sqlite3"
     connection = sqlite3.connect(path)
-    connection.executescript(VERSION_1.read_text())
+    connection.executescript((DATA / name).read_text())
     connection.close()
     return path
 
@@ -117,18 +121,35 @@ async def test_jobs_of_version_1_are_taken_to_have_ended_by_their_clock(tmp_path
     await store.close()
 
 
+async def test_jobs_of_version_2_are_nobodys_and_those_that_come_have_an_owner(tmp_path: Path) -> None:
+    path = restored(tmp_path, "version_2.sql")
+    assert version_of(path) == 2
+    store = SqliteStore(path)
+    await store.open()
+    assert await store.expired(keep=0, ended_before=None) == ["job-3", "job-2", "job-1", "job-4"]
+    jobs = await store.page(JobFilter(), before_order=None, size=10, full=False)
+    assert [(job.order, job.owner) for job in jobs] == [(order, "") for order in (6, 5, 4, 3, 2, 1)]
+    await store.insert(*queued(8, owner="alice"))
+    await store.close()
+    again = SqliteStore(path)
+    await again.open()
+    found = await again.page(JobFilter(owner="alice"), before_order=None, size=10, full=False)
+    assert [(job.order, job.owner) for job in found] == [(8, "alice")]
+    await again.close()
+
+
 def test_each_missing_step_is_taken_once(tmp_path: Path) -> None:
     path = version_1(tmp_path)
     connection = sqlite3.connect(path, isolation_level=None)
     later = (
         *MIGRATIONS,
-        ("ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT 'nobody'",),
-        ("UPDATE jobs SET owner = 'migrated' WHERE position > 3",),
+        ("ALTER TABLE jobs ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",),
+        ("UPDATE jobs SET note = 'migrated' WHERE position > 3",),
     )
     migrate(connection, later)
     migrate(connection, later)
-    owners = [owner for (owner,) in connection.execute("SELECT owner FROM jobs ORDER BY position")]
-    assert owners == ["nobody"] * 3 + ["migrated"] * 3
+    notes = [note for (note,) in connection.execute("SELECT note FROM jobs ORDER BY position")]
+    assert notes == ["none"] * 3 + ["migrated"] * 3
     connection.close()
     assert version_of(path) == len(later)
 
@@ -136,11 +157,11 @@ def test_each_missing_step_is_taken_once(tmp_path: Path) -> None:
 def test_a_step_that_fails_is_undone_as_a_whole(tmp_path: Path) -> None:
     path = version_1(tmp_path)
     connection = sqlite3.connect(path, isolation_level=None)
-    broken = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN owner TEXT", "INSERT INTO no_such_table VALUES (1)"))
+    broken = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN note TEXT", "INSERT INTO no_such_table VALUES (1)"))
     with pytest.raises(sqlite3.OperationalError, match="no_such_table"):
         migrate(connection, broken)
     columns = [name for (_, name, *_) in connection.execute("PRAGMA table_info(jobs)")]
-    assert "owner" not in columns
+    assert "note" not in columns
     connection.close()
     assert version_of(path) == len(MIGRATIONS)
 

@@ -40,6 +40,8 @@ def _describe_job(job: job_pb2.Job) -> Iterator[tuple[str, str]]:
     if job.state not in ENDED and job.HasField("progress"):
         yield "progress", describe_progress(job.progress)
     yield "submitted", format_time(job.create_time)
+    if job.owner:
+        yield "owner", job.owner
     if job.HasField("start_time"):
         yield "started", format_time(job.start_time)
     if job.HasField("end_time"):

@@ -32,13 +32,25 @@ def run(args: argparse.Namespace, output: Output) -> int:
     # Scores are results: a table needs them, a document has them on request.
     full = args.full or not output.as_json
     with connect(args) as client:
-        found = client.list_jobs(args.state, dict(args.label), page_size=min(args.limit_count, PAGE_SIZE), full=full)
+        found = client.list_jobs(
+            args.state,
+            dict(args.label),
+            owner=client.whoami().name if args.mine else args.owner,
+            page_size=min(args.limit_count, PAGE_SIZE),
+            full=full,
+        )
         jobs = list(itertools.islice(found, args.limit_count))
     if output.as_json:
         output.document({"jobs": [to_document(job) for job in jobs]})
     elif jobs:
         now = time.time()
-        output.table(Table(HEADINGS, [_make_row(job, now) for job in jobs], right_aligned=NUMBERS, cuttable=CUTTABLE))
+        rows = [_make_row(job, now) for job in jobs]
+        headings: tuple[str, ...] = HEADINGS
+        # Where nobody is asked who they are, all owners are the same.
+        if any(job.owner not in ("", "anonymous") for job in jobs):
+            headings = (*HEADINGS, "owner")
+            rows = [(*row, shorten(job.owner, 40)) for row, job in zip(rows, jobs, strict=True)]
+        output.table(Table(headings, rows, right_aligned=NUMBERS, cuttable=CUTTABLE))
     else:
         output.remark("no jobs")
     return ExitCode.OK

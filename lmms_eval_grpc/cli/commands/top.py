@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lmms_eval_grpc.cli.connection import connect, read_credentials
+from lmms_eval_grpc.cli.connection import connect, credential_options
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output
 from lmms_eval_grpc.cli.usage import UsageError
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     # Watches go on trying while a server is away; a call that fails tells at once that there is none.
     with connect(args) as client:
         client.server_info()
-    app = Top(args.address, read_credentials(args))
+    app = Top(args.address, **credential_options(args))
     app.run()
     if app.failure is not None:
         raise app.failure
