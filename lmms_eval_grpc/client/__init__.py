@@ -20,6 +20,8 @@ from lmms_eval_grpc.client.errors import (
     SamplesNotLogged,
     SequenceOutOfRange,
     ServerUnavailable,
+    TooManyJobs,
+    TooManySubmissions,
     TooManyWatches,
     Violation,
 )
@@ -44,6 +46,8 @@ __all__ = [
     "SamplesNotLogged",
     "SequenceOutOfRange",
     "ServerUnavailable",
+    "TooManyJobs",
+    "TooManySubmissions",
     "TooManyWatches",
     "Violation",
     "parse_arg_string",

@@ -10,15 +10,17 @@ from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.spec import JobSpec
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler.journal import Journal
+from lmms_eval_grpc.scheduler.quotas import Quotas
 from lmms_eval_grpc.store.base import JobStore
 
 
 class Intake:
     """Makes jobs of requests."""
 
-    def __init__(self, store: JobStore, journal: Journal, clock: Callable[[], float]) -> None:
+    def __init__(self, store: JobStore, journal: Journal, quotas: Quotas, clock: Callable[[], float]) -> None:
         self._store = store
         self._journal = journal
+        self._quotas = quotas
         self._clock = clock
         self._last_order = 0
         self._incoming: set[str] = set()
@@ -72,10 +74,13 @@ class Intake:
             owner=owner,
         )
         self._incoming.add(job.job_id)
+        self._quotas.submitted(owner, job.job_id)
+        created: Job | None = None
         try:
             while True:
                 try:
-                    return await self._journal.create(job)
+                    created = await self._journal.create(job)
+                    return created
                 except RequestIdConflict:
                     known = await self._made_before(request_id, request_digest)
                 if known is not None:
@@ -83,6 +88,8 @@ class Intake:
                 # Retention has removed it in between: the request id is free.
         finally:
             self._incoming.discard(job.job_id)
+            if created is None:
+                self._quotas.withdrawn(owner, job.job_id)
 
     async def _made_before(self, request_id: str, request_digest: str) -> Job | None:
         """The job that the same request made before, if it is still there."""

@@ -156,6 +156,8 @@ class EvaluationServer:
         settings = SchedulerSettings(
             jobs_dir=self._state_dir / JOBS_NAME,
             max_queued_jobs=self.args.max_queued_jobs,
+            max_jobs_per_owner=self.args.max_jobs_per_principal,
+            max_submissions_per_minute=self.args.max_submissions_per_minute,
             max_finished_jobs=self.args.max_completed_jobs,
             finished_job_ttl=self.args.finished_job_ttl,
             max_attempts=self.args.max_attempts,
@@ -169,7 +171,7 @@ class EvaluationServer:
             asyncio.to_thread(tasks.index),
         )
         self._grpc = grpc.aio.server(
-            interceptors=build_interceptors(self.args.max_watches, self.args.max_watches_per_client),
+            interceptors=build_interceptors(self.args),
             options=channel_options(self.args),
         )
         self._add_services(store, tasks, models, facts)
@@ -209,6 +211,7 @@ class EvaluationServer:
             catalog=tasks,
             models=models,
             facts=facts,
+            stream_rate=self.args.max_stream_bytes_per_second,
         )
         evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
         admin = AdminServicer(self._scheduler, self.drain)

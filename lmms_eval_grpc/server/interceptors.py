@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import abc
 import asyncio
 import logging
 import re
 import time
 import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable, TooManyWatches, Violation
+from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable, Violation
+from lmms_eval_grpc.server.around import Around, Behaviour, Context, Decoder
+from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.errors import internal_status, status_of
+from lmms_eval_grpc.server.limits import LimitStreams, LimitTime, StreamLimits
+
+if TYPE_CHECKING:
+    from lmms_eval_grpc.server.around import Details
 
 logger = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[Any, Any]
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
-Decoder = Callable[[bytes], Any]
-if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Details = grpc.HandlerCallDetails
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key under which a caller may name a call, to find it in the server's log."""
@@ -36,49 +31,10 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OWN_SERVICE = "/lmms_eval_grpc."
 
 
-def build_interceptors(max_watches: int, max_watches_per_client: int) -> list[grpc.aio.ServerInterceptor]:
+def build_interceptors(args: ServerArgs) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors in their order."""
-    return [MaskErrors(), LogCalls(), LimitStreams(StreamLimits(max_watches, max_watches_per_client))]
-
-
-class Around(grpc.aio.ServerInterceptor):
-    """Base of the interceptors: :meth:`call` runs around the handler, which keeps its kind of streaming.
-
-    Handlers are coroutines: those that stream write to their context.
-    """
-
-    async def intercept_service(
-        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        return None if handler is None else self.wrap(handler, handler_call_details)
-
-    def wrap(self, handler: Handler, details: Details) -> Handler:
-        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-        behaviour: Behaviour = getattr(handler, kind)
-
-        async def wrapped(request: Any, context: Context) -> Any:
-            return await self.call(behaviour, request, context, details)
-
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        made: Handler = make(
-            wrapped,
-            request_deserializer=self.decoder(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
-        return made
-
-    def decoder(self, decode: Decoder | None) -> Decoder | None:
-        """What makes requests of bytes, for :meth:`call` to receive."""
-        return decode
-
-    @abc.abstractmethod
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
-        """Runs ``behaviour(request, context)``, and whatever belongs around it."""
-
-
-def _arity(streaming: bool) -> str:
-    return "stream" if streaming else "unary"
+    streams = StreamLimits(args.max_watches, args.max_watches_per_client, args.max_watches_per_principal)
+    return [MaskErrors(), LogCalls(), LimitStreams(streams), LimitTime(args.unary_timeout)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,46 +125,3 @@ def _id_of(details: Details) -> str:
 def _code_name(context: Context) -> str:
     code: Any = context.code()
     return code.name if isinstance(code, grpc.StatusCode) else str(code)
-
-
-class StreamLimits:
-    """How many streams are open, in total and by client address, and how many may be."""
-
-    def __init__(self, in_total: int, per_client: int) -> None:
-        self._in_total = in_total
-        self._per_client = per_client
-        self._open: Counter[str] = Counter()
-
-    @contextmanager
-    def hold(self, client: str) -> Iterator[None]:
-        """Counts one stream of ``client`` while the context lasts. Raises TooManyWatches."""
-        if self._open.total() >= self._in_total:
-            raise TooManyWatches("the server", self._in_total)
-        if self._open[client] >= self._per_client:
-            raise TooManyWatches("this client", self._per_client)
-        self._open[client] += 1
-        try:
-            yield
-        finally:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
-
-
-class LimitStreams(Around):
-    """Caps the open server streams, which may last for days, in total and per client."""
-
-    def __init__(self, limits: StreamLimits) -> None:
-        self._limits = limits
-
-    def wrap(self, handler: Handler, details: Details) -> Handler:
-        return super().wrap(handler, details) if handler.response_streaming else handler
-
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
-        with self._limits.hold(client_of(context.peer())):
-            return await behaviour(request, context)
-
-
-def client_of(peer: str) -> str:
-    """The client in a peer's address: all connections of one host count as one."""
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
