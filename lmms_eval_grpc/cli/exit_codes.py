@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done; watch, eval: completed",
-    ExitCode.JOB_FAILED: "watch: the job failed; eval, score and merge --local: that did",
+    ExitCode.JOB_FAILED: "watch: the job failed; eval, score and merge --local: that did; doctor: a check failed",
     ExitCode.USAGE: "the command line or the request is invalid",
     ExitCode.NOT_FOUND: "there is no such job",
     ExitCode.UNREACHABLE: "the server cannot be reached, or did not answer in time",

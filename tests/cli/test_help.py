@@ -33,6 +33,7 @@ COMMANDS = (
     "tasks",
     "models",
     "info",
+    "doctor",
     "completion",
     "version",
 )
