@@ -8,21 +8,26 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from lmms_eval_grpc.cli.doctor import configuration, evaluation, hub, machine, network, packages, storage
+from lmms_eval_grpc.cli.doctor.devices import judge_torch
 from lmms_eval_grpc.cli.doctor.finding import Finding, Level
 from lmms_eval_grpc.cli.doctor.setup import Setup
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.server import config_sources
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.store.schema import MIGRATIONS
-from tests.cli.conftest import NewRig, Rig, run_command
+from tests.cli.conftest import NewRig, Rig, command, environment, run_command
 
 UNWRITABLE = Path("/proc/nothing")
 """Nobody can make this, root neither."""
@@ -37,6 +42,12 @@ def found(findings: Iterator[Finding], level: Level) -> dict[str, Finding]:
     told = [one for one in findings if one.level is level]
     assert all(bool(one.remedy) == (level is not Level.OK) for one in told)
     return {one.check: one for one in told}
+
+
+def doctor(*words: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    """The command, which imports torch in a process of its own: on a slow day that takes its time."""
+    start = [sys.executable, "-c", program] if program else command("doctor", *words)
+    return subprocess.run(start, env=environment(), capture_output=True, text=True, check=False, timeout=280)
 
 
 @pytest.fixture
@@ -60,7 +71,7 @@ def damage(state_dir: Path) -> None:
 
 def test_a_set_up_that_is_well_is_0_and_left_as_it_was(tmp_path: Path) -> None:
     words = ("--state-dir", str(tmp_path / "state"), "--port", "0", "--devices", "cpu")
-    done = run_command("doctor", *words, "--json")
+    done = doctor(*words, "--json")
     assert done.returncode == ExitCode.OK, done.stdout
     document = json.loads(done.stdout)
     assert document["failures"] == 0
@@ -80,8 +91,8 @@ def test_all_that_is_broken_is_told_in_one_run_which_is_1(tmp_path: Path, taken_
     file = tmp_path / "server.yaml"
     file.write_text("port: [1\n")
     damage(tmp_path / "state")
-    done = run_command(
-        *("doctor", "--config", str(file), "--state-dir", str(tmp_path / "state"), "--port", str(taken_port)),
+    done = doctor(
+        *("--config", str(file), "--state-dir", str(tmp_path / "state"), "--port", str(taken_port)),
         *("--include-path", str(tmp_path / "missing"), "--track", "carrier-pigeon:home", "--devices", "cuda:7"),
     )
     assert done.returncode == ExitCode.JOB_FAILED
@@ -264,6 +275,25 @@ def test_packages_that_are_missing_or_too_old_are_named(tmp_path: Path, monkeypa
     assert "jobs on several machines" in found(packages.check_extras(setup()), Level.OK)["extra ray"].message
 
 
+@pytest.mark.parametrize(
+    ("built_for", "devices", "gpus", "level", "words"),
+    [
+        (None, [], 0, Level.OK, "the CPU only"),
+        ("12.8", [None, None], 2, Level.OK, "every GPU"),
+        (None, [], 1, Level.FAILURE, "but there are GPUs"),
+        ("12.8", [], 2, Level.FAILURE, "0 of 2 GPUs (the driver is too old)"),
+        ("12.8", [None, "RuntimeError: no kernel image"], 2, Level.FAILURE, "cuda:1 cannot be computed with"),
+    ],
+)
+def test_what_torch_says_is_held_against_what_the_driver_says(
+    built_for: str | None, devices: list[str | None], gpus: int, level: Level, words: str
+) -> None:
+    told = {"version": "2.9", "built_for": built_for, "devices": devices, "warnings": ["the driver is too old"]}
+    finding = judge_torch(told, gpus)
+    assert finding.level is level
+    assert words in finding.message
+
+
 class _Hub(http.server.BaseHTTPRequestHandler):
     asked: tuple[str, ...] = ()
     date: str | None = None
@@ -349,3 +379,31 @@ def test_a_server_that_is_not_there_is_a_failure() -> None:
     assert done.returncode == ExitCode.JOB_FAILED
     assert done.stdout.startswith("failure  reachable")
     assert "1 failures, 0 warnings, 0 ok" in done.stdout
+
+
+def test_a_server_of_another_kind_is_told_apart() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        done = run_command("doctor", "--address", f"127.0.0.1:{port}")
+    finally:
+        server.stop(0)
+    assert done.returncode == ExitCode.JOB_FAILED
+    assert "no lmms-eval-grpc server" in done.stdout
+
+
+def test_where_only_the_client_is_installed_it_says_so(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('yaml', 'jinja2', 'numpy', 'grpc_health', 'grpc_reflection', 'pynvml', 'packaging', 'rich'):\n"
+        "    sys.modules[name] = None\n"
+        "from lmms_eval_grpc.cli import main\n"
+        f"sys.exit(main(['doctor', '--state-dir', {str(tmp_path)!r}, '--port', '0', '--devices', 'cpu']))\n"
+    )
+    done = doctor(program=program)
+    assert done.returncode == ExitCode.JOB_FAILED, done.stderr
+    assert done.stderr == ""
+    failures = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("failure")}
+    assert failures == {"packages", "protobuf", "tasks"}
+    assert 'pip install "lmms-eval-grpc[server]"' in done.stdout

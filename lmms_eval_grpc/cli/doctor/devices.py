@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lmms_eval_grpc.cli.doctor.finding import Finding, failure, ok, warning
 from lmms_eval_grpc.cli.doctor.setup import Setup, mebibytes
-from lmms_eval_grpc.executors.devices import LocalDevice, UnknownDevice, find_devices
+from lmms_eval_grpc.executors.devices import UnknownDevice, find_devices
 
 _TIMEOUT = 120.0
 """Seconds: on a cold disk the import of torch alone takes half a minute."""
@@ -59,7 +59,12 @@ def check_devices(setup: Setup) -> Iterator[Finding]:
         )
     else:
         yield ok("devices", told)
-    yield from _compare_with_torch(gpus, setup)
+    told_by_torch = _ask_torch(setup)
+    if isinstance(told_by_torch, str):
+        remedy = 'reinstall it: pip install --force-reinstall "torch>=2.4" (see pytorch.org)'
+        yield failure("torch", told_by_torch, remedy)
+    else:
+        yield judge_torch(told_by_torch, len(gpus))
 
 
 def _driver() -> str:
@@ -74,33 +79,28 @@ def _driver() -> str:
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
-def _compare_with_torch(gpus: Sequence[LocalDevice], setup: Setup) -> Iterator[Finding]:
-    told = _ask_torch(setup)
-    if isinstance(told, str):
-        yield failure("torch", told, 'reinstall it: pip install --force-reinstall "torch>=2.4" (see pytorch.org)')
-        return
+def judge_torch(told: Mapping[str, Any], gpus: int) -> Finding:
+    """Whether torch can use the GPUs, of which the driver shows ``gpus``; ``told``: what :data:`_SCRIPT` prints."""
     version = f"torch {told['version']}, built for {told['built_for'] or 'the CPU only'}"
     if not gpus:
-        yield ok("torch", version)
-    elif told["built_for"] is None:
-        yield failure(
-            "torch", f"{version}, but there are GPUs", "install a torch that is built for your CUDA (see pytorch.org)"
-        )
-    elif len(told["devices"]) < len(gpus):
+        return ok("torch", version)
+    if told["built_for"] is None:
+        remedy = "install a torch that is built for your CUDA (see pytorch.org)"
+        return failure("torch", f"{version}, but there are GPUs", remedy)
+    if len(told["devices"]) < gpus:
         said = "; ".join(told["warnings"]) or "no reason is given"
-        yield failure(
+        return failure(
             "torch",
-            f"{version}: it can use {len(told['devices'])} of {len(gpus)} GPUs ({said})",
+            f"{version}: it can use {len(told['devices'])} of {gpus} GPUs ({said})",
             "install a torch built for a CUDA that the driver supports (nvidia-smi shows which), or a newer driver",
         )
-    elif broken := {f"cuda:{index}": why for index, why in enumerate(told["devices"]) if why is not None}:
-        yield failure(
+    if broken := {f"cuda:{index}": why for index, why in enumerate(told["devices"]) if why is not None}:
+        return failure(
             "torch",
             "; ".join(f"{name} cannot be computed with: {why}" for name, why in broken.items()),
             "see nvidia-smi for a process that holds it, or leave it out of devices",
         )
-    else:
-        yield ok("torch", f"{version}; it can compute on every GPU")
+    return ok("torch", f"{version}; it can compute on every GPU")
 
 
 def _ask_torch(setup: Setup) -> dict[str, Any] | str:

@@ -26,9 +26,7 @@ def check_running(client: EvalClient, address: str) -> Iterator[Finding]:
     try:
         serving = client._transport.health_status() == _SERVING
     except EvalServiceError as error:
-        yield failure(
-            "reachable", str(error), "see that it runs, that its log shows no error, and that nothing is between"
-        )
+        yield _refused(error)
         return
     yield ok("reachable", f"a server answers at {address}")
     if serving:
@@ -57,7 +55,8 @@ def _refused(error: EvalServiceError) -> Finding:
         return failure("caller", str(error), "give credentials that the server knows")
     if error.code == "UNIMPLEMENTED":
         return failure("reachable", "what answers is no lmms-eval-grpc server", "correct the address")
-    return failure("reachable", str(error), "see the server's log")
+    remedy = "see that it runs, that its log shows no error, and that no proxy or firewall is between"
+    return failure("reachable", str(error), remedy)
 
 
 def _check_caller(answer: evaluation_service_pb2.GetServerInfoResponse) -> Iterator[Finding]:
