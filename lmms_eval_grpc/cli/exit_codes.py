@@ -23,12 +23,12 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done; watch, eval: completed",
-    ExitCode.JOB_FAILED: "watch: the job failed; eval, score and merge --local: that did",
+    ExitCode.JOB_FAILED: "watch: the job failed; eval, score and merge --local: that did; doctor: a check failed",
     ExitCode.USAGE: "the command line or the request is invalid",
     ExitCode.NOT_FOUND: "there is no such job",
     ExitCode.UNREACHABLE: "the server cannot be reached, or did not answer in time",
     ExitCode.CANCELLED: "watch: the job was cancelled",
-    ExitCode.REFUSED: "refused for now (queue full, too many watches, server draining); try again",
+    ExitCode.REFUSED: "refused for now (queue full, a limit reached, server draining); try again",
     ExitCode.SERVER_ERROR: "the server failed, does not allow it, or cannot do it",
     ExitCode.BUG: "a bug of this program; the traceback says where",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +21,10 @@ from lmms_eval_grpc.client import (
     SamplesNotLogged,
     SequenceOutOfRange,
     ServerUnavailable,
+    TooManyJobs,
+    TooManySubmissions,
+    TooManyWatches,
 )
-from lmms_eval_grpc.client.errors import TooManyWatches
 from lmms_eval_grpc.engine.api import EvaluationError
 
 _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
@@ -34,6 +37,8 @@ _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
     (JobNotFound, ExitCode.NOT_FOUND),
     (QueueFull, ExitCode.REFUSED),
     (TooManyWatches, ExitCode.REFUSED),
+    (TooManyJobs, ExitCode.REFUSED),
+    (TooManySubmissions, ExitCode.REFUSED),
     (ServerUnavailable, ExitCode.UNREACHABLE),
 )
 
@@ -75,7 +80,7 @@ def report(error: EvalServiceError, output: Output) -> ExitCode:
     else:
         output.remark(f"error: {error}")
         if error.retry_after is not None:
-            output.remark(f"try again in {error.retry_after:.0f} s")
+            output.remark(f"try again in {math.ceil(error.retry_after)} s")
         if code is ExitCode.UNREACHABLE:
             output.remark("start one with `lmms-eval-grpc serve`, or name another with --address")
     return code

@@ -24,6 +24,9 @@ TLS_FLAGS = {
 """Metavar and help. Each can stand in ``LMMS_EVAL_GRPC_`` and its name, too."""
 TASK_KINDS = ("task", "group", "tag")
 
+_WITH_SETTINGS = ("serve", "doctor")
+"""Commands whose flags are the server's settings."""
+
 SHELLS = ("bash", "zsh", "fish")
 NAMES = ("jobs", "models", "tasks")
 """What the server can name for completion."""
@@ -53,6 +56,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             list(spellings.values()), action.dest, nargs=action.nargs, metavar=action.metavar, choices=action.choices
         )
         return super()._format_action_invocation(shown)
+
+
+class _Address(argparse.Action):
+    """Keeps the address, and that it was given: ``doctor`` asks no server otherwise."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.address = values
+        namespace.address_given = True
 
 
 class _Wrong(list[str]):
@@ -98,7 +109,8 @@ class Parser(argparse.ArgumentParser):
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for ``argv``.
 
-    Only when ``argv`` asks for ``serve`` are the server's flags declared, because their module is the server's.
+    Only when ``argv`` asks for ``serve`` or ``doctor`` are the server's flags declared, because their module is the
+    server's.
     """
     parser = Parser(prog="lmms-eval-grpc", description=DESCRIPTION, epilog=f"{describe_exit_codes()}\n\n{NOTES}")
     parser.add_argument("--version", action="version", version=f"lmms-eval-grpc {__version__}")
@@ -108,15 +120,14 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary, epilog=describe_exit_codes())
         if name != "serve":
             _add_common(command, top=False)
-            declare(command)
-        elif _asks_for_serve(argv):
+        if name not in _WITH_SETTINGS or _asks_for_settings(argv):
             declare(command)
     return parser
 
 
-def _asks_for_serve(argv: Sequence[str]) -> bool:
+def _asks_for_settings(argv: Sequence[str]) -> bool:
     place = _command_place(argv)
-    return place < len(argv) and argv[place] == "serve"
+    return place < len(argv) and argv[place] in _WITH_SETTINGS
 
 
 def name_command(argv: Sequence[str]) -> list[str]:
@@ -151,6 +162,7 @@ def _add_common(parser: argparse.ArgumentParser, *, top: bool) -> None:
     group.add_argument(
         "-a",
         "--address",
+        action=_Address,
         metavar="HOST:PORT",
         default=default(os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS),
         help=f"the server; also in {ADDRESS_VARIABLE} (default: {DEFAULT_ADDRESS})",
@@ -392,6 +404,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "info": ("Describe the server: versions, devices, limits.", _declare_nothing),
     "token": ("Say who may call a server, and what they may do.", flags_token.add_flags),
     "certs": ("Make certificates for TLS, for development and small teams.", flags_certs.add_flags),
+    "doctor": ("Check whether a server can run here, or with --address one that runs; say what to do.", _declare_serve),
     "completion": ("Print the script that completes this command line in a shell.", _declare_completion),
     "version": ("Print the versions installed here; asks no server.", _declare_nothing),
 }

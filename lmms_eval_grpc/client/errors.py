@@ -95,6 +95,14 @@ class TooManyWatches(EvalServiceError):
     """The server, or this client, has as many open streams as it may; close one, or raise the server's limit."""
 
 
+class TooManyJobs(EvalServiceError):
+    """The caller has as many jobs that have not ended as it may; wait for one, or cancel one."""
+
+
+class TooManySubmissions(EvalServiceError):
+    """The caller submits faster than it may. `retry_after` says when the next job will be taken."""
+
+
 class SamplesNotLogged(EvalServiceError):
     """The job keeps no samples."""
 
@@ -140,6 +148,8 @@ _BY_CODE: dict[grpc.StatusCode, type[EvalServiceError]] = {
 
 _BY_REASON: dict[str, type[EvalServiceError]] = {
     "TOO_MANY_WATCHES": TooManyWatches,
+    "TOO_MANY_JOBS": TooManyJobs,
+    "TOO_MANY_SUBMISSIONS": TooManySubmissions,
     "JOB_NOT_QUEUED": JobNotQueued,
     "QUEUE_PAUSED": QueuePaused,
 }

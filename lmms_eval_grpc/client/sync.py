@@ -184,6 +184,8 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
         Raises:
             InvalidRequest: fields are wrong; its `violations` lists all of them.
             QueueFull: as many jobs wait as may; its `retry_after` says when to try again.
+            TooManyJobs: you have as many jobs that have not ended as you may.
+            TooManySubmissions: you submit faster than you may; its `retry_after` says when to try again.
             RequestConflict: `request_id` was used before with other arguments.
             ServerUnavailable: the server cannot be reached.
         """

@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmms_eval_grpc.client import EvalClient, EvalServiceError, QueueFull, ServerUnavailable, TooManyWatches
+from lmms_eval_grpc.client import (
+    EvalClient,
+    EvalServiceError,
+    QueueFull,
+    ServerUnavailable,
+    TooManyJobs,
+    TooManySubmissions,
+    TooManyWatches,
+)
 from lmms_eval_grpc.client.dictionaries import has_ended, state_name
 from lmms_eval_grpc.client.streams import may_pass
 from lmms_eval_grpc.integrations.pins import CannotPin, Pins
@@ -318,7 +326,7 @@ class EvalTracker:
             self._pins.release(copy)
 
 
-_BUSY = (QueueFull, TooManyWatches)
+_BUSY = (QueueFull, TooManyJobs, TooManySubmissions, TooManyWatches)
 
 
 def _may_pass(error: EvalServiceError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ class TooManySubmissions(ServiceError):
 
     def __init__(self, owner: str, per_minute: int, retry_after: float) -> None:
         super().__init__(
-            f"{owner} submits more than {per_minute} jobs a minute, the limit; try again in {retry_after:.0f} s"
+            f"{owner} submits more than {per_minute} jobs a minute, the limit; try again in {math.ceil(retry_after)} s"
         )
         self.owner = owner
         self.per_minute = per_minute
@@ -114,6 +115,17 @@ class PermissionDenied(ServiceError):
         super().__init__(message)
         self.permission = permission
         """What would be needed: a role's name, or ``owner``."""
+
+
+class CallTimedOut(ServiceError):
+    """The call took longer than calls may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the call took longer than {seconds:g} s, the server's unary_timeout, and was cut off; what it had begun"
+            " to change is carried to its end, so look before you repeat it, or repeat it with the same request_id"
+        )
+        self.seconds = seconds
 
 
 class NotAccepting(ServiceError):

@@ -14,6 +14,7 @@ from lmms_eval_grpc.jobs.secrets import Secrets, withdraw, write
 from lmms_eval_grpc.jobs.spec import JobSpec
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler.journal import Journal
+from lmms_eval_grpc.scheduler.quotas import Quotas
 from lmms_eval_grpc.store.base import JobStore
 
 
@@ -21,10 +22,16 @@ class Intake:
     """Makes jobs of requests."""
 
     def __init__(
-        self, store: JobStore, journal: Journal, job_dir: Callable[[str], Path], clock: Callable[[], float]
+        self,
+        store: JobStore,
+        journal: Journal,
+        quotas: Quotas,
+        job_dir: Callable[[str], Path],
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._journal = journal
+        self._quotas = quotas
         self._job_dir = job_dir
         self._clock = clock
         self._last_order = 0
@@ -81,7 +88,8 @@ class Intake:
             trace_parent=context.trace_parent.get(),
         )
         self._incoming.add(job.job_id)
-        made = None
+        self._quotas.submitted(owner, job.job_id)
+        made: Job | None = None
         try:
             if kept_apart:  # first: a job that is durable must be one that can run
                 await self._keep(job.job_id, kept_apart)
@@ -96,8 +104,10 @@ class Intake:
                 # Retention has removed it in between: the request id is free.
         finally:
             self._incoming.discard(job.job_id)
-            if kept_apart and made is None:
-                await asyncio.to_thread(withdraw, self._job_dir(job.job_id))
+            if made is None:
+                self._quotas.withdrawn(owner, job.job_id)
+                if kept_apart:
+                    await asyncio.to_thread(withdraw, self._job_dir(job.job_id))
 
     async def _keep(self, job_id: str, kept_apart: Secrets) -> None:
         try:

@@ -32,6 +32,7 @@ from lmms_eval_grpc.scheduler.journal import Journal
 from lmms_eval_grpc.scheduler.pace import Pace
 from lmms_eval_grpc.scheduler.pause import PauseFile
 from lmms_eval_grpc.scheduler.queue import JobQueue, QueueView
+from lmms_eval_grpc.scheduler.quotas import Quotas
 from lmms_eval_grpc.scheduler.recovery import recover
 from lmms_eval_grpc.scheduler.retention import Collected, Retention
 from lmms_eval_grpc.scheduler.retry import rest
@@ -66,7 +67,8 @@ class Scheduler:
         self._executor = executor
         self._journal = journal
         self._settings = settings
-        self._intake = Intake(store, journal, self.job_dir, clock)
+        self._quotas = Quotas(settings.max_jobs_per_owner, settings.max_submissions_per_minute)
+        self._intake = Intake(store, journal, self._quotas, self.job_dir, clock)
         self._queue = JobQueue()
         self._slots = SlotTable(())
         self._feed = QueueFeed()
@@ -143,6 +145,7 @@ class Scheduler:
         self._executor.when_devices_change(self._change_devices)
         for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
+            self._quotas.opened(job.owner, job.job_id)
         unfinished = await self._store.unfinished()
         kept = {*(job.job_id for job in unfinished.jobs), *unfinished.unreadable}
         await asyncio.to_thread(clear_others, self._settings.jobs_dir, kept)
@@ -235,11 +238,13 @@ class Scheduler:
             InvalidRequest: no device of this server fits.
             NotAccepting: the server starts or drains.
             QueueFull: as many jobs wait as may.
+            TooManyJobs: the owner has as many that have not ended as it may.
+            TooManySubmissions: the owner submits faster than it may.
             StoreUnavailable: nothing was accepted.
 
         ``secrets`` is what ``spec`` leaves out; it is kept in the job's folder until the job has ended.
         """
-        refusal = functools.partial(self._refusal, spec)
+        refusal = functools.partial(self._refusal, spec, owner)
         taken = self._intake.take(
             spec, request_id, request_digest, dict(labels or {}), priority, owner, refusal, secrets or Secrets()
         )
@@ -255,15 +260,16 @@ class Scheduler:
         """
         return await carry_through(self._cancel(job_id, reason))
 
-    def _refusal(self, spec: JobSpec) -> ServiceError | None:
+    def _refusal(self, spec: JobSpec, owner: str) -> ServiceError | None:
         if not self._accepting:
             why = "the server is being stopped" if self._draining else "the server is starting"
             return NotAccepting(f"{why} and takes no new jobs; try again", _RETRY_AFTER_RESTART)
         if (violation := unfit(spec, self._slots.devices, elastic=self._executor.elastic)) is not None:
             return InvalidRequest([violation])
+        retry_after = self._pace.retry_after(len(self._slots.devices))
         if len(self._queue) + self._intake.under_way >= self._settings.max_queued_jobs:
-            return QueueFull(self._settings.max_queued_jobs, self._pace.retry_after(len(self._slots.devices)))
-        return None
+            return QueueFull(self._settings.max_queued_jobs, retry_after)
+        return self._quotas.refusal(owner, retry_after)
 
     async def _cancel(self, job_id: str, reason: str) -> Job:
         while True:
@@ -308,6 +314,7 @@ class Scheduler:
             return
         if change.state is JobState.QUEUED:
             self._intake.queued(job.job_id)
+            self._quotas.opened(job.owner, job.job_id)
             self._queue.add(job)
             if change.error is not None:
                 self._let_rest(job)
@@ -319,6 +326,7 @@ class Scheduler:
             self._running.pop(job.job_id, None)
         self._feed.publish(job.job_id, change.previous, change.state, event.time)
         if change.state.ended:
+            self._quotas.ended(job.owner, job.job_id)
             self._retention.ended(job.job_id)
         self._wake.set()
 

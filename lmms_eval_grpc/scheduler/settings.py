@@ -14,6 +14,10 @@ class SchedulerSettings:
     """Holds one folder per job, named by its id."""
     max_queued_jobs: int = 1000
     """Jobs that may wait at once; more are refused."""
+    max_jobs_per_owner: int | None = None
+    """Jobs of one owner that may wait or run at once. None: no bound but that of the queue."""
+    max_submissions_per_minute: int | None = None
+    """Jobs that one owner may submit in a minute, in bursts of as many. None: no bound."""
     max_finished_jobs: int = 1000
     """Ended jobs that are kept, newest first."""
     finished_job_ttl: float | None = None

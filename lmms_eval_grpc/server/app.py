@@ -177,6 +177,8 @@ class EvaluationServer:
         settings = SchedulerSettings(
             jobs_dir=self._state_dir / JOBS_NAME,
             max_queued_jobs=self.args.max_queued_jobs,
+            max_jobs_per_owner=self.args.max_jobs_per_principal,
+            max_submissions_per_minute=self.args.max_submissions_per_minute,
             max_finished_jobs=self.args.max_completed_jobs,
             finished_job_ttl=self.args.finished_job_ttl,
             max_attempts=self.args.max_attempts,
@@ -191,10 +193,7 @@ class EvaluationServer:
             asyncio.to_thread(tasks.index),
         )
         self._grpc = grpc.aio.server(
-            interceptors=[
-                observability.calls,
-                *build_interceptors(self.args.max_watches, self.args.max_watches_per_client, await self._make_guards()),
-            ],
+            interceptors=[observability.calls, *build_interceptors(self.args, await self._make_guards())],
             options=channel_options(self.args),
         )
         self._add_services(store, tasks, models, facts, digests)
@@ -264,6 +263,7 @@ class EvaluationServer:
             models=models,
             facts=facts,
             max_submit_priority=self.args.max_submit_priority,
+            stream_rate=self.args.max_stream_bytes_per_second,
         )
         evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
         admin = AdminServicer(self._scheduler, self.drain)

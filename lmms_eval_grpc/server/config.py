@@ -143,6 +143,38 @@ class ServerArgs:
         default=5_000,
         metadata={"help": "Streams that one client address may have open at once.", "minimum": 1},
     )
+    max_watches_per_principal: int | None = field(
+        default=None,
+        metadata={
+            "help": "Streams that one principal may have open at once; unset: no bound but that of its address.",
+            "minimum": 1,
+        },
+    )
+    max_jobs_per_principal: int | None = field(
+        default=None,
+        metadata={
+            "help": "Jobs of one principal that may wait or run at once; unset: no bound but max_queued_jobs.",
+            "minimum": 1,
+        },
+    )
+    max_submissions_per_minute: int | None = field(
+        default=None,
+        metadata={
+            "help": "Jobs that one principal may submit in a minute, in bursts of as many; unset: no bound.",
+            "minimum": 1,
+        },
+    )
+    max_stream_bytes_per_second: int | None = field(
+        default=None,
+        metadata={
+            "help": "Bytes per second that one stream of samples or of a log gets; unset: no bound.",
+            "minimum": 1024,
+        },
+    )
+    unary_timeout: float | None = field(
+        default=30.0,
+        metadata={"help": "Seconds after which a call that is no stream is cut off; none: never.", "above": 0},
+    )
     max_request_bytes: int = field(
         default=8 * 1024 * 1024,
         metadata={"help": "Bytes of the largest request.", "minimum": 65_536},

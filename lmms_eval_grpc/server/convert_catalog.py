@@ -43,6 +43,10 @@ class ServerFacts:
     max_queued_jobs: int
     max_watches: int
     max_watches_per_client: int
+    max_watches_per_principal: int | None
+    max_jobs_per_principal: int | None
+    max_submissions_per_minute: int | None
+    max_stream_bytes_per_second: int | None
     max_request_bytes: int
     max_labels: int
     max_finished_jobs: int
@@ -173,6 +177,10 @@ def write_server(
             max_request_bytes=facts.max_request_bytes,
             max_labels=facts.max_labels,
             max_finished_jobs=facts.max_finished_jobs,
+            max_jobs_per_principal=facts.max_jobs_per_principal or 0,
+            max_submissions_per_minute=facts.max_submissions_per_minute or 0,
+            max_watches_per_principal=facts.max_watches_per_principal or 0,
+            max_stream_bytes_per_second=facts.max_stream_bytes_per_second or 0,
         ),
         python_version=facts.python_version,
         platform=facts.platform,

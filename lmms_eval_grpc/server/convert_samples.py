@@ -9,8 +9,10 @@ from typing import Any
 from lmms_eval_grpc.server.convert_values import clean
 from lmms_eval_grpc.v1 import job_pb2
 
-MAX_RECORD_BYTES = 3_500_000
-"""A record is cut to this, because clients take messages of 4 MiB at most."""
+MAX_RECORD_BYTES = 1_000_000
+"""A record is cut to this: a message holds at least one, and no message is to be larger than 1 MiB."""
+_MARK_BYTES = 64
+"""Room for what stands in place of a text's end."""
 
 _OUTCOMES = {
     "ok": job_pb2.SAMPLE_OUTCOME_OK,
@@ -51,14 +53,39 @@ def _texts(values: Sequence[Any]) -> list[str]:
 
 
 def _shortened(message: job_pb2.SampleRecord) -> job_pb2.SampleRecord:
-    """``message`` with its longest texts cut, each saying so."""
-    longest = MAX_RECORD_BYTES // (4 * (len(_TEXT_FIELDS) + len(message.responses) + len(message.filtered_responses)))
+    """``message`` with its longest texts cut, each saying so; then without what there are too many of."""
+    texts = [getattr(message, name) for name in _TEXT_FIELDS]
+    sizes = [len(text.encode()) for text in (*texts, *message.responses, *message.filtered_responses)]
+    longest = _level(sizes, sum(sizes) - (message.ByteSize() - MAX_RECORD_BYTES))
     for name in _TEXT_FIELDS:
         setattr(message, name, _cut(getattr(message, name), longest))
     for values in (message.responses, message.filtered_responses):
         values[:] = [_cut(value, longest) for value in values]
+    for values in (message.responses, message.filtered_responses):
+        if message.ByteSize() > MAX_RECORD_BYTES:
+            values[:] = [f"… ({len(values)} texts, too many to send)"]
+    if message.ByteSize() > MAX_RECORD_BYTES:
+        message.error = f"{message.error} ({len(message.scores)} scores, too many to send)".strip()
+        message.ClearField("scores")
     return message
 
 
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]} … ({len(text) - length} more characters)"
+def _level(sizes: Sequence[int], room: int) -> int:
+    """The largest size to which all that are larger can be cut, marks included, so that together they take ``room``."""
+    low, high = 0, max(sizes)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(size if size <= middle else middle + _MARK_BYTES for size in sizes) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _cut(text: str, most: int) -> str:
+    """``text`` if it takes at most ``most`` bytes; otherwise its beginning, which does, and how much is left out."""
+    encoded = text[: most + 1].encode()
+    if len(encoded) <= most:
+        return text
+    kept = encoded[:most].decode(errors="ignore")
+    return f"{kept} … ({len(text) - len(kept)} more characters)"

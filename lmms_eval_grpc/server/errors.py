@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import math
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Row:
 
 def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     delay = Duration()
-    delay.FromMicroseconds(max(0, round(seconds * 1e6)))
+    delay.FromMicroseconds(max(0, math.ceil(seconds * 1e6)))
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
@@ -135,6 +136,11 @@ TABLE: dict[type[domain.ServiceError], Row] = {
         grpc.StatusCode.PERMISSION_DENIED,
         "PERMISSION_DENIED",
         metadata=lambda error: {"permission": error.permission},
+    ),
+    domain.CallTimedOut: Row(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "CALL_TIMED_OUT",
+        metadata=lambda error: {"seconds": f"{error.seconds:g}"},
     ),
     domain.NotAccepting: Row(
         grpc.StatusCode.UNAVAILABLE, "NOT_ACCEPTING", details=lambda error: [_retry_info(error.retry_after)]

@@ -15,12 +15,12 @@ import grpc.aio
 
 from lmms_eval_grpc.jobs import context as task_context
 from lmms_eval_grpc.jobs.errors import ServiceError
+from lmms_eval_grpc.server.around import Around, Behaviour, Context, Encoder
 from lmms_eval_grpc.server.errors import TABLE
-from lmms_eval_grpc.server.interceptors import Around, Behaviour, Context, Encoder
 from lmms_eval_grpc.server.principals import current_principal
 
 if TYPE_CHECKING:
-    from lmms_eval_grpc.server.interceptors import Details, Handler
+    from lmms_eval_grpc.server.around import Details, Handler
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key under which a caller may name a call, to find it in the server's log."""

@@ -31,15 +31,19 @@ def make_state_dir(args: ServerArgs, environ: Mapping[str, str] = os.environ) ->
     if is_temporary(args):
         remove_abandoned(args.temp_dir_prefix)
         return Path(tempfile.mkdtemp(prefix=args.temp_dir_prefix))
-    if args.state_dir is not None:
-        folder = args.state_dir.absolute()
-    else:
-        folder = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "lmms-eval-grpc"
+    folder = locate_state_dir(args, environ)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ServerStartError(f"state_dir: {folder} cannot be made: {error.strerror}; choose another") from error
     return folder
+
+
+def locate_state_dir(args: ServerArgs, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the folder is, or will be, that goes with no server."""
+    if args.state_dir is not None:
+        return args.state_dir.absolute()
+    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "lmms-eval-grpc"
 
 
 def is_temporary(args: ServerArgs) -> bool:

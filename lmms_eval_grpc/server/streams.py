@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,20 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, SamplesNotLogged, StoreUn
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.server.convert_samples import write_sample
+from lmms_eval_grpc.server.limits import Pacer
 from lmms_eval_grpc.server.watch import stopping
 from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsResponse, StreamSamplesResponse
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.scheduler.journal import JobLog, Journal
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
-    from lmms_eval_grpc.store.base import SampleStore
+    from lmms_eval_grpc.store.base import SampleBatch, SampleStore
     from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsRequest, StreamSamplesRequest
-    from lmms_eval_grpc.v1.job_pb2 import SampleRecord
 
+MAX_MESSAGE_BYTES = 1 << 20
+"""Bytes of any message."""
 MAX_SAMPLES_BYTES = 512 * 1024
-"""Bytes of JSON that make one message, which is then below 1 MiB unless a single record is larger."""
+"""Bytes of JSON that make one message, unless a single record is larger."""
 MAX_LOG_BYTES = 256 * 1024
 """Bytes of the log in one message."""
 POLL_INTERVAL = 0.5
@@ -37,7 +38,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 async def stream_samples(
-    request: StreamSamplesRequest, context: Context, journal: Journal, scheduler: Scheduler, samples: SampleStore
+    request: StreamSamplesRequest,
+    context: Context,
+    journal: Journal,
+    scheduler: Scheduler,
+    samples: SampleStore,
+    pacer: Pacer,
 ) -> None:
     """Writes a job's sample records, from a cursor on; following, until the job has ended and all of it was read.
 
@@ -58,28 +64,42 @@ async def stream_samples(
     while True:
         ended = log.job.state.ended  # Asked before reading: what is written by then is all there is.
         try:
-            batch = await samples.read(folder, cursor, MAX_SAMPLES_BYTES)
+            message = await _read_samples(samples, folder, cursor, request.task, pacer.bound(MAX_SAMPLES_BYTES))
         except InvalidRequest:
             await journal.log(request.job_id)  # Who removed the file may have removed the job.
             raise
-        if batch.next_cursor == cursor:
+        if message.next_cursor == cursor:
             if ended or not request.follow:
                 if cursor == 0:
                     await journal.log(request.job_id)  # There may have been samples.
                 return
             await _pause(log, journal)
             continue
-        cursor = batch.next_cursor
-        records = await asyncio.to_thread(_write_samples, batch.records, request.task)
-        if records:
-            await context.write(StreamSamplesResponse(samples=records, next_cursor=cursor))
+        cursor = message.next_cursor
+        if message.samples:
+            await _keep_pace(pacer, log, journal)
+            await context.write(message)
+            pacer.sent(message.ByteSize())
 
 
-def _write_samples(records: Sequence[Mapping[str, object]], task: str) -> list[SampleRecord]:
-    return [write_sample(record) for record in records if not task or record.get("task") == task]
+async def _read_samples(samples: SampleStore, folder: Path, cursor: int, task: str, size: int) -> StreamSamplesResponse:
+    """The message of about ``size`` bytes of records behind ``cursor``; its cursor is the same when there are none."""
+    while True:
+        batch = await samples.read(folder, cursor, size)
+        message = await asyncio.to_thread(_write_samples, batch, task)
+        if message.ByteSize() <= MAX_MESSAGE_BYTES or len(batch.records) == 1:
+            return message
+        size //= 2  # Many scores take more room in a message than in JSON.
 
 
-async def stream_logs(request: StreamLogsRequest, context: Context, journal: Journal, scheduler: Scheduler) -> None:
+def _write_samples(batch: SampleBatch, task: str) -> StreamSamplesResponse:
+    records = [write_sample(record) for record in batch.records if not task or record.get("task") == task]
+    return StreamSamplesResponse(samples=records, next_cursor=batch.next_cursor)
+
+
+async def stream_logs(
+    request: StreamLogsRequest, context: Context, journal: Journal, scheduler: Scheduler, pacer: Pacer
+) -> None:
     """Writes the log of a job's worker, from an offset on; following, until the job has ended and all of it was read.
 
     Raises:
@@ -93,21 +113,36 @@ async def stream_logs(request: StreamLogsRequest, context: Context, journal: Jou
     offset = request.after_offset if request.after_offset >= 0 else max(0, size + request.after_offset)
     while True:
         ended = log.job.state.ended
-        size, start, data, torn = await asyncio.to_thread(_read, path, offset)
+        most = pacer.bound(MAX_LOG_BYTES)
+        size, start, data, torn = await asyncio.to_thread(_read, path, offset, most)
         if size == 0:
             await journal.log(request.job_id)  # There may have been a log, removed with the job.
         if offset > size:
             description = f"{offset} is behind the end of the log, which has {size} bytes; use an end_offset"
             raise InvalidRequest([Violation("after_offset", description)])
         # A character whose bytes are not all written yet waits for the rest, unless there will be none.
-        text, used = codecs.utf_8_decode(data, "replace", torn or (ended and len(data) < MAX_LOG_BYTES))
+        text, used = codecs.utf_8_decode(data, "replace", torn or (ended and len(data) < most))
         if used:
             offset = start + used
+            await _keep_pace(pacer, log, journal)
             await context.write(StreamLogsResponse(text=text, end_offset=offset))
+            pacer.sent(used)
         elif ended or not request.follow:
             return
         else:
             await _pause(log, journal)
+
+
+async def _keep_pace(pacer: Pacer, log: JobLog, journal: Journal) -> None:
+    """Until the next message may be sent."""
+    while seconds := pacer.wait():
+        if journal.closed:
+            raise stopping()
+        # Not a sleep: a server that stops wakes those who wait here.
+        if log.job.state.ended:
+            await asyncio.sleep(min(seconds, POLL_INTERVAL))
+        else:
+            await log.wait_beyond(log.job.sequence, seconds)
 
 
 async def _pause(log: JobLog, journal: Journal) -> None:
@@ -126,9 +161,9 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _read(path: Path, offset: int) -> tuple[int, int, bytes, bool]:
+def _read(path: Path, offset: int, most: int) -> tuple[int, int, bytes, bool]:
     """The size of a file (0 if there is none), where from ``offset`` on there is something in it, what that is, at most
-    :data:`MAX_LOG_BYTES`, and whether a gap follows right after: the middle of a log that is too long is left out."""
+    ``most`` bytes, and whether a gap follows right after: the middle of a log that is too long is left out."""
     try:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -136,7 +171,7 @@ def _read(path: Path, offset: int) -> tuple[int, int, bytes, bool]:
                 return size, offset, b"", False
             start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
             gap = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            data = os.pread(file.fileno(), min(MAX_LOG_BYTES, gap - start), start)
+            data = os.pread(file.fileno(), min(most, gap - start), start)
             return size, start, data, start + len(data) == gap < size
     except FileNotFoundError:
         return 0, offset, b"", False

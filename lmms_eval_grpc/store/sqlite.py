@@ -272,7 +272,7 @@ class SqliteStore:
 
     def _unavailable(self, what: str, error: sqlite3.Error) -> StoreUnavailable:
         # Clients are told what and how, the file's name is for the log.
-        message = f"the job store cannot be {what}: {_explain(error)}"
+        message = f"the job store cannot be {what}: {explain(error)}"
         _LOG.error("%s (%s)", message, self._path)
         return StoreUnavailable(message)
 
@@ -289,7 +289,7 @@ class SqliteStore:
         except (sqlite3.Error, NewerSchema, OSError) as error:
             for connection in connections:
                 connection.close()
-            raise StoreUnavailable(f"cannot open the job store {self._path}: {_explain(error)}") from error
+            raise StoreUnavailable(f"cannot open the job store {self._path}: {explain(error)}") from error
         return writer, reader
 
     def _connection(self) -> sqlite3.Connection:
@@ -314,7 +314,7 @@ class SqliteStore:
             raise sqlite3.DatabaseError(f"{verdict}; {_REMEDIES['SQLITE_CORRUPT']}")
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """What went wrong, and what to do about it where that is known."""
     if isinstance(error, NewerSchema):
         return f"{error}; run the release that wrote it, or a later one"

@@ -83,6 +83,23 @@ def test_a_full_queue_is_6(new_rig: NewRig) -> None:
     assert document["error"]["retry_after_seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_jobs_per_principal": 1}, "TOO_MANY_JOBS"),
+        ({"max_submissions_per_minute": 1}, "TOO_MANY_SUBMISSIONS"),
+    ],
+)
+def test_a_limit_of_the_caller_is_6(new_rig: NewRig, limits: dict[str, int], reason: str) -> None:
+    rig = new_rig(**limits)
+    rig.submit()
+    done = rig.run(*rig.submit_words("--json"))
+    assert done.returncode == ExitCode.REFUSED
+    error = json.loads(done.stderr)["error"]
+    assert error["reason"] == reason
+    assert error["retry_after_seconds"] > 0
+
+
 def test_a_draining_server_is_6(rig: Rig) -> None:
     rig.execution(rig.submit())
     rig.wait_for(rig.server._scheduler.drain())

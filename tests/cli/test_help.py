@@ -35,6 +35,7 @@ COMMANDS = (
     "info",
     "token",
     "certs",
+    "doctor",
     "completion",
     "version",
 )

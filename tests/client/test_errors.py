@@ -20,6 +20,8 @@ from lmms_eval_grpc.client import (
     SamplesNotLogged,
     SequenceOutOfRange,
     ServerUnavailable,
+    TooManyJobs,
+    TooManySubmissions,
     TooManyWatches,
     Violation,
 )
@@ -44,8 +46,11 @@ def failed(code: grpc.StatusCode, text: str = "text", trailers: Any = ()) -> grp
         (grpc.StatusCode.OUT_OF_RANGE, details("SEQUENCE_OUT_OF_RANGE"), SequenceOutOfRange),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, details("QUEUE_FULL"), QueueFull),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, details("TOO_MANY_WATCHES"), TooManyWatches),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, details("TOO_MANY_JOBS"), TooManyJobs),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, details("TOO_MANY_SUBMISSIONS"), TooManySubmissions),
         (grpc.StatusCode.UNAVAILABLE, (), ServerUnavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, (), ServerUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, details("CALL_TIMED_OUT"), ServerUnavailable),
         # grpc's own (a message over the size limit), or a proxy's: not the service's situation of that code.
         (grpc.StatusCode.RESOURCE_EXHAUSTED, (), EvalServiceError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, details("QUEUE_FULL", domain="elsewhere"), EvalServiceError),

@@ -238,8 +238,10 @@ def test_nothing_waits_while_a_large_checkpoint_goes(
     [
         [Break(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")],
         [Break(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full", details("QUEUE_FULL")), *AWAY],
+        [Break(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", details("TOO_MANY_JOBS"))],
+        [Break(grpc.StatusCode.RESOURCE_EXHAUSTED, "too fast", details("TOO_MANY_SUBMISSIONS"))],
     ],
-    ids=["a proxy that resets the call", "a full queue, then a restart"],
+    ids=["a proxy that resets the call", "a full queue, then a restart", "too many jobs", "too many submissions"],
 )
 def test_what_may_pass_loses_no_checkpoint_at_the_end_either(server: ScriptedServer, breaks: list[Break]) -> None:
     server.servicer.breaks["Evaluate"] = [*breaks]

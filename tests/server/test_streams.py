@@ -15,6 +15,7 @@ from lmms_eval_grpc.engine.record.samples import SampleRecord
 from lmms_eval_grpc.executors.log_bound import bound_log
 from lmms_eval_grpc.jobs.errors import InvalidRequest, JobNotFound
 from lmms_eval_grpc.server import streams
+from lmms_eval_grpc.server.limits import Pacer
 from lmms_eval_grpc.store.base import SampleBatch
 from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
@@ -247,7 +248,9 @@ async def test_samples_that_are_removed_while_they_are_read_do_not_end_well(new_
     reader: Any = Reader(lambda: crowd_out(rig, job_id))
     request = pb.StreamSamplesRequest(job_id=job_id)
     with pytest.raises(JobNotFound):
-        await streams.stream_samples(request, reader, rig.server._journal, rig.server._scheduler, FileSampleStore())
+        await streams.stream_samples(
+            request, reader, rig.server._journal, rig.server._scheduler, FileSampleStore(), Pacer(None)
+        )
     assert len(reader.told) == 1
 
 
@@ -264,7 +267,7 @@ async def test_samples_that_are_removed_just_before_they_are_read_are_not_taken_
     context: Any = None
     request = pb.StreamSamplesRequest(job_id=job_id, follow=True)
     with pytest.raises(JobNotFound):
-        await streams.stream_samples(request, context, rig.server._journal, rig.server._scheduler, Late())
+        await streams.stream_samples(request, context, rig.server._journal, rig.server._scheduler, Late(), Pacer(None))
 
 
 async def test_a_log_that_is_removed_while_it_is_read_does_not_end_well(new_rig: NewRig) -> None:
@@ -274,7 +277,7 @@ async def test_a_log_that_is_removed_while_it_is_read_does_not_end_well(new_rig:
     reader: Any = Reader(lambda: crowd_out(rig, job_id))
     request = pb.StreamLogsRequest(job_id=job_id, follow=True)
     with pytest.raises(JobNotFound):
-        await streams.stream_logs(request, reader, rig.server._journal, rig.server._scheduler)
+        await streams.stream_logs(request, reader, rig.server._journal, rig.server._scheduler, Pacer(None))
     assert len(reader.told) == 1
 
 
@@ -285,7 +288,7 @@ async def test_a_log_that_somebody_removed_is_not_taken_for_all_there_is(rig: Ri
     reader: Any = Reader(lambda: asyncio.to_thread(path.unlink))
     with pytest.raises(InvalidRequest, match="which has 0 bytes"):
         await streams.stream_logs(
-            pb.StreamLogsRequest(job_id=job_id), reader, rig.server._journal, rig.server._scheduler
+            pb.StreamLogsRequest(job_id=job_id), reader, rig.server._journal, rig.server._scheduler, Pacer(None)
         )
 
 
@@ -295,10 +298,10 @@ async def test_followers_of_a_job_that_waits_look_at_nothing_until_it_starts(
     looks = 0
     read = streams._read
 
-    def count(path: Path, offset: int) -> tuple[int, bytes]:
+    def count(path: Path, offset: int, most: int) -> tuple[int, int, bytes, bool]:
         nonlocal looks
         looks += 1
-        return read(path, offset)
+        return read(path, offset, most)
 
     monkeypatch.setattr(streams, "_read", count)
     monkeypatch.setattr(streams, "POLL_INTERVAL", 0.001)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, PermissionDenied, ServiceError, Unauthenticated, Violation
+from lmms_eval_grpc.server.around import Around, Behaviour, Context, Decoder
 from lmms_eval_grpc.server.auth.access import Access, Grant
 from lmms_eval_grpc.server.auth.audit_log import AuditLog
 from lmms_eval_grpc.server.auth.table import AUDITED, MINIMUM_ROLES
 from lmms_eval_grpc.server.errors import status_of
-from lmms_eval_grpc.server.interceptors import Around, Behaviour, Context, Decoder, client_of
+from lmms_eval_grpc.server.limits import client_of
 from lmms_eval_grpc.server.principals import ANONYMOUS, UNKNOWN, Principal, Role, current_principal, set_principal
 from lmms_eval_grpc.server.transport import certificate_name
 
 if TYPE_CHECKING:
-    from lmms_eval_grpc.server.interceptors import Details
+    from lmms_eval_grpc.server.around import Details
 
 AUTHORIZATION = "authorization"
 """Metadata key of a token."""
