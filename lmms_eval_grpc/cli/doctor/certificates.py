@@ -22,7 +22,7 @@ _ANY = ("0.0.0.0", "::")
 
 def check_certificates(setup: Setup) -> Iterator[Finding]:
     """Those that the settings name."""
-    paths = [getattr(setup.args, name, None) for name in ("tls_cert", "tls_key", "tls_client_ca")]
+    paths = [setup.args.tls_cert, setup.args.tls_key, setup.args.tls_client_ca]
     if any(path is not None for path in paths):
         yield from check_files(*paths, host=setup.args.host)
 
