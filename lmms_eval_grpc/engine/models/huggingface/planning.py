@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models.huggingface.generation import generation_key
 from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
@@ -81,9 +80,8 @@ def broken(index: int, error: BaseException) -> Answer:
     return Answer(index, GenerationResponse(error=describe_failure(error)))
 
 
-def share_key(generation: Mapping[str, Any] | None, media: Media) -> str:
-    """Requests with different keys never share a batch. ``generation`` is None where a likelihood is asked for."""
-    what = "likelihood" if generation is None else generation_key(generation)
+def share_key(what: str, media: Media) -> str:
+    """Requests with different keys never share a batch. ``what`` names what is asked for, with which arguments."""
     return f"{media.kinds} {what}"
 
 
@@ -115,7 +113,7 @@ class Planner(Generic[R]):
                 yield _finished(Prepared(broken=[prepared]))
                 continue
             window.append(prepared)
-            pixels += sum_pixels([prepared])
+            pixels += prepared.media.pixels
             crowded = pixels >= WINDOW_PIXELS
             hungry = False
             if self.cut_early and demand.waiting:
