@@ -322,7 +322,7 @@ def test_an_idle_model_gets_what_is_prepared(
     patience: float, cut_early: bool, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "PATIENCE", patience)
-    planner: Planner[int] = Planner(lambda index, _: prepared(1.0, index), list, lambda longest: 16, cut_early)
+    planner: Planner[Any] = Planner(lambda index, _: prepared(1.0, index), list, lambda longest: 16, cut_early)
     demand = Demand(threads=1)
     demand.waiting = True
     with ThreadPoolExecutor(1) as pool:
@@ -344,7 +344,7 @@ def test_an_idle_model_does_not_wait_for_what_is_prepared_after_its_batch(monkey
         encoded.set()
         return chunk
 
-    planner: Planner[int] = Planner(prepare, encode, lambda longest: 16, cut_early=True)
+    planner: Planner[Any] = Planner(prepare, encode, lambda longest: 16, cut_early=True)
     demand = Demand(threads=1)
     demand.waiting = True
     with ThreadPoolExecutor(1) as pool:
