@@ -322,7 +322,7 @@ def test_an_idle_model_gets_what_is_prepared(
     patience: float, cut_early: bool, cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "PATIENCE", patience)
-    planner: Planner[int] = Planner(lambda index, _: prepared(1.0, index), list, lambda longest: 16, cut_early)
+    planner: Planner[Any] = Planner(lambda index, _: prepared(1.0, index), list, lambda longest: 16, cut_early)
     demand = Demand(threads=1)
     demand.waiting = True
     with ThreadPoolExecutor(1) as pool:
@@ -330,6 +330,32 @@ def test_an_idle_model_gets_what_is_prepared(
     batches = [step.batch.requests for step in steps if step.batch]
     assert [request.index for batch in batches for request in batch] == list(range(40))
     assert [len(batch) for batch in batches] == ([1] * 40 if cut else [16, 16, 8])
+
+
+def test_an_idle_model_does_not_wait_for_what_is_prepared_after_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "PATIENCE", 0.0)
+    encoded = threading.Event()
+
+    def prepare(index: int, request: int) -> PreparedRequest:
+        assert index == 0 or encoded.wait(60), "the only preparing thread was to encode as well"
+        return prepared(1.0, index)
+
+    def encode(chunk: Sequence[PreparedRequest]) -> Sequence[PreparedRequest]:
+        encoded.set()
+        return chunk
+
+    planner: Planner[Any] = Planner(prepare, encode, lambda longest: 16, cut_early=True)
+    demand = Demand(threads=1)
+    demand.waiting = True
+    with ThreadPoolExecutor(1) as pool:
+        steps = planner.plan(range(20), pool, demand)
+        first = next(steps).result(60)
+        demand.waiting = False
+        rest = [step.result(60) for step in steps]
+    assert first.batch is not None
+    assert [request.index for request in first.batch.requests] == [0]
+    assert [request.index for step in rest if step.batch for request in step.batch.requests] == list(range(1, 20))
+    assert all(not step.broken for step in rest)
 
 
 def test_patience_lasts_longer_where_the_rest_is_soon_there() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _BLOCK_ROWS = 32
@@ -19,11 +19,15 @@ class Rows:
     """The rows of a ``datasets.Dataset``, by number. For any number of threads."""
 
     def __init__(self, dataset: Any) -> None:
+        from datasets.features.features import decode_nested_example, require_decoding
+
         self._dataset = dataset
-        self._features = dataset.features
         shown = dataset.format
         # A dataset with a format or a transform of its own knows best what its rows look like.
         self._has_format = shown["type"] is not None or set(shown["columns"]) != set(dataset.column_names)
+        # All features together would be gone through anew for every row.
+        self._decoded = {name: feature for name, feature in dataset.features.items() if require_decoding(feature)}
+        self._decode: Callable[[Any, Any], Any] = decode_nested_example
         self._tables = dataset.with_format("arrow")
         self._size = _BLOCK_ROWS
         if dataset._indices is not None:  # rows that were selected or shuffled are copied
@@ -34,9 +38,12 @@ class Rows:
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """As ``dataset[number]``: media are decoded. Raises what decoding raises."""
-        row: dict[str, Any] = (
-            self._dataset[number] if self._has_format else self._features.decode_example(self.stored(number))
-        )
+        if self._has_format:
+            row: dict[str, Any] = self._dataset[number]
+            return row
+        row = self.stored(number)
+        for name, feature in self._decoded.items():
+            row[name] = self._decode(feature, row[name])
         return row
 
     def stored(self, number: int) -> dict[str, Any]:

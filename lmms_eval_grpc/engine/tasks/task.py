@@ -21,6 +21,7 @@ from lmms_eval_grpc.engine.tasks.config import TaskConfig
 from lmms_eval_grpc.engine.tasks.fewshot import FewShot
 from lmms_eval_grpc.engine.tasks.templates import render
 
+_CONTAINERS = (dict, list)
 _PROBED_DOCUMENTS = 20
 """How many documents may be broken before one that is not tells what the task's targets look like."""
 
@@ -369,5 +370,5 @@ def _count(limit: int | float | None, total: int) -> int:
 def _own(value: Any) -> Any:
     """A copy that shares nothing that can be changed: of what YAML makes, in a tenth of deepcopy's time."""
     if isinstance(value, dict):
-        return {key: _own(item) for key, item in value.items()}
+        return {key: _own(item) if isinstance(item, _CONTAINERS) else item for key, item in value.items()}
     return [_own(item) for item in value] if isinstance(value, list) else value

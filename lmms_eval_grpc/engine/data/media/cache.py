@@ -83,9 +83,9 @@ class MediaCache:
 
     def image(self, source: Any, max_pixels: int | None = None) -> Image.Image:
         """As :func:`load_image`. The picture must not be written to."""
-        decode = functools.partial(load_image, source, max_pixels)
         if self._memory_bytes == 0 or isinstance(source, Image.Image):
-            return decode()
+            return load_image(source, max_pixels)
+        decode = functools.partial(load_image, source, max_pixels)
         return self._once(_key("image", source, [max_pixels]), decode, self._kept_image, self._keep_image)
 
     def _once(

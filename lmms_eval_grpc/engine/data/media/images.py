@@ -40,6 +40,8 @@ def load_image(source: Any, max_pixels: int | None = None) -> Image.Image:
     ``max_pixels`` scales the image down to as many, as :func:`fit_pixels` does. Raises :class:`MediaError` for
     anything that is not a whole image, and for one of more than :data:`MAX_IMAGE_PIXELS`.
     """
+    if type(source) is Image.Image and _is_ready(source, max_pixels):
+        return source
     try:
         image = _open(source)
         try:
@@ -55,6 +57,16 @@ def load_image(source: Any, max_pixels: int | None = None) -> Image.Image:
         raise MediaError(f"image {describe(source)} cannot be decoded: {error}") from error
 
 
+def _is_ready(image: Image.Image, max_pixels: int | None) -> bool:
+    """Whether there is nothing to do to a picture that was decoded before."""
+    most = MAX_IMAGE_PIXELS if max_pixels is None else min(max_pixels, MAX_IMAGE_PIXELS)
+    return image.mode == "RGB" and image.width * image.height <= most and _is_upright(image)
+
+
+def _is_upright(image: Image.Image) -> bool:
+    return bool(image.getexif().get(_ORIENTATION, 1) == 1)
+
+
 def _decode(image: Image.Image, name: str, max_pixels: int | None) -> Image.Image:
     pixels = image.width * image.height
     if pixels > MAX_IMAGE_PIXELS:
@@ -66,7 +78,7 @@ def _decode(image: Image.Image, name: str, max_pixels: int | None) -> Image.Imag
         image.draft("RGB", (math.ceil(image.width * factor), math.ceil(image.height * factor)))
     image.load()
     # Both would make a copy even where there is nothing to change, which is most of what small images cost.
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if not _is_upright(image):
         image = ImageOps.exif_transpose(image)
     return image if image.mode == "RGB" else _to_rgb(image)
 

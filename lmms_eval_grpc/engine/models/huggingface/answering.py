@@ -13,7 +13,7 @@ from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan
 from lmms_eval_grpc.engine.models.huggingface.likelihood import score_continuations
 from lmms_eval_grpc.engine.models.huggingface.planning import Batch
 from lmms_eval_grpc.engine.models.huggingface.sampling import OwnChoice, request_seed
-from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings
+from lmms_eval_grpc.engine.models.huggingface.stopping import StopStrings, StopVocabulary
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse
 
 _EXACT_INPUTS = ("second_per_grid_ts", "video_second_per_grid")
@@ -38,16 +38,18 @@ def score_batch(model: Any, batch: Batch) -> list[Answer]:
 
 @torch.inference_mode()
 def generate_batch(
-    model: Any, tokenizer: Any, batch: Batch, plan: GenerationPlan, *, hide_thoughts: bool = False
+    model: Any, batch: Batch, plan: GenerationPlan, stopping: StopVocabulary, *, hide_thoughts: bool = False
 ) -> list[Answer]:
     """Texts, cut before the first stop string, and how many tokens the model made for each.
 
-    ``hide_thoughts`` keeps only what stands behind ``</think>``: nothing where a thought has no end.
+    ``stopping`` is of the plan's stop strings. ``hide_thoughts`` keeps only what stands behind ``</think>``: nothing
+    where a thought has no end.
     """
     inputs = _place(batch.inputs, model)
     prompt_length = inputs["input_ids"].shape[1]
+    tokenizer = stopping.tokenizer
     plan.config.pad_token_id = tokenizer.pad_token_id
-    criteria = [StopStrings(tokenizer, plan.stops, prompt_length)] if plan.stops else []
+    criteria = [StopStrings(stopping, prompt_length)] if plan.stops else []
     processors: list[Any] = []
     if plan.warpers is not None:
         seeds = [

@@ -23,7 +23,7 @@ from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.huggingface.ahead import ReadyCheckpoint, may_load_early, read_template
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
 from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversation
-from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, plan_generation
+from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, generation_key, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.identity import find_folder, identify
 from lmms_eval_grpc.engine.models.huggingface.likelihood import append_continuations, tokenize_continuation
 from lmms_eval_grpc.engine.models.huggingface.loading import (
@@ -51,6 +51,7 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
 from lmms_eval_grpc.engine.models.huggingface.processor import encode
+from lmms_eval_grpc.engine.models.huggingface.stopping import StopVocabulary
 from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
@@ -122,7 +123,8 @@ class HuggingFaceBackend:
         }
         self._blueprint = Blueprint.read(folder)
         self.processor = processor
-        self._media = plan_media(options, model.config.model_type, processor)
+        self._model_type = model.config.model_type
+        self._media = plan_media(options, self._model_type, processor)
         # The checkpoint's sampling defaults apply to requests that sample, and would warn about those that do not.
         self._generation_defaults = defaults
         model.generation_config = transformers.GenerationConfig(
@@ -131,6 +133,10 @@ class HuggingFaceBackend:
         self._plans: dict[str, GenerationPlan] = {}
         self._prompts: dict[str, str] = {}
         """Prompts by their conversation."""
+        self._stopping: dict[tuple[str, ...], StopVocabulary] = {}
+        """By the stop strings."""
+        self._argument_keys: dict[str, str] = {}
+        """By the arguments as they print."""
         self._longest: dict[tuple[str, int], tuple[float, RowSize]] = {}
 
     @classmethod
@@ -269,7 +275,7 @@ class HuggingFaceBackend:
     def _prepare(self, index: int, request: GenerationRequest) -> PreparedRequest:
         options = self.options
         prompt, media, cost = self._read(request.messages)
-        key = share_key(request.generation, media)
+        key = share_key(self._arguments_key(request.generation), media)
         if key not in self._plans:
             self._plans[key] = plan_generation(
                 request.generation,
@@ -283,13 +289,23 @@ class HuggingFaceBackend:
     def _prepare_likelihood(self, index: int, request: LoglikelihoodRequest) -> PreparedRequest:
         prompt, media, cost = self._read(request.messages)
         tokens = tokenize_continuation(self.processor.tokenizer, request.continuation)
-        key = share_key(None, media)
+        key = share_key("likelihood", media)
         return PreparedRequest(index, prompt, media, {}, key, cost + len(tokens), tokens)
+
+    def _arguments_key(self, generation: Mapping[str, Any]) -> str:
+        # Nearly all requests of a run have the same arguments, each a copy of its own.
+        shown = repr(generation)
+        key = self._argument_keys.get(shown)
+        if key is None:
+            if len(self._argument_keys) >= _KEPT_PROMPTS:
+                self._argument_keys.clear()
+            key = self._argument_keys[shown] = generation_key(generation)
+        return key
 
     def _read(self, messages: Sequence[Message]) -> tuple[str, Media, float]:
         """The conversation as prompt and decoded media, and roughly how many tokens these are."""
         options = self.options
-        reader = MediaReader(self._media, self.model.config.model_type, messages)
+        reader = MediaReader(self._media, self._model_type, messages)
         conversation = to_conversation(
             messages,
             reader.read,
@@ -385,7 +401,10 @@ class HuggingFaceBackend:
                     return score_batch(self.model, batch), None
                 plan = self._plans[batch.requests[0].key]
                 hide = bool(self.options.enable_thinking)
-                return generate_batch(self.model, self.processor.tokenizer, batch, plan, hide_thoughts=hide), None
+                stopping = self._stopping.get(plan.stops)
+                if stopping is None:
+                    stopping = self._stopping[plan.stops] = StopVocabulary(self.processor.tokenizer, plan.stops)
+                return generate_batch(self.model, batch, plan, stopping, hide_thoughts=hide), None
         except Exception as error:
             return [], error.with_traceback(None)
         finally:

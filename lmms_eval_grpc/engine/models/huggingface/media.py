@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Clip:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Media:
     """What a prompt's placeholders stand for, each kind in the prompt's order."""
 
@@ -76,7 +77,7 @@ class Media:
         kinds += sorted({"video" if video.patched else f"{len(video.frames)} frames" for video in self.videos})
         return " ".join(kinds) or "text"
 
-    @property
+    @functools.cached_property
     def pixels(self) -> int:
         """About a third of the bytes in memory."""
         shown = sum(image.width * image.height for image in self.images)

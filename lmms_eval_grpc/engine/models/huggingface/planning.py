@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.models.huggingface.generation import generation_key
 from lmms_eval_grpc.engine.models.huggingface.media import Media
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Demand
 from lmms_eval_grpc.engine.models.protocol import Answer, GenerationResponse, Request
@@ -30,7 +29,10 @@ so far, is there in as many again: two batches take longer than one."""
 FREE_PADDING = 2048
 """Tokens of padding in a batch that are cheaper than another batch."""
 TOGETHER = 8
-"""Small requests that are handed to a preparing thread at once: handing over takes as long as preparing one."""
+"""Small requests that are handed to a preparing thread at once, at most: handing one over takes as long as preparing
+it may."""
+HANDED_SECONDS = 0.004
+"""Of work that is handed over at once, about: who waits for the first of several waits for all."""
 FETCH_SECONDS = 0.002
 """How long small requests are fetched before those that are there are handed over: others wait for slow fetching."""
 QUICK_SECONDS = 0.001
@@ -81,9 +83,8 @@ def broken(index: int, error: BaseException) -> Answer:
     return Answer(index, GenerationResponse(error=describe_failure(error)))
 
 
-def share_key(generation: Mapping[str, Any] | None, media: Media) -> str:
-    """Requests with different keys never share a batch. ``generation`` is None where a likelihood is asked for."""
-    what = "likelihood" if generation is None else generation_key(generation)
+def share_key(what: str, media: Media) -> str:
+    """Requests with different keys never share a batch. ``what`` names what is asked for, with which arguments."""
     return f"{media.kinds} {what}"
 
 
@@ -107,6 +108,13 @@ class Planner(Generic[R]):
 
     def plan(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[Future[Prepared]]:
         """The steps in their order, each being worked on when it is yielded."""
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as urgent:
+            yield from self._plan(requests, pool, urgent, demand)
+
+    def _plan(
+        self, requests: Sequence[R], pool: Executor, urgent: Executor, demand: Demand
+    ) -> Iterator[Future[Prepared]]:
+        """``urgent`` encodes what an idle model waits for, which is not to stand behind what the pool prepares."""
         window: list[PreparedRequest] = []
         pixels, began, taken = 0, time.monotonic(), 0
         room = WINDOW_REQUESTS if self.cut_early else FIRST_WINDOW
@@ -115,7 +123,7 @@ class Planner(Generic[R]):
                 yield _finished(Prepared(broken=[prepared]))
                 continue
             window.append(prepared)
-            pixels += sum_pixels([prepared])
+            pixels += prepared.media.pixels
             crowded = pixels >= WINDOW_PIXELS
             hungry = False
             if self.cut_early and demand.waiting:
@@ -124,7 +132,7 @@ class Planner(Generic[R]):
             if len(window) >= room or crowded or hungry:
                 chunks, window = self._cut(window, keep_rest=not (crowded or hungry))
                 for chunk in chunks:
-                    yield pool.submit(encode_or_isolate, chunk, self.encode)
+                    yield (urgent if demand.waiting else pool).submit(encode_or_isolate, chunk, self.encode)
                 pixels, began, taken = sum_pixels(window), time.monotonic(), number
                 room = max(min(WINDOW_REQUESTS, 2 * room), len(window) + FIRST_WINDOW)
         for chunk in self._cut(window, keep_rest=False)[0]:
@@ -133,7 +141,8 @@ class Planner(Generic[R]):
     def _prepare_all(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[PreparedRequest | Answer]:
         """All requests in their order; answers are to those that cannot be prepared."""
         ahead: deque[Future[tuple[list[PreparedRequest | Answer], float]]] = deque()
-        index, together, quick = 0, 1, False
+        index, taken, together, quick = 0, 0, 1, False
+        room = demand.threads + 1
         while (index < len(requests) or ahead) and not demand.closed:
             if index < len(requests):
                 fetched = self._fetch_some(requests, range(index, min(index + together, len(requests))))
@@ -142,12 +151,17 @@ class Planner(Generic[R]):
                     ahead.append(_finished(self._prepare_some(fetched, demand)))
                 else:
                     ahead.append(pool.submit(self._prepare_some, fetched, demand))
-            while ahead and (quick or ahead[0].done() or len(ahead) > demand.threads + 1 or index == len(requests)):
+            while ahead and (quick or ahead[0].done() or index - taken > room or index == len(requests)):
                 done, seconds = ahead.popleft().result()
                 yield from done
+                taken += len(done)
                 pixels = sum_pixels([one for one in done if isinstance(one, PreparedRequest)])
-                together = TOGETHER if pixels <= SMALL_PIXELS * len(done) else 1
-                quick = together > 1 and seconds <= QUICK_SECONDS * len(done)
+                small = pixels <= SMALL_PIXELS * len(done)
+                quick = small and seconds <= QUICK_SECONDS * len(done)
+                at_once = TOGETHER if quick else min(TOGETHER, int(HANDED_SECONDS * len(done) / max(seconds, 1e-9)))
+                together = max(1, at_once) if small else 1
+                # Small ones queue up, so that nobody waits for this thread, which may not get to run for a while.
+                room = (demand.threads + 1) * (TOGETHER if small else 1)
 
     def _fetch_some(self, requests: Sequence[R], indices: Sequence[int]) -> list[tuple[int, R | Answer]]:
         fetched: list[tuple[int, R | Answer]] = []
