@@ -42,7 +42,7 @@ class Call:
     peer: str
     request_id: str
     job_id: str
-    """The job that it is about, as far as is known."""
+    """The job that it is about, once the request has been read and if it names one, or has made one."""
     began: float
     """On the monotonic clock, in seconds."""
     seconds: float = 0.0
@@ -115,11 +115,11 @@ class ObserveCalls(Around):
             metadata=details.invocation_metadata or (),
             peer=context.peer(),
             request_id=_id_of(details),
-            job_id=_job_of(request),
+            job_id="",
             began=time.monotonic(),
         )
         task_context.request_id.set(call.request_id)
-        task_context.job_id.set(call.job_id)
+        task_context.job_id.set("")
         for observer in self._observers:
             observer.begins(call)
         try:
@@ -137,13 +137,12 @@ class ObserveCalls(Around):
             raise
         else:
             call.code = _code(context)
-            # Of a new job the id is known only now.
-            if not call.job_id and (job_id := _job_of(getattr(response, "job", None))):
-                call.job_id = job_id
-                task_context.job_id.set(job_id)
+            if not task_context.job_id.get():
+                note_job(getattr(response, "job", None))  # Of a new job the id is known only now.
             return response
         finally:
             call.seconds = time.monotonic() - call.began
+            call.job_id = task_context.job_id.get()
             call.principal = current_principal().name
             for observer in self._observers:
                 observer.ends(call)
@@ -160,10 +159,12 @@ def _id_of(details: Details) -> str:
     return secrets.token_hex(8)
 
 
-def _job_of(message: Any) -> str:
-    """The job that a message names, if what it names can be the id of one: anything else stays out of the log."""
+def note_job(message: Any) -> None:
+    """Notes which job the present call is about: the one that ``message`` names, if that can be the id of one. Anything
+    else stays out of the log."""
     job_id = getattr(message, "job_id", "")
-    return job_id if isinstance(job_id, str) and _ACCEPTABLE_ID.fullmatch(job_id) else ""
+    if isinstance(job_id, str) and _ACCEPTABLE_ID.fullmatch(job_id):
+        task_context.job_id.set(job_id)
 
 
 def _code(context: Context) -> str:

@@ -16,6 +16,7 @@ from lmms_eval_grpc.server.auth.audit_log import AuditLog
 from lmms_eval_grpc.server.auth.table import AUDITED, MINIMUM_ROLES
 from lmms_eval_grpc.server.errors import status_of
 from lmms_eval_grpc.server.limits import client_of
+from lmms_eval_grpc.server.observe import note_job
 from lmms_eval_grpc.server.principals import ANONYMOUS, UNKNOWN, Principal, Role, current_principal, set_principal
 from lmms_eval_grpc.server.transport import certificate_name
 
@@ -62,6 +63,7 @@ class Authenticate(Around):
             self._note_refusal(error, context, details)
             raise
         message = request.read() if isinstance(request, Undecoded) else _read_all(request)
+        note_job(message)
         return await self._access.while_valid(grant, behaviour(message, context))
 
     def _admit(self, context: Context, details: Details) -> Grant:
