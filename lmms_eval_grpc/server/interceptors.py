@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,9 +105,8 @@ class MaskErrors(Around):
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
         try:
-            if isinstance(request, Undecodable):
-                raise InvalidRequest([Violation("", f"the request is not a message of its type: {request.reason}")])
-            return await behaviour(request, context)
+            decoded = _each_decoded(request) if isinstance(request, AsyncIterable) else _decoded(request)
+            return await behaviour(decoded, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except ServiceError as error:
@@ -121,6 +120,17 @@ class MaskErrors(Around):
             error_id = uuid.uuid4().hex[:12]
             logger.exception("%s: internal error %s", details.method, error_id)
             await internal_status(error_id).abort(context)
+
+
+def _decoded(request: Any) -> Any:
+    if isinstance(request, Undecodable):
+        raise InvalidRequest([Violation("", f"the request is not a message of its type: {request.reason}")])
+    return request
+
+
+async def _each_decoded(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _decoded(request)
 
 
 class LogCalls(Around):

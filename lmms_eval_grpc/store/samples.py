@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -62,7 +63,7 @@ def _read(path: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
 def _seek(file: BinaryIO, cursor: int) -> None:
     if cursor == 0:
         return
-    if cursor < 0:
+    if cursor < 0 or cursor > os.fstat(file.fileno()).st_size:
         raise _bad_cursor(cursor)
     file.seek(cursor - 1)
     if file.read(1) != b"\n":
