@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import zoneinfo
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ MAX_BOOTSTRAP_ITERS = 1_000_000
 _MAX_SEED = 2**32 - 1
 """The largest that numpy takes."""
 _SEED_NAMES = ("python", "numpy", "torch", "few-shot")
+_TIMEZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 _PATH_STARTS = ("/", "./", "../", "~")
 
 
@@ -252,6 +254,9 @@ def _check_baseline(config: EvaluationConfig) -> Iterator[Problem]:
 
 def _check_timezone(config: EvaluationConfig) -> Iterator[Problem]:
     try:
+        # What is no name is not looked up: it is looked for among files, and then among modules.
+        if not _TIMEZONE.fullmatch(config.timezone):
+            raise ValueError
         zoneinfo.ZoneInfo(config.timezone)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         yield Problem(

@@ -88,7 +88,7 @@ def _whole_lines(file: BinaryIO, max_bytes: int) -> bytes:
 def _parse(line: bytes) -> Mapping[str, object] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict):
         return record
