@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ MAX_LOG_BYTES = 256 * 1024
 POLL_INTERVAL = 0.5
 """Seconds between looks at a file that may grow."""
 LOG_NAME = "worker.log"
+
+_LOG = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -70,13 +73,22 @@ async def stream_samples(
             await _pause(log, journal)
             continue
         cursor = batch.next_cursor
-        records = await asyncio.to_thread(_write_samples, batch.records, request.task)
+        records = await asyncio.to_thread(write_samples, batch.records, request.task)
         if records:
             await context.write(StreamSamplesResponse(samples=records, next_cursor=cursor))
 
 
-def _write_samples(records: Sequence[Mapping[str, object]], task: str) -> list[SampleRecord]:
-    return [write_sample(record) for record in records if not task or record.get("task") == task]
+def write_samples(records: Sequence[Mapping[str, object]], task: str) -> list[SampleRecord]:
+    """The records of ``task`` (empty: of all) as messages, without those that make none: their lines are damaged."""
+    written = []
+    for record in records:
+        if task and record.get("task") != task:
+            continue
+        try:
+            written.append(write_sample(record))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            _LOG.warning("left out a sample record that makes no message: %s: %s", type(error).__name__, error)
+    return written
 
 
 async def stream_logs(request: StreamLogsRequest, context: Context, journal: Journal, scheduler: Scheduler) -> None:

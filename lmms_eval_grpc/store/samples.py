@@ -35,12 +35,13 @@ class FileSampleStore:
             StoreUnavailable: the file cannot be read.
         """
         try:
-            return await asyncio.to_thread(_read, job_dir / FILE_NAME, after_cursor, max_bytes)
+            return await asyncio.to_thread(read_samples, job_dir / FILE_NAME, after_cursor, max_bytes)
         except OSError as error:
             raise StoreUnavailable(f"the job's sample records cannot be read: {error.strerror}") from error
 
 
-def _read(path: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
+def read_samples(path: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
+    """What :meth:`FileSampleStore.read` tells of one file. Raises InvalidRequest, OSError."""
     try:
         file = path.open("rb")
     except FileNotFoundError:

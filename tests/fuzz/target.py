@@ -27,7 +27,7 @@ doc_to_text: "{{question}}"
 doc_to_target: "{{answer}}"
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
-_BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
+BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 8)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 """A few lines that stand for 8 to the power of 9 items."""
@@ -109,10 +109,11 @@ class Target:
         return f"{lines[-1][:200]} at {' < '.join(places[:-4:-1])}" if found and places else ""
 
     def logged_tracebacks(self) -> int:
-        """Of exceptions that nobody turned into an answer, but for those of grpc itself, which now and then asks its own
+        """Of exceptions that nobody turned into an answer, but for those of grpc itself: now and then it asks its own
         core for what it refuses when a caller goes away at the wrong moment."""
         log = self.log.read_text(errors="replace")
-        return log.count("Traceback (most recent call last)") - log.count("ERROR:grpc._cython.cygrpc:ExecuteBatchError")
+        own = log.count("ERROR:grpc._cython.cygrpc:ExecuteBatchError")
+        return log.count("Traceback (most recent call last)") - own
 
 
 def _fill_caller(folder: Path) -> None:
@@ -129,7 +130,7 @@ def _fill_caller(folder: Path) -> None:
     tasks.mkdir()
     (tasks / "digits.yaml").write_text(_DIGITS)
     (tasks / "nothing.json").write_text("[]")
-    (tasks / "bomb.yaml").write_text(f"{_BOMB}task: bomb\ninclude: *i\n")
+    (tasks / "bomb.yaml").write_text(f"{BOMB}task: bomb\ninclude: *i\n")
     (tasks / "deep.yaml").write_text("task: " + "[" * 3_000)
     (tasks / "odd.yaml").write_text("task: odd\nrepeats: !!int ''\n")
     (tasks / "itself.yaml").write_text("task: &a [*a]\n")

@@ -18,6 +18,7 @@ from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.store.sqlite import SqliteStore
 from lmms_eval_grpc.v1 import admin_service_pb2 as admin
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
+from lmms_eval_grpc.v1.job_pb2 import JOB_VIEW_FULL
 from tests.fuzz.methods import BY_NAME
 from tests.fuzz.rules import Answer, Request, Rules
 from tests.jobs.examples import progress, queued, result, task_result, then
@@ -43,14 +44,14 @@ async def fill(folder: Path) -> None:
     for order, last in enumerate((*JobState, JobState.COMPLETED), start=1):
         job, event = queued(order, request_id=f"request-{order}", labels={"n": str(order)})
         await store.insert(job, event)
-        path = {
+        paths: dict[JobState, list[Any]] = {
             JobState.QUEUED: [],
             JobState.RUNNING: [JobState.RUNNING, progress(1)],
             JobState.CANCELLING: [JobState.RUNNING, JobState.CANCELLING],
             JobState.CANCELLED: [JobState.CANCELLED],
-        }.get(last, [JobState.RUNNING, progress(3), task_result(), last])
-        for body in path:
-            changes = {"result": result()} if body is JobState.COMPLETED else {}
+        }
+        for body in paths.get(last, [JobState.RUNNING, progress(3), task_result(), last]):
+            changes: dict[str, Any] = {"result": result()} if body is JobState.COMPLETED else {}
             job, event = then(job, body, **changes)
             await store.append(job, event)
     await store.close()
@@ -127,7 +128,7 @@ async def answers(rig: Rig) -> list[tuple[Request, Answer]]:
         *[("WatchJob", pb.WatchJobRequest(job_id=one, after_sequence=0)) for one in ids],
         *[("WatchJob", pb.WatchJobRequest(job_id=one)) for one in ids],
         *[("StreamSamples", pb.StreamSamplesRequest(job_id=one)) for one in ids],
-        ("ListJobs", pb.ListJobsRequest(view=2)),
+        ("ListJobs", pb.ListJobsRequest(view=JOB_VIEW_FULL)),
         ("ListJobs", pb.ListJobsRequest(page_size=2)),
         ("QueueStatus", pb.QueueStatusRequest()),
         *[("SetJobPriority", admin.SetJobPriorityRequest(job_id=one, priority=1)) for one in ids],
