@@ -125,7 +125,9 @@ def _fill_caller(folder: Path) -> None:
         shards.mkdir(parents=True)
         (shards / ".metadata").write_bytes(b"")
         (shards / "__0_0.distcp").write_bytes(b"")
-        (place / "config.json").write_text("{}")
+        (place / "config.json").write_text(
+            '{"model_type": "idefics3", "architectures": ["Idefics3ForConditionalGeneration"]}'
+        )
     tasks = folder / "tasks"
     tasks.mkdir()
     (tasks / "digits.yaml").write_text(_DIGITS)
