@@ -51,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fault-seed", type=int, help="seed of the schedule of kills (default: FAULT_SEED, else random)")
     group.addoption("--fault-jobs", type=int, help="number of jobs; kills in proportion")
     group.addoption("--faults-long", action="store_true", help="1,000 jobs and 300 kills instead of 200 and 60")
+    group = parser.getgroup("fuzz", "the fuzz suite (tests/fuzz)")
+    group.addoption("--fuzz-seed", type=int, help="seed of the generated requests (default: FUZZ_SEED, else random)")
+    group.addoption("--fuzz-seconds", type=float, help="how long requests are sent (default: 60)")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from typing import Any
 
@@ -40,7 +41,7 @@ def parse_mapping(text: str) -> str | dict[str, Any]:
     try:
         # Strict JSON: NaN and the infinities could not travel.
         value = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} starts like a JSON object but is none ({error}); write k=v,k=v or a JSON object"
         ) from None
@@ -74,7 +75,7 @@ def parse_duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``15m``, ``2h`` or ``1d``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
     seconds = float(match[1]) * _DURATION_UNITS[match[2]] if match else 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time; write seconds, or a number with s, m, h or d")
     return seconds
 
@@ -89,7 +90,8 @@ def parse_natural(text: str) -> int:
 def parse_bytes(text: str) -> int:
     """Bytes of ``500000``, ``500MB``, ``5GB`` or ``4GiB``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(i?)b?", text.strip().lower())
-    count = int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")) if match else 0
+    size = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ") if match else 0.0
+    count = int(size) if size < math.inf else 0
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write bytes, or a number with MB, GB or GiB")
     return count

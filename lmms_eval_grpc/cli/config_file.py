@@ -15,6 +15,7 @@ from typing import Any
 
 from lmms_eval_grpc.cli import arguments, flags_eval
 from lmms_eval_grpc.cli.usage import UsageError
+from lmms_eval_grpc.engine.yaml_text import YamlTextError, read_yaml
 
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|(?P<bare>\w+))")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
@@ -38,8 +39,8 @@ def read_runs(path: Path) -> list[FileRun]:
     import yaml  # late: asking for help needs no YAML
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8"), yaml.safe_load)
+    except (OSError, UnicodeDecodeError, YamlTextError) as error:
         raise UsageError(f"--config {path}: cannot be read: {error}") from error
     mappings = content if isinstance(content, list) else [content]
     if not mappings or not all(isinstance(mapping, Mapping) for mapping in mappings):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import zoneinfo
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from lmms_eval_grpc.engine.packages import LMMS_EVAL_PREFIX
 from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, parse_baseline
 from lmms_eval_grpc.engine.run.response_cache import cache_folder
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
-from lmms_eval_grpc.engine.tasks.index import TaskIndex, is_task_file
+from lmms_eval_grpc.engine.tasks.index import TOO_MANY, TaskIndex, is_task_file
 from lmms_eval_grpc.engine.tasks.resolve import suggest
 
 MAX_BATCH_SIZE = 65536
@@ -33,6 +34,7 @@ MAX_BOOTSTRAP_ITERS = 1_000_000
 _MAX_SEED = 2**32 - 1
 """The largest that numpy takes."""
 _SEED_NAMES = ("python", "numpy", "torch", "few-shot")
+_TIMEZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 _PATH_STARTS = ("/", "./", "../", "~")
 
 
@@ -45,7 +47,7 @@ def check_config(config: EvaluationConfig, index: TaskIndex) -> list[Problem]:
     """
     return [
         *_check_model(config),
-        *_check_include_paths(config),
+        *_check_include_paths(config, index),
         *_check_tasks(config, index),
         *_check_sampling(config),
         *_check_batches(config),
@@ -116,9 +118,14 @@ def _check_checkpoint(field: str, pretrained: Any, merge: bool) -> Iterator[Prob
         yield Problem(field, error.message)
 
 
-def _check_include_paths(config: EvaluationConfig) -> Iterator[Problem]:
+def _check_include_paths(config: EvaluationConfig, index: TaskIndex) -> Iterator[Problem]:
+    overfull = {problem.path for problem in index.problems() if problem.reason == TOO_MANY}
     for position, path in enumerate(config.include_paths):
-        yield from _check_folder(f"include_paths[{position}]", str(path), "the folder of tasks")
+        field = f"include_paths[{position}]"
+        problems = tuple(_check_folder(field, str(path), "the folder of tasks"))
+        yield from problems
+        if not problems and path.expanduser().absolute() in overfull:
+            yield Problem(field, f"{str(path)!r} {TOO_MANY}")
 
 
 def _check_folder(field: str, path: str, what: str) -> Iterator[Problem]:
@@ -247,6 +254,9 @@ def _check_baseline(config: EvaluationConfig) -> Iterator[Problem]:
 
 def _check_timezone(config: EvaluationConfig) -> Iterator[Problem]:
     try:
+        # What is no name is not looked up: it is looked for among files, and then among modules.
+        if not _TIMEZONE.fullmatch(config.timezone):
+            raise ValueError
         zoneinfo.ZoneInfo(config.timezone)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         yield Problem(
@@ -260,12 +270,13 @@ def _check_cache(config: EvaluationConfig) -> Iterator[Problem]:
     """Whether the cache's folder is there and can be written to, or can be made. Makes nothing."""
     if config.use_cache is None:
         return
-    folder = cache_folder(config.use_cache)
+    folder = config.use_cache
     try:
+        folder = cache_folder(folder)
         existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
         writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
         reason = "nothing may be written to" if existing.is_dir() else "there is a file"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         existing, writable, reason = folder, False, f"{error} at"
     if not writable:
         yield Problem(
@@ -305,5 +316,5 @@ def _is_text_or_texts(value: Any) -> bool:
 def _is_file(path: str) -> bool:
     try:
         return Path(path).expanduser().is_file()
-    except RuntimeError:  # ``~user``, and there is no such user
+    except (OSError, RuntimeError):  # longer than a file system takes; ``~user``, and there is no such user
         return False

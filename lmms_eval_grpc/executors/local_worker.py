@@ -224,7 +224,7 @@ class LocalExecution:
                         return Failed(codec.decode(JobError, event.failed_json))
                     case "cancelled":
                         return Stopped()
-        except FrameError as error:
+        except (FrameError, codec.DecodeError) as error:
             logger.warning("job %s: what its worker sent cannot be read: %s", self._run.job_id, error)
         except ConnectionError:
             pass

@@ -54,7 +54,7 @@ def decode(kind: type[T] | types.UnionType, text: str) -> T:
     """
     try:
         decoded: T = from_plain(kind, json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DecodeError(f"{type(error).__name__}: {error}") from error
     return decoded
 
@@ -76,13 +76,16 @@ def to_plain(value: object) -> Any:
 
 def from_plain(kind: Any, plain: Any) -> Any:
     """The inverse of :func:`to_plain`, guided by the annotation ``kind``."""
-    if plain is None or kind is Any:
+    if kind is Any:
         return plain
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
-        return _from_union(typing.get_args(kind), plain)
+        kinds = typing.get_args(kind)
+        return None if plain is None and type(None) in kinds else _from_union(kinds, plain)
     if origin is tuple:
         (item, _) = typing.get_args(kind)
+        if not isinstance(plain, list):
+            raise TypeError(f"{_shown(plain)} is not a list")
         return tuple(from_plain(item, entry) for entry in plain)
     if origin is not None and issubclass(origin, Mapping):
         (_, item) = typing.get_args(kind)
@@ -92,7 +95,22 @@ def from_plain(kind: Any, plain: Any) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         return kind(**{name: from_plain(hints[name], item) for name, item in plain.items() if name in hints})
-    return kind(plain) if kind is float else plain
+    return _scalar(kind, plain)
+
+
+def _scalar(kind: Any, plain: Any) -> Any:
+    """A text, a number or a boolean, which must be of its own type: what is of another could not be told to anybody."""
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(plain, accepted) or (isinstance(plain, bool) and kind is not bool):
+        raise TypeError(f"{_shown(plain)} is not of type {kind.__name__}")
+    if kind is int and not -(2**63) <= plain < 2**63:
+        raise OverflowError(f"{_shown(plain)} has more than 64 bits")
+    return float(plain) if kind is float else plain
+
+
+def _shown(plain: Any) -> str:
+    text = repr(plain)
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _from_union(kinds: tuple[Any, ...], plain: Any) -> Any:
@@ -101,7 +119,7 @@ def _from_union(kinds: tuple[Any, ...], plain: Any) -> Any:
     inner = [kind for kind in kinds if kind is not type(None)]
     if len(inner) > 1:
         told = plain.get("type") if isinstance(plain, dict) else plain
-        raise ValueError(f"{told!r} is none of {', '.join(_TAGGED[kind] for kind in inner)}")
+        raise ValueError(f"{_shown(told)} is none of {', '.join(_TAGGED[kind] for kind in inner)}")
     return from_plain(inner[0], plain)
 
 

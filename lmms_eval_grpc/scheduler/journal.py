@@ -23,7 +23,7 @@ from lmms_eval_grpc.jobs.events import EventBody, JobEvent, StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
-from lmms_eval_grpc.scheduler.carry import carry_through
+from lmms_eval_grpc.scheduler.carry import carry_through, wait_for
 from lmms_eval_grpc.scheduler.signal import Signal
 from lmms_eval_grpc.store.base import JobStore
 
@@ -183,7 +183,7 @@ class Journal:
             loading = asyncio.get_running_loop().create_task(self._load(job_id))
             self._loading[job_id] = loading
             loading.add_done_callback(functools.partial(self._loaded, job_id))
-        return await asyncio.shield(loading)
+        return await wait_for(loading)
 
     @contextlib.contextmanager
     def withdraw(self, job_ids: Collection[str]) -> Iterator[None]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Executor
-from lmms_eval_grpc.jobs.errors import JobUnreadable
+from lmms_eval_grpc.jobs.errors import JobNotFound, JobUnreadable
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
-from lmms_eval_grpc.jobs.state import JobState
+from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.journal import Journal
 from lmms_eval_grpc.scheduler.lost_attempts import REQUEUED, count_lost_attempts, too_many_attempts
 from lmms_eval_grpc.scheduler.slots import unfit
@@ -43,7 +43,8 @@ async def recover(
             if job.state is JobState.QUEUED and violation is not None:
                 error = JobError(JobErrorCode.INVALID, "NO_SUCH_DEVICE", f"{violation.field}: {violation.description}")
                 job = await journal.enter(job.job_id, JobState.FAILED, error=error)
-        except JobUnreadable:
+        # The last three: of a record whose parts do not fit together. One job must not keep the others from running.
+        except (JobUnreadable, JobNotFound, IllegalTransition, ValueError):
             unreadable.append(found.job_id)
             continue
         if job.state is JobState.QUEUED:

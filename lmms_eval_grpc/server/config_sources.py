@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmms_eval_grpc.engine.yaml_text import YamlTextError, read_yaml
 from lmms_eval_grpc.server.config import ServerArgs, settings
 from lmms_eval_grpc.server.settings import ENVIRONMENT_PREFIX, ConfigError
 
@@ -101,8 +102,8 @@ def read_file(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = read_yaml(text, yaml.safe_load)
+    except YamlTextError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict | None):
         raise ConfigError(f"{path}: must hold settings by name, but holds {type(content).__name__}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 
+from lmms_eval_grpc.jobs.errors import JobUnreadable
 from lmms_eval_grpc.jobs.events import JobEvent, StateChange
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import (
@@ -29,6 +32,8 @@ MAX_RESULTS_JSON_BYTES = 2 * 1024 * 1024
 MAX_JOB_BYTES = 3_750_000
 """Every client takes responses of up to 4 MiB without being told to."""
 
+_LOG = logging.getLogger(__name__)
+
 STATES = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
 _KINDS = {kind: job_pb2.JobKind.Value(f"JOB_KIND_{kind.name}") for kind in JobKind}
 _STAGES = {stage: job_pb2.JobStage.Value(f"JOB_STAGE_{stage.name}") for stage in JobStage}
@@ -44,7 +49,25 @@ def write_job(job: Job, *, full: bool, queue_position: int | None = None) -> job
     """The job as a message below :data:`MAX_JOB_BYTES`.
 
     ``queue_position`` is left out unless the job is queued, and results unless ``full``.
+
+    Raises:
+        JobUnreadable: the job says what no message can, such as a number of more bits than its field has.
     """
+    with readable(job.job_id):
+        return _write_job(job, full, queue_position)
+
+
+@contextlib.contextmanager
+def readable(job_id: str) -> Iterator[None]:
+    """Raises JobUnreadable where what is kept of the job makes no message: its row is damaged."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
+        _LOG.error("what is kept of job %s makes no message", job_id, exc_info=error)
+        raise JobUnreadable(job_id) from error
+
+
+def _write_job(job: Job, full: bool, queue_position: int | None) -> job_pb2.Job:
     message = job_pb2.Job(
         job_id=job.job_id,
         kind=_KINDS[job.kind],

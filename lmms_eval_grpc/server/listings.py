@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lmms_eval_grpc.engine.tasks.index import TaskEntry
-from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
+from lmms_eval_grpc.jobs.errors import InvalidRequest, JobUnreadable, Violation
 from lmms_eval_grpc.server.convert_catalog import read_job_filter, task_kind, write_model, write_task
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
 from lmms_eval_grpc.server.paging import fill, make_token, page_size, read_token
 from lmms_eval_grpc.v1.evaluation_service_pb2 import ListJobsResponse, ListModelsResponse, ListTasksResponse
 
 if TYPE_CHECKING:
+    from lmms_eval_grpc.jobs.job import Job as StoredJob
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
     from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
     from lmms_eval_grpc.store.base import JobStore
@@ -43,15 +45,23 @@ async def list_jobs(request: ListJobsRequest, store: JobStore, scheduler: Schedu
         asked = min(wanted, _FULL_JOBS_AT_ONCE) if full else wanted
         # One more than is shown tells whether there is a next page.
         found = await store.page(chosen, before_order=order, size=asked + 1, full=full)
-        written = [write_job(job, full=full, queue_position=scheduler.position(job.job_id)) for job in found[:asked]]
-        page = fill([*jobs, *written], most)
-        taken = len(page) - len(jobs)
+        written = list(_write_all(found[:asked], full, scheduler))
+        page = fill([*jobs, *(message for _, message in written)], most)
+        kept = len(page) - len(jobs)
         jobs = page
+        taken = written[kept][0] if kept < len(written) else len(found[:asked])
         order = found[taken - 1].order if taken else order
         if taken == len(found):
             return ListJobsResponse(jobs=jobs)
-        if taken < len(written) or len(jobs) == most:
+        if kept < len(written) or len(jobs) == most:
             return ListJobsResponse(jobs=jobs, next_page_token=make_token(order or 0, selection))
+
+
+def _write_all(found: Sequence[StoredJob], full: bool, scheduler: Scheduler) -> Iterator[tuple[int, Job]]:
+    """The jobs as messages, each with its place in ``found``; without those that make none."""
+    for place, job in enumerate(found):
+        with contextlib.suppress(JobUnreadable):
+            yield place, write_job(job, full=full, queue_position=scheduler.position(job.job_id))
 
 
 async def list_tasks(request: ListTasksRequest, catalog: TaskCatalog) -> ListTasksResponse:

@@ -37,22 +37,35 @@ def settle_merge(spec: MergeSpec) -> tuple[MergeSpec, list[Violation]]:
     of ``spec`` must be absolute.
     """
     ema = spec.checkpoint_kind is CheckpointKind.EMA
-    violations = []
+    asked = spec
+    problems: dict[str, str] = {}
     output = Path(spec.output_path).expanduser() if spec.output_path else None
     try:
         checkpoint = find_shards(Path(spec.checkpoint_path).expanduser(), ema=ema)
-    except EvaluationError as error:
-        violations.append(Violation("spec.checkpoint_path", error.message))
+    except (EvaluationError, OSError) as error:
+        problems["checkpoint_path"] = _words(error)
     else:
         output = output or merged_name(checkpoint, ema=ema)
         spec = dataclasses.replace(spec, checkpoint_path=str(checkpoint.folder), output_path=str(output))
         try:
             find_companions(checkpoint, Path(spec.config_path).expanduser() if spec.config_path else None)
-        except EvaluationError as error:
-            violations.append(Violation("spec.config_path", error.message))
+        except (EvaluationError, OSError) as error:
+            problems["config_path"] = _words(error)
     if output is not None:
         try:
             check_free(output)
         except (EvaluationError, OSError) as error:
-            violations.append(Violation("spec.output_path", str(error)))
-    return spec, violations
+            problems["output_path"] = _words(error)
+    for path in (asked.checkpoint_path, asked.output_path, asked.config_path):
+        problems = {name: _as_written(problem, path) for name, problem in problems.items()}
+    return spec, [Violation(f"spec.{name}", problem) for name, problem in problems.items()]
+
+
+def _words(error: EvaluationError | OSError) -> str:
+    return error.message if isinstance(error, EvaluationError) else f"cannot be looked at ({error.strerror})"
+
+
+def _as_written(text: str, path: str) -> str:
+    """``text`` with ``path`` as the caller wrote it: where a ``~`` leads to is not the caller's to know."""
+    home, _, _ = path.partition("/")
+    return text.replace(str(Path(home).expanduser()), home) if home.startswith("~") else text

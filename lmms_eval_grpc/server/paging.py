@@ -16,6 +16,9 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, Violation
 MAX_PAGE_BYTES = 3_500_000
 """Every client takes responses of up to 4 MiB without being told to."""
 
+_LARGEST_POSITION = 2**63 - 1
+"""That a store can be asked for."""
+
 M = TypeVar("M", bound=Message)
 
 
@@ -38,9 +41,10 @@ def read_token(token: str, selection: object, kind: type[str] | type[int]) -> st
     try:
         padded = token.encode("ascii") + b"=" * (-len(token) % 4)
         digest, position = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (UnicodeError, binascii.Error, ValueError, TypeError):
+    except (UnicodeError, binascii.Error, ValueError, TypeError, RecursionError):
         digest, position = None, None
-    if digest != _digest(selection) or type(position) is not kind:
+    beyond = type(position) is int and not 0 <= position <= _LARGEST_POSITION
+    if digest != _digest(selection) or type(position) is not kind or beyond:
         description = "not a next_page_token of this listing; use the same filters on every page, or leave it empty"
         raise InvalidRequest([Violation("page_token", description)])
     return position

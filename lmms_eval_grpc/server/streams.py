@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ MAX_LOG_BYTES = 256 * 1024
 POLL_INTERVAL = 0.5
 """Seconds between looks at a file that may grow."""
 LOG_NAME = "worker.log"
+
+_LOG = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -92,9 +96,21 @@ async def _read_samples(samples: SampleStore, folder: Path, cursor: int, task: s
         size //= 2  # Many scores take more room in a message than in JSON.
 
 
+def write_samples(records: Sequence[Mapping[str, object]], task: str) -> list[SampleRecord]:
+    """The records of ``task`` (empty: of all) as messages, without those that make none: their lines are damaged."""
+    written = []
+    for record in records:
+        if task and record.get("task") != task:
+            continue
+        try:
+            written.append(write_sample(record))
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            _LOG.warning("left out a sample record that makes no message: %s: %s", type(error).__name__, error)
+    return written
+
+
 def _write_samples(batch: SampleBatch, task: str) -> StreamSamplesResponse:
-    records = [write_sample(record) for record in batch.records if not task or record.get("task") == task]
-    return StreamSamplesResponse(samples=records, next_cursor=batch.next_cursor)
+    return StreamSamplesResponse(samples=write_samples(batch.records, task), next_cursor=batch.next_cursor)
 
 
 async def stream_logs(

@@ -169,7 +169,7 @@ class Validator:
         for problem in problems:
             field = _request_field(problem.field, len(self._include_paths))
             if field is not None and not any(_overlap(field, violation.field) for violation in told):
-                found.append(Violation(field, problem.description))
+                found.append(Violation(field, self._catalog.without_folders(problem.description)))
         return found
 
 

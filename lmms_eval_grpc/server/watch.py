@@ -9,7 +9,7 @@ import grpc.aio
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, NotAccepting, Violation
 from lmms_eval_grpc.server.convert_catalog import write_queue, write_queue_change
-from lmms_eval_grpc.server.convert_job import shows_results, write_event, write_job
+from lmms_eval_grpc.server.convert_job import readable, shows_results, write_event, write_job
 from lmms_eval_grpc.server.convert_values import read_duration, write_time
 from lmms_eval_grpc.v1.evaluation_service_pb2 import Heartbeat, QueueSnapshot, WatchJobResponse, WatchQueueResponse
 
@@ -60,7 +60,9 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
         await context.write(WatchJobResponse(snapshot=snapshot))
     while True:
         for event in log.after(cursor):
-            await context.write(WatchJobResponse(event=write_event(event)))
+            with readable(request.job_id):
+                message = write_event(event)
+            await context.write(WatchJobResponse(event=message))
             cursor = event.sequence
         if log.job.state.ended and cursor >= log.job.sequence:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -34,12 +35,13 @@ class FileSampleStore:
             StoreUnavailable: the file cannot be read.
         """
         try:
-            return await asyncio.to_thread(_read, job_dir / FILE_NAME, after_cursor, max_bytes)
+            return await asyncio.to_thread(read_samples, job_dir / FILE_NAME, after_cursor, max_bytes)
         except OSError as error:
             raise StoreUnavailable(f"the job's sample records cannot be read: {error.strerror}") from error
 
 
-def _read(path: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
+def read_samples(path: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
+    """What :meth:`FileSampleStore.read` tells of one file. Raises InvalidRequest, OSError."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -62,7 +64,7 @@ def _read(path: Path, after_cursor: int, max_bytes: int) -> SampleBatch:
 def _seek(file: BinaryIO, cursor: int) -> None:
     if cursor == 0:
         return
-    if cursor < 0:
+    if cursor < 0 or cursor > os.fstat(file.fileno()).st_size:
         raise _bad_cursor(cursor)
     file.seek(cursor - 1)
     if file.read(1) != b"\n":
@@ -87,7 +89,7 @@ def _whole_lines(file: BinaryIO, max_bytes: int) -> bytes:
 def _parse(line: bytes) -> Mapping[str, object] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict):
         return record

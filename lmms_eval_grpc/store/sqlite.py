@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from lmms_eval_grpc.jobs.codec import DecodeError, decode
+from lmms_eval_grpc.jobs.codec import DecodeError
 from lmms_eval_grpc.jobs.errors import JobUnreadable, StoreUnavailable
-from lmms_eval_grpc.jobs.events import EventBody, JobEvent
+from lmms_eval_grpc.jobs.events import JobEvent
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.store import statements
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 _LARGEST_INTEGER = 2**63 - 1
-_HEAD = "position, job_id, job"
+_HEAD = "position, job_id, state, sequence, job"
 _FULL = f"{_HEAD}, task_results, result"
 
 LARGEST_CHECKED = 256 * 1024 * 1024
@@ -132,7 +132,7 @@ class SqliteStore:
                 (job_id, after),
             )
             try:
-                return [JobEvent(sequence, time, decode(EventBody, body)) for sequence, time, body in rows]
+                return [statements.decode_event(*row) for row in rows]
             except DecodeError as error:
                 self._tell_unreadable(job_id, error)
                 raise JobUnreadable(job_id) from error
@@ -237,10 +237,21 @@ class SqliteStore:
         return await self._read(read)
 
     def _to_job(
-        self, _position: int, job_id: str, head: str, task_results: str | None = None, result: str | None = None
+        self,
+        position: int,
+        job_id: str,
+        state: str,
+        sequence: int,
+        head: str,
+        task_results: str | None = None,
+        result: str | None = None,
     ) -> Job:
         try:
-            return statements.decode_job(head, task_results, result)
+            job = statements.decode_job(head, task_results, result)
+            # What is found by its columns must be what it says itself, or it would be written to another's row.
+            if (job.order, job.job_id, job.state.value, job.sequence) != (position, job_id, state, sequence):
+                raise DecodeError("its columns and its record do not agree")
+            return job
         except DecodeError as error:
             self._tell_unreadable(job_id, error)
             raise JobUnreadable(job_id) from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from lmms_eval_grpc.jobs.codec import decode, encode
+from lmms_eval_grpc.jobs.codec import DecodeError, decode, encode
 from lmms_eval_grpc.jobs.errors import JobNotFound, RequestIdConflict
-from lmms_eval_grpc.jobs.events import JobEvent
+from lmms_eval_grpc.jobs.events import EventBody, JobEvent
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobResult, TaskResult
 from lmms_eval_grpc.jobs.state import JobState
@@ -95,8 +96,15 @@ def decode_job(head: str, task_results: str | None, result: str | None) -> Job:
     job = decode(Job, head)
     if task_results is None or result is None:
         return job
-    outcome: Any = decode(JobResult, result)
+    outcome: Any = decode(JobResult | None, result)
     return dataclasses.replace(job, task_results=decode(tuple[TaskResult, ...], task_results), result=outcome)
+
+
+def decode_event(sequence: Any, time: Any, body: str) -> JobEvent:
+    """The event of a row, whose columns may hold anything. Raises DecodeError."""
+    if not isinstance(sequence, int) or not isinstance(time, int | float) or not math.isfinite(time):
+        raise DecodeError(f"event {sequence!r} at {time!r} has no number or no time")
+    return JobEvent(sequence, float(time), decode(EventBody, body))
 
 
 def marks(values: Iterable[object]) -> str:

@@ -70,11 +70,12 @@ def parse_baseline(name: str) -> Source:
     preset, colon, task = name.partition(":")
     if not names_path(name):
         return _parse_preset(preset, task if colon else None)
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         if path.exists():
             return LocalSource(path)
-    except (OSError, ValueError) as error:  # a name with a NUL, or longer than a file system takes
+    # A name with a NUL, or longer than a file system takes, or of a user who does not exist.
+    except (OSError, ValueError, RuntimeError) as error:
         raise BaselineNameError(f"{name!r} cannot be looked at ({error}); give the path of a samples file") from error
     if name.startswith(_PATH_STARTS) or path.suffix in (".jsonl", ".json") or len(path.parts) > 1:
         raise BaselineNameError(

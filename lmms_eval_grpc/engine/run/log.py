@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from lmms_eval_grpc.engine.models.protocol import GenerationResponse
 from lmms_eval_grpc.engine.record.redact import redact
 
 FORMAT_VERSION = 1
+
+_LOG = logging.getLogger(__name__)
 
 _SPECIAL = ("log_probability", "is_greedy", "rounds", "reasoning_tokens", "cached_input_tokens")
 """Fields of a response that most have not."""
@@ -109,25 +112,35 @@ class RunLog:
         if header.get("version") != FORMAT_VERSION or header.get("digest") != digest:
             return False
         for line in lines:
-            if line["kind"] == "answer":
-                key = AnswerKey(line["identity"], line["doc_id"], line["repeat"])
-                rounds = line.get("rounds")
-                self._answers[key] = GenerationResponse(
-                    line.get("text", ""),
-                    line["input_tokens"],
-                    line["output_tokens"],
-                    line.get("error"),
-                    line.get("log_probability"),
-                    line.get("is_greedy"),
-                    None if rounds is None else tuple(rounds),
-                    line.get("cached", False),
-                    line.get("reasoning_tokens"),
-                    line.get("cached_input_tokens"),
-                )
-            elif line["kind"] == "finished":
-                self._finished.add(line["identity"])
+            try:
+                self._take(line)
+            except (LookupError, TypeError):
+                _LOG.warning("%s: left out a line that is no answer; its question is asked again", self.path)
         os.truncate(self.path, sound_bytes)
         return True
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        """Raises LookupError or TypeError for a line that nobody has written so."""
+        if line["kind"] == "finished":
+            self._finished.add(line["identity"])
+        elif line["kind"] == "answer":
+            key = AnswerKey(line["identity"], line["doc_id"], line["repeat"])
+            rounds = line.get("rounds")
+            counts = (key.doc_id, key.repeat, line["input_tokens"], line["output_tokens"])
+            if not isinstance(key.task, str) or not all(isinstance(count, int) for count in counts):
+                raise TypeError
+            self._answers[key] = GenerationResponse(
+                line.get("text", ""),
+                line["input_tokens"],
+                line["output_tokens"],
+                line.get("error"),
+                line.get("log_probability"),
+                line.get("is_greedy"),
+                None if rounds is None else tuple(rounds),
+                line.get("cached", False),
+                line.get("reasoning_tokens"),
+                line.get("cached_input_tokens"),
+            )
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         with self.path.open("ab") as file:
@@ -149,7 +162,10 @@ def read_sound_lines(path: Path) -> tuple[int, Iterator[dict[str, Any]]]:
                 break
             try:
                 record = json.loads(raw)
-            except ValueError:  # a line of zeros, say, where the file grew but its data never reached the disk
+            except (
+                ValueError,
+                RecursionError,
+            ):  # a line of zeros, say, where the file grew but its data never reached the disk
                 break
             if not isinstance(record, dict):
                 break

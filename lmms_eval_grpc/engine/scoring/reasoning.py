@@ -34,7 +34,7 @@ def parse_tags(value: Any) -> TagPairs:
     if isinstance(value, str):
         try:
             pairs = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"reasoning_tags is not valid JSON ({error}); {_form(value)}") from error
     if pairs is None:
         return ()

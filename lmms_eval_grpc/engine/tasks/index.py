@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,16 @@ Kind = Literal["task", "group", "tag", "python_task"]
 DEFAULT_FOLDER = OWN_FOLDER
 """The tasks that ship with the package."""
 
+MAX_ENTRIES = 20_000
+"""Files and folders that there may be below all folders of an index; lmms-eval has a sixth of that. Whoever names ``/``
+by mistake must not have all disks read."""
+TOO_MANY = (
+    f"is not looked through: there are more than {MAX_ENTRIES} files and folders below the folders of tasks; name one"
+    " that holds tasks only"
+)
+
+_LONGEST_REASON = 2000
+"""Characters. A reason may show a value of the file, which may be all of the file."""
 _SKIPPED_FOLDERS = frozenset({"__pycache__", ".ipynb_checkpoints"})
 
 
@@ -168,6 +180,7 @@ class _Scan:
         self._cache_folder = cache_folder
         self._reader = YamlReader()
         self._seen: set[tuple[int, int]] = set()
+        self._left = [MAX_ENTRIES]
 
     def default_folders(self) -> Iterator[tuple[Path, bool]]:
         """Each with whether names in it that are taken already are nothing to report."""
@@ -184,13 +197,18 @@ class _Scan:
 
     def add_folder(self, folder: Path, quiet: bool) -> None:
         """Adds what the folder declares to what earlier folders did; ``quiet`` reports no name that they took."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 - unlike Path's it answers for every text that is no path
             self.problems.append(IndexProblem(folder, "no such folder"))
             return
         cache = FolderCache(self._cache_folder, folder) if self._cache_folder is not None else None
         earlier = dict(self.entries)
         entries: dict[str, TaskEntry] = {}
-        for path, status in _yaml_files(folder):
+        try:
+            files = list(_yaml_files(folder, self._left))
+        except _TooMany:
+            self.problems.append(IndexProblem(folder, TOO_MANY))
+            return
+        for path, status in files:
             place = (status.st_dev, status.st_ino)
             if place in self._seen:
                 continue
@@ -198,7 +216,7 @@ class _Scan:
             try:
                 file = self._read(path, status, cache)
             except TaskFileError as error:
-                self.problems.append(IndexProblem(Path(path), str(error)))
+                self.problems.append(IndexProblem(Path(path), str(error)[:_LONGEST_REASON]))
                 continue
             if file.kind:
                 self._add_file(path, file, entries, earlier, quiet)
@@ -246,14 +264,24 @@ class _Scan:
         self.problems.append(IndexProblem(Path(path), f"{path}: {reason}"))
 
 
-def _yaml_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every YAML file below ``folder``, and its status, in sorted order: a folder's files before its folders."""
+class _TooMany(Exception):
+    """A folder has more below it than is looked at."""
+
+
+def _yaml_files(folder: Path, left: list[int]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every YAML file below ``folder``, and its status, in sorted order: a folder's files before its folders.
+
+    ``left`` holds how many files and folders may still be looked at. Raises _TooMany.
+    """
     folders, files = [], []
     try:
         with os.scandir(folder) as found:
-            items = sorted(found, key=lambda item: item.name)
+            items = sorted(itertools.islice(found, left[0] + 1), key=lambda item: item.name)
     except OSError:
         return
+    left[0] -= len(items)
+    if left[0] < 0:
+        raise _TooMany
     for item in items:
         if item.name.endswith(".yaml") and not item.is_dir():
             files.append(item)
@@ -261,11 +289,13 @@ def _yaml_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             folders.append(item)
     for item in files:
         try:
-            yield item.path, item.stat()
+            status = item.stat()
         except OSError:  # a link to nothing
             continue
+        if stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            yield item.path, status
     for item in folders:
-        yield from _yaml_files(Path(item.path))
+        yield from _yaml_files(Path(item.path), left)
 
 
 def _tag_task(tag: str, task: str, entries: dict[str, TaskEntry]) -> None:

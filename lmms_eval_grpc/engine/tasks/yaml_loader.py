@@ -6,6 +6,7 @@ Reading runs no task code: ``!function`` becomes a :class:`FunctionReference`, w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lmms_eval_grpc.engine.yaml_text import YamlTextError, read_yaml
+
 try:
     from yaml import CSafeLoader as _FastLoader
 except ImportError:  # PyYAML built without libyaml: eight times slower, same result
     from yaml import SafeLoader as _FastLoader  # type: ignore[assignment]
 
 PACKAGED_BUILDERS = frozenset({"csv", "json", "parquet", "text", "pandas", "arrow"})
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""Of a task file. Something large that is included by mistake is not read to its end."""
 _URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "ftp://", "ftps://", "hf://")
 
 
@@ -119,20 +124,29 @@ class YamlReader:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
         raise TaskFileError(f"{path}: cannot be read: {error}") from error
-    loader = _TaskLoader(text)
-    loader.directory = path.parent
+    if len(data) > MAX_FILE_BYTES:
+        raise TaskFileError(f"{path}: is larger than {MAX_FILE_BYTES >> 20} MiB, which no task file is")
     try:
-        value = loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
-        raise TaskFileError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
+        value = read_yaml(text, functools.partial(_construct, directory=path.parent))
+    except YamlTextError as error:
+        raise TaskFileError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise TaskFileError(f"{path}: must be a mapping of keys to values, but is {_kind_of(value)}")
     return value
+
+
+def _construct(text: str, directory: Path) -> Any:
+    loader = _TaskLoader(text)
+    loader.directory = directory
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _included_paths(path: Path, include: Any) -> list[Included]:

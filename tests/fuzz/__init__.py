@@ -1,0 +1,1 @@
+"""Generated and damaged input against everything that reads input: requests, files, frames, rows, arguments."""
