@@ -61,8 +61,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="+", choices=["all", *SCENARIOS], metavar="scenario")
     parser.add_argument("--quick", action="store_true", help="as many clients, for a shorter time")
-    parser.add_argument("--tiny", action="store_true", help="a few dozen clients: a check that says nothing about speed")
-    parser.add_argument("--folder", type=Path, help="where the servers keep their state (default: the temporary folder)")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a few dozen clients: a check that says nothing about speed"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where the servers keep their state (default: the temporary folder)"
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
     scale = scenarios.TINY if arguments.tiny else scenarios.QUICK if arguments.quick else Scale()
@@ -90,7 +94,12 @@ def main() -> int:
             print(target, flush=True)
             passed &= target.passed
             figures["targets"].append(asdict(target) | {"passed": target.passed})
-    print("\n" + "\n".join(str(Target(**{key: value for key, value in one.items() if key != "passed"})) for one in figures["targets"]))
+    print(
+        "\n"
+        + "\n".join(
+            str(Target(**{key: value for key, value in one.items() if key != "passed"})) for one in figures["targets"]
+        )
+    )
     figures["load_average_after"] = os.getloadavg()
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,8 @@ class Rig:
         self._stack = stack
         checkpoint = folder / "checkpoint-100"
         checkpoint.mkdir()
-        (checkpoint / "config.json").write_text("{}")
+        for name in ("config.json", "model.safetensors"):
+            (checkpoint / name).write_text("{}")
         self._checkpoint = str(checkpoint)
         self.server = stack.enter_context(Remote(LoadedServer, folder / "state", slots, log=folder / "server.log"))
         self.address, self._echo_address = self.server.call("start")
@@ -136,7 +137,9 @@ def watched(scale: Scale, folder: Path | None, stalled: int) -> tuple[Figures, l
         "unary_busy": _unary(busy),
         "server": _server(used),
     }
-    figures["unary_p99_to_idle"] = round(figures["unary_busy"]["all"]["p99_ms"] / figures["unary_idle"]["all"]["p99_ms"], 2)
+    figures["unary_p99_to_idle"] = round(
+        figures["unary_busy"]["all"]["p99_ms"] / figures["unary_idle"]["all"]["p99_ms"], 2
+    )
     wrong = figures["watchers_that_missed_a_state"] + figures["out_of_order"] + figures["broken"]
     wrong += scale.watchers - told_first
     what = f"{scale.watchers} watchers" + (f" and {stalled} stalled ones" if stalled else "")

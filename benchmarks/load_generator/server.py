@@ -65,7 +65,9 @@ class LoadedServer:
         """Returns the addresses of the server and of the echo."""
         await self._server.start()
         handler = grpc.unary_unary_rpc_method_handler(
-            _echo, request_deserializer=EvaluateRequest.FromString, response_serializer=EvaluateRequest.SerializeToString
+            _echo,
+            request_deserializer=EvaluateRequest.FromString,
+            response_serializer=EvaluateRequest.SerializeToString,
         )
         _, service, method = ECHO.split("/")
         self._echo.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from lmms_eval_grpc.jobs.errors import JobNotFound, NotQueued, SequenceOutOfRange
@@ -26,6 +27,8 @@ from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through
 from lmms_eval_grpc.scheduler.signal import Signal
 from lmms_eval_grpc.store.base import JobStore
+
+_sequence_of = attrgetter("sequence")
 
 Listener = Callable[[Job, JobEvent], None]
 
@@ -59,7 +62,9 @@ class JobLog:
         """
         if sequence > self._job.sequence:
             raise SequenceOutOfRange(self._job.job_id, sequence, self._job.sequence)
-        return self._events[bisect.bisect_right(self._events, sequence, key=lambda event: event.sequence) :]
+        if sequence == self._job.sequence:
+            return []
+        return self._events[bisect.bisect_right(self._events, sequence, key=_sequence_of) :]
 
     async def wait_beyond(self, sequence: int, timeout: float | None) -> bool:
         """Whether there is an event after ``sequence`` within ``timeout`` seconds (None: however long it takes).

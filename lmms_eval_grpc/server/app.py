@@ -33,7 +33,7 @@ from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
 from lmms_eval_grpc.server.reflection import add_reflection
-from lmms_eval_grpc.server.servicer import EvaluationServicer
+from lmms_eval_grpc.server.servicer import EvaluationServicer, add_to_server
 from lmms_eval_grpc.server.state_dir import (
     JOBS_NAME,
     STORE_NAME,
@@ -48,7 +48,7 @@ from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.store.sqlite import SqliteStore
-from lmms_eval_grpc.v1 import admin_service_pb2_grpc, evaluation_service_pb2_grpc
+from lmms_eval_grpc.v1 import admin_service_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class EvaluationServer:
             models=models,
             facts=facts,
         )
-        evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
+        add_to_server(servicer, self._grpc)
         admin = AdminServicer(self._scheduler, self.drain)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

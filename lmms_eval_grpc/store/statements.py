@@ -19,10 +19,6 @@ ENDED = tuple(state.value for state in JobState if state.ended)
 
 def insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
     """Adds a job with the first event of its log. Raises RequestIdConflict, ValueError."""
-    if job.request_id:
-        taken = connection.execute("SELECT job_id FROM jobs WHERE request_id = ?", (job.request_id,)).fetchone()
-        if taken is not None:
-            raise RequestIdConflict(job.request_id, taken[0])
     position = job.order
     try:
         connection.execute(
@@ -41,11 +37,16 @@ def insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
             ),
         )
     except sqlite3.IntegrityError as error:
+        if job.request_id:
+            taken = connection.execute("SELECT job_id FROM jobs WHERE request_id = ?", (job.request_id,)).fetchone()
+            if taken is not None:
+                raise RequestIdConflict(job.request_id, taken[0]) from None
         raise ValueError(f"there is a job {job.job_id!r} or a job with order {job.order} already") from error
-    connection.executemany(
-        "INSERT INTO labels (position, key, value) VALUES (?, ?, ?)",
-        [(position, key, value) for key, value in job.labels.items()],
-    )
+    if job.labels:
+        connection.executemany(
+            "INSERT INTO labels (position, key, value) VALUES (?, ?, ?)",
+            [(position, key, value) for key, value in job.labels.items()],
+        )
     _add_event(connection, position, event)
     connection.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'last_order'", (position,))
 

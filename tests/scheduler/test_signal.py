@@ -31,7 +31,7 @@ async def test_one_that_gives_up_leaves_the_others_waiting() -> None:
     signal.notify()
     assert await patient is True
     assert cancelled.cancelled()
-    assert signal._waiters == set()
+    assert not signal._waiters
 
 
 async def cost(waiters: int) -> float:
