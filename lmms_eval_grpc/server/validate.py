@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 import re
@@ -27,6 +26,7 @@ from lmms_eval_grpc.server.convert_spec import (
 )
 from lmms_eval_grpc.server.folders import MAX_PATH, check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
+from lmms_eval_grpc.server.offload import Offload
 from lmms_eval_grpc.server.tracking import check_trackers
 from lmms_eval_grpc.worker.translate import to_config
 
@@ -72,6 +72,7 @@ class Validator:
         self._include_paths = tuple(include_paths)
         self._trust_remote_code = trust_remote_code
         self._track = tuple(track)
+        self._offload = Offload()
 
     async def check(self, request: EvaluateRequest) -> Submission:
         """The submission that ``request`` makes. Works in a thread; touches folders, but reads no data and no weights.
@@ -79,7 +80,7 @@ class Validator:
         Raises:
             InvalidRequest: with everything that is wrong.
         """
-        return await asyncio.to_thread(self._check, request)
+        return await self._offload.run(self._check, request)
 
     def _check(self, request: EvaluateRequest) -> Submission:
         spec, violations = read_evaluate_request(request)
@@ -109,7 +110,7 @@ class Validator:
         Raises:
             InvalidRequest: with everything that is wrong.
         """
-        return await asyncio.to_thread(self._check_merge, request)
+        return await self._offload.run(self._check_merge, request)
 
     def _check_merge(self, request: MergeCheckpointRequest) -> Submission:
         spec, violations = read_merge_request(request)
