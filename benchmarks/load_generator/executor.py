@@ -101,14 +101,15 @@ class PlayedExecutor:
 
     def __init__(self, slots: int) -> None:
         self.devices = tuple(Device(f"cuda:{number}") for number in range(slots))
-        self.executions: dict[str, PlayedExecution] = {}
+        self._executions: dict[str, PlayedExecution] = {}
+        self._begun = asyncio.Condition()
 
     async def start(self) -> None:
         """Nothing to get ready."""
 
     async def stop(self) -> None:
         """Ends what runs."""
-        for execution in self.executions.values():
+        for execution in self._executions.values():
             await execution.cancel("the server stops")
 
     async def clear_leftovers(self, job_dirs: Sequence[Path]) -> None:
@@ -125,8 +126,16 @@ class PlayedExecutor:
         script = Script(**json.loads(job.labels.get(LABEL, "{}")))
         execution = PlayedExecution(script)
         if script.seconds < 0:
-            self.executions[job.job_id] = execution
+            async with self._begun:
+                self._executions[job.job_id] = execution
+                self._begun.notify_all()
         return execution
+
+    async def execution(self, job_id: str) -> PlayedExecution:
+        """That of a job that runs until it is cancelled, once it has begun."""
+        async with self._begun:
+            await self._begun.wait_for(lambda: job_id in self._executions)
+        return self._executions[job_id]
 
 
 def _result(metrics: int) -> TaskResult:

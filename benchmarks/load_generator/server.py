@@ -77,8 +77,8 @@ class LoadedServer:
         return self._server.address, f"127.0.0.1:{port}"
 
     async def report(self, job_id: str) -> None:
-        """Has a job's worker report progress now."""
-        self._executor.executions[job_id].report()
+        """Has a running job's worker report progress now."""
+        (await self._executor.execution(job_id)).report()
 
     async def usage(self) -> Usage:
         """See :class:`Usage`."""
