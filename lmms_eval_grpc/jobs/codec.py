@@ -61,10 +61,11 @@ def decode(kind: type[T] | types.UnionType, text: str) -> T:
 
 def _spell_out(value: object) -> Any:
     """One level of what JSON has no word for. Its encoder, which is quick, comes back with what is below."""
-    names = _names(type(value))
+    kind: Any = type(value)
+    names = _names(kind)
     if names is not None:
         plain = {name: getattr(value, name) for name in names}
-        tag = _TAGGED.get(type(value))
+        tag = _TAGGED.get(kind)
         return plain if tag is None else {"type": tag, **plain}
     if isinstance(value, Enum):
         return value.value

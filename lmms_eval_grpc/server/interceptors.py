@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import itertools
 import logging
 import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,38 +28,77 @@ Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Decoder = Callable[[bytes], Any]
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Details = grpc.HandlerCallDetails
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key under which a caller may name a call, to find it in the server's log."""
 
+_OWN_IDS = uuid.uuid4().hex[:8]
+_NUMBERS = itertools.count(1)
+"""Calls that bring no id are numbered, after what tells one server's life from another."""
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OWN_SERVICE = "/lmms_eval_grpc."
 
 
 def build_interceptors(max_watches: int, max_watches_per_client: int) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors in their order."""
-    return [MaskErrors(), LogCalls(), LimitStreams(StreamLimits(max_watches, max_watches_per_client))]
+    limits = StreamLimits(max_watches, max_watches_per_client)
+    return [AllAround([MaskErrors(), LogCalls(), LimitStreams(limits)])]
 
 
-class Around(grpc.aio.ServerInterceptor):
+class CallDetails:
+    """What an interceptor is told of a call."""
+
+    __slots__ = ("_context", "method")
+
+    def __init__(self, method: str, context: Context) -> None:
+        self.method = method
+        self._context = context
+
+    @property
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """What came with the call."""
+        metadata: Any = self._context.invocation_metadata()
+        return tuple(metadata or ())
+
+
+class AllAround(grpc.aio.ServerInterceptor):
+    """All interceptors, outermost first, as one: each method's handler is wrapped once, and not for every call."""
+
+    def __init__(self, parts: Sequence[Around]) -> None:
+        self._parts = tuple(parts)
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            wrapped = handler
+            for part in reversed(self._parts):
+                wrapped = part.wrap(wrapped, method)
+            known = self._wrapped[method] = (handler, wrapped)
+        return known[1]
+
+
+class Around(abc.ABC):
     """Base of the interceptors: :meth:`call` runs around the handler, which keeps its kind of streaming.
 
     Handlers are coroutines: those that stream write to their context.
     """
 
-    async def intercept_service(
-        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        return None if handler is None else self.wrap(handler, handler_call_details)
-
-    def wrap(self, handler: Handler, details: Details) -> Handler:
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """``handler`` of ``method`` with this around it, for all calls."""
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
 
         async def wrapped(request: Any, context: Context) -> Any:
-            return await self.call(behaviour, request, context, details)
+            return await self.call(behaviour, request, context, CallDetails(method, context))
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(
@@ -73,7 +113,7 @@ class Around(grpc.aio.ServerInterceptor):
         return decode
 
     @abc.abstractmethod
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         """Runs ``behaviour(request, context)``, and whatever belongs around it."""
 
 
@@ -103,7 +143,7 @@ class MaskErrors(Around):
 
         return decode_or_tell
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         try:
             if isinstance(request, Undecodable):
                 raise InvalidRequest([Violation("", f"the request is not a message of its type: {request.reason}")])
@@ -126,7 +166,7 @@ class MaskErrors(Around):
 class LogCalls(Around):
     """One line per call when it is over, with the id that the caller gave it or a new one."""
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         started = time.monotonic()
         code = "OK"
         try:
@@ -159,11 +199,11 @@ class LogCalls(Around):
             )
 
 
-def _id_of(details: Details) -> str:
+def _id_of(details: CallDetails) -> str:
     for key, value in details.invocation_metadata or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTABLE_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex[:16]
+    return f"{_OWN_IDS}{next(_NUMBERS):08x}"
 
 
 def _code_name(context: Context) -> str:
@@ -201,10 +241,10 @@ class LimitStreams(Around):
     def __init__(self, limits: StreamLimits) -> None:
         self._limits = limits
 
-    def wrap(self, handler: Handler, details: Details) -> Handler:
-        return super().wrap(handler, details) if handler.response_streaming else handler
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        return super().wrap(handler, method) if handler.response_streaming else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         with self._limits.hold(client_of(context.peer())):
             return await behaviour(request, context)
 

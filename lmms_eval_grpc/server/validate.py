@@ -99,8 +99,11 @@ class Validator:
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(violations)
+        spec = settle_checkpoint(spec)
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
-        return submission_of(request, dataclasses.replace(settle_checkpoint(spec), track=track))
+        if track != spec.track:
+            spec = dataclasses.replace(spec, track=track)
+        return submission_of(request, spec)
 
     async def check_merge(self, request: MergeCheckpointRequest) -> Submission:
         """The submission that ``request`` makes, with the checkpoint and the place of the output settled.

@@ -113,4 +113,6 @@ def _add_event(connection: sqlite3.Connection, position: int, event: JobEvent) -
 
 def _head(job: Job) -> str:
     """The job without what has columns of its own."""
-    return encode(dataclasses.replace(job, task_results=(), result=None))
+    if job.task_results or job.result is not None:
+        job = dataclasses.replace(job, task_results=(), result=None)
+    return encode(job)
