@@ -89,17 +89,11 @@ def main() -> int:
         found, targets = SCENARIOS[name](scale, arguments.folder)
         found["seconds"], found["load_average_before"] = round(time.monotonic() - began, 1), load
         figures["scenarios"][name] = found
-        print(f"{name}: {json.dumps(found, indent=1)}")
+        print(f"{name} ({found['seconds']:.0f} s, load average {load[0]:.1f} before)")
         for target in targets:
-            print(target, flush=True)
+            print(f"  {target}", flush=True)
             passed &= target.passed
             figures["targets"].append(asdict(target) | {"passed": target.passed})
-    print(
-        "\n"
-        + "\n".join(
-            str(Target(**{key: value for key, value in one.items() if key != "passed"})) for one in figures["targets"]
-        )
-    )
     figures["load_average_after"] = os.getloadavg()
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

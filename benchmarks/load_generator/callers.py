@@ -118,16 +118,6 @@ class Caller:
             await self._many(in_flight, calls, lambda: self._stub.Evaluate(self._request(script)), submissions)
         return echoes, submissions
 
-    async def echo_only(self, in_flight, calls):
-        taken = []
-        await self._many(in_flight, calls, lambda: self._echo(self._request(Script())), taken)
-        return taken
-
-    async def evaluate_only(self, in_flight, calls):
-        taken = []
-        await self._many(in_flight, calls, lambda: self._stub.Evaluate(self._request(Script())), taken)
-        return taken
-
     async def burst(self, count: int) -> tuple[list[float], list[str], list[str]]:
         """So many submissions at once on this one connection: seconds of each that was answered, the ids of their jobs,
         and the statuses of the others."""

@@ -27,8 +27,6 @@ JOBS = 8
 """Jobs that run at once while they are watched; one more slot runs those that are submitted meanwhile."""
 CANCELLED = 2
 """Of them are cancelled in the end."""
-METRICS = 150
-"""Of each job's task result: some 15 KB."""
 CALLS_PER_SECOND = 50.0
 PROGRESS_EVERY = 0.25
 """Seconds between two reports of a job."""
@@ -48,6 +46,8 @@ class Scale:
     stalled: int = 1_000
     seconds: float = 15.0
     """That the watched jobs run."""
+    metrics: int = 150
+    """Of the task result of each: some 15 KB."""
     fanout: tuple[int, ...] = (1_000, 5_000)
     events: int = 9
     """Events that are told to the idle watchers of each number."""
@@ -61,7 +61,16 @@ class Scale:
 
 QUICK = Scale(seconds=6.0, events=5, rounds=3, calls=100)
 TINY = Scale(
-    watchers=48, stalled=16, seconds=2.0, fanout=(20, 40), events=3, burst=300, rounds=1, calls=40, processes=2
+    watchers=40,
+    stalled=16,
+    seconds=1.0,
+    metrics=3_000,
+    fanout=(20, 40),
+    events=2,
+    burst=300,
+    rounds=1,
+    calls=20,
+    processes=1,
 )
 
 
@@ -108,7 +117,7 @@ def watched(scale: Scale, folder: Path | None, stalled: int) -> tuple[Figures, l
         idle = rig.caller.call("steady", max(1.0, scale.seconds / 2), CALLS_PER_SECOND, idle_job)
         rig.caller.call("cancel", idle_job)
         rig.caller.call("pause")
-        jobs = rig.caller.call("submit", *[Script(scale.seconds, PROGRESS_EVERY, METRICS)] * JOBS)
+        jobs = rig.caller.call("submit", *[Script(scale.seconds, PROGRESS_EVERY, scale.metrics)] * JOBS)
         watchers = rig.new_watchers(scale.processes)
         before = rig.usage()
         told_first = _open(watchers, jobs, scale.watchers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import time
@@ -120,10 +121,10 @@ async def _echo(request: EvaluateRequest, context: object) -> EvaluateRequest:
 
 def _unread_bytes(port: int) -> int:
     """In the sending and receiving queues of all connections of a port of this machine."""
-    try:
-        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    except OSError:
-        return 0
+    lines: list[str] = []
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            lines += Path("/proc/net", table).read_text().splitlines()[1:]
     total = 0
     for line in lines:
         _, local, remote, _, queues, *_ = line.split()

@@ -25,7 +25,7 @@ from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through
-from lmms_eval_grpc.scheduler.signal import Signal
+from lmms_eval_grpc.scheduler.signal import Signal, Turns
 from lmms_eval_grpc.store.base import JobStore
 
 _sequence_of = attrgetter("sequence")
@@ -37,10 +37,10 @@ class JobLog:
     """What readers see of one job: its durable state and its events. A reader keeps a sequence, the log keeps nothing
     for it."""
 
-    def __init__(self, job: Job, events: Sequence[JobEvent]) -> None:
+    def __init__(self, job: Job, events: Sequence[JobEvent], turns: Turns) -> None:
         self._job = job
         self._events = list(events)
-        self._signal = Signal()
+        self._signal = Signal(turns)
         self._closed = False
         self._lock = asyncio.Lock()
 
@@ -105,6 +105,8 @@ class Journal:
         self._withdrawn: set[str] = set()
         self._logs: weakref.WeakSet[JobLog] = weakref.WeakSet()
         self._listeners: list[Listener] = []
+        self.turns = Turns()
+        """Of all followers of all logs: in which they are woken, and which one takes that finds more at once."""
         self._closed = False
 
     @property
@@ -217,7 +219,7 @@ class Journal:
         event = JobEvent(1, job.create_time, StateChange(None, job.state, job.attempt))
         created = job.after(event)
         await self._store.insert(created, event)
-        log = JobLog(created, ())
+        log = JobLog(created, (), self.turns)
         self._keep(log)
         self._publish(log, created, event)
         return created
@@ -265,7 +267,7 @@ class Journal:
         if job is None or not events:
             # No events: it was removed between the two reads.
             raise JobNotFound(job_id)
-        log = JobLog(job, events)
+        log = JobLog(job, events, self.turns)
         if self._loading.get(job_id) is asyncio.current_task():
             self._keep(log)
         return log

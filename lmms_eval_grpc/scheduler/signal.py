@@ -4,9 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
-_AT_ONCE = 32
-"""Waiters woken in one step of the event loop: what else is to be done comes in between, however many they are."""
+Waiter = asyncio.Future[bool]
+
+
+class Turns:
+    """Has those who wait for their turn go on, a few in each step of the event loop, whoever came first first: what
+    else there is to do comes in between, however many they are. Lives on one event loop."""
+
+    def __init__(self, at_once: int = 32) -> None:
+        self._at_once = at_once
+        self._waiting: deque[Waiter] = deque()
+        self._going = False
+
+    async def take(self) -> None:
+        """Returns when it is the caller's turn, in a later step of the event loop."""
+        loop = asyncio.get_running_loop()
+        waiter: Waiter = loop.create_future()
+        self._waiting.append(waiter)
+        if not self._going:
+            self._going = True
+            loop.call_soon(self._go_on)
+        await waiter
+
+    def give(self, waiters: Iterable[Waiter]) -> None:
+        """Settles these futures with True, each in its turn; one that is settled meanwhile loses it."""
+        self._waiting.extend(waiters)
+        if not self._going:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        left = self._at_once
+        while self._waiting and left:
+            left -= _settle(self._waiting.popleft(), True)
+        self._going = left < self._at_once
+        if self._going:
+            asyncio.get_running_loop().call_soon(self._go_on)
 
 
 class Signal:
@@ -15,24 +49,23 @@ class Signal:
     What happened is not carried: a waiter looks at the state again, so a slow one costs the notifier nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns | None = None) -> None:
+        """``turns``: in which the waiters are woken. Signals may share them; None: its own."""
         # A future each: one for all would be searched for every waiter that gives up, among all the others. In order:
         # whoever has waited longest is woken first.
-        self._waiters: dict[asyncio.Future[bool], None] = {}
-        self._called: deque[asyncio.Future[bool]] = deque()
+        self._waiters: dict[Waiter, None] = {}
+        self._turns = turns or Turns()
 
     def notify(self) -> None:
         """Wakes the waiters of now; those who come later wait for the next call."""
-        waiters, self._waiters = self._waiters, {}
-        waking = bool(self._called)
-        self._called.extend(waiters)
-        if self._called and not waking:
-            self._wake()
+        if self._waiters:
+            waiters, self._waiters = self._waiters, {}
+            self._turns.give(waiters)
 
     async def wait(self, timeout: float | None) -> bool:
         """Whether the signal came within ``timeout`` seconds (None: however long it takes)."""
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
+        waiter: Waiter = loop.create_future()
         self._waiters[waiter] = None
         timer = None if timeout is None else loop.call_later(timeout, _settle, waiter, False)
         try:
@@ -42,13 +75,10 @@ class Signal:
             if timer is not None:
                 timer.cancel()
 
-    def _wake(self) -> None:
-        for _ in range(min(_AT_ONCE, len(self._called))):
-            _settle(self._called.popleft(), True)
-        if self._called:
-            asyncio.get_running_loop().call_soon(self._wake)
 
-
-def _settle(waiter: asyncio.Future[bool], outcome: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(outcome)
+def _settle(waiter: Waiter, outcome: bool) -> bool:
+    """Whether it was not settled before."""
+    if waiter.done():
+        return False
+    waiter.set_result(outcome)
+    return True

@@ -36,6 +36,7 @@ class Offload:
         self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._told = False
         self._finished = 0
+        self._watching: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """What ``function`` returns or raises. Context variables are as they are here."""
@@ -43,23 +44,27 @@ class Offload:
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
         self._waiting.put((future, lambda: context.run(function, *arguments, **options)))
-        with self._lock:
-            if self._threads == 0:
-                self._start(loop)
-        timer = loop.call_later(_STUCK, self._help, loop, self._finished)
-        try:
-            return await future
-        finally:
-            timer.cancel()
+        if self._threads == 0:
+            with self._lock:
+                if self._threads == 0:
+                    self._start(loop)
+        if self._watching is None:
+            self._watching = loop.call_later(_STUCK, self._watch, loop, self._finished)
+        return await future
 
-    def _help(self, loop: asyncio.AbstractEventLoop, finished: int) -> None:
-        with self._lock:
-            if finished == self._finished and not self._waiting.empty() and self._threads < self._most:
+    def _watch(self, loop: asyncio.AbstractEventLoop, finished: int) -> None:
+        """Looks, as long as work waits, whether anything is done."""
+        self._watching = None
+        if self._waiting.empty():
+            return
+        if finished == self._finished and self._threads < self._most:
+            with self._lock:
                 self._start(loop)
+        self._watching = loop.call_later(_STUCK, self._watch, loop, self._finished)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._threads += 1
         threading.Thread(target=self._work, args=(loop,), name="offload", daemon=True).start()
+        self._threads += 1
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:

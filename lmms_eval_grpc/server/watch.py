@@ -98,7 +98,10 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
             return
         if journal.closed:
             raise stopping()
-        if not await log.wait_beyond(cursor, heartbeat) and not journal.closed:
+        if log.job.sequence > cursor:
+            # There was more during the write. On a server that is behind all followers find that, all the time.
+            await journal.turns.take()
+        elif not await log.wait_beyond(cursor, heartbeat) and not journal.closed:
             await context.write(WatchJobResponse(heartbeat=_heartbeat(log.job.sequence)))
 
 

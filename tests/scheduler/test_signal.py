@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 from lmms_eval_grpc.scheduler.signal import Signal
@@ -47,3 +48,41 @@ async def test_many_that_wait_in_vain_cost_no_more_each_than_few() -> None:
     many = min([await cost(16_000) for _ in range(2)])
     # Sixteen times as much, if it were not for chance; were each searched for among the others, 256 times.
     assert many < 80 * few
+
+
+async def test_many_are_woken_in_groups_between_which_others_have_their_turn() -> None:
+    signal = Signal()
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        assert await signal.wait(None)
+        woken.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(1000)]
+    await asyncio.sleep(0)
+    signal.notify()
+    seen = []
+    while len(woken) < 1000:
+        await asyncio.sleep(0)
+        seen.append(len(woken))
+    assert len(seen) > 20
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) < 100
+    assert woken == list(range(1000))
+    await asyncio.gather(*waiting)
+
+
+async def test_who_is_yet_to_be_woken_may_give_up_and_a_second_call_wakes_who_came_since() -> None:
+    signal = Signal()
+    first = [asyncio.create_task(signal.wait(None)) for _ in range(100)]
+    await asyncio.sleep(0)
+    signal.notify()
+    second = [asyncio.create_task(signal.wait(PATIENCE)) for _ in range(100)]
+    await asyncio.sleep(0)
+    first[-1].cancel()
+    signal.notify()
+    assert await asyncio.gather(*first[:-1], *second) == [True] * 199
+    assert first[-1].cancelled()
+    late = asyncio.create_task(signal.wait(None))
+    await asyncio.sleep(0)
+    signal.notify()
+    assert await late is True
