@@ -8,39 +8,71 @@ from collections.abc import Iterable
 
 Waiter = asyncio.Future[bool]
 
+_PATIENCE = 0.02
+"""Seconds."""
+
 
 class Turns:
     """Has those who wait for their turn go on, a few in each step of the event loop, whoever came first first: what
-    else there is to do comes in between, however many they are. Lives on one event loop."""
+    else there is to do comes in between, however many they are. Lives on one event loop.
 
-    def __init__(self, at_once: int = 32) -> None:
+    Those who say when they are busy are so many at once at most, unless they are slow: after :data:`_PATIENCE` seconds
+    without an end nobody waits for them any more.
+    """
+
+    def __init__(self, at_once: int = 32, most_busy: int = 128) -> None:
         self._at_once = at_once
+        self._most_busy = most_busy
         self._waiting: deque[Waiter] = deque()
-        self._going = False
+        self._next: asyncio.Handle | None = None
+        self._busy = 0
+        self._round = 0
 
     async def take(self) -> None:
         """Returns when it is the caller's turn, in a later step of the event loop."""
         loop = asyncio.get_running_loop()
         waiter: Waiter = loop.create_future()
         self._waiting.append(waiter)
-        if not self._going:
-            self._going = True
-            loop.call_soon(self._go_on)
+        if self._next is None:
+            self._next = loop.call_soon(self._go_on)
         await waiter
 
     def give(self, waiters: Iterable[Waiter]) -> None:
         """Settles these futures with True, each in its turn; one that is settled meanwhile loses it."""
         self._waiting.extend(waiters)
-        if not self._going:
+        if self._next is None:
             self._go_on()
 
+    def begin(self) -> int:
+        """Notes that somebody is busy. What it returns is for :meth:`end`."""
+        self._busy += 1
+        return self._round
+
+    def end(self, begun: int) -> None:
+        """Notes that somebody who began is not busy any more."""
+        if begun != self._round:
+            return  # Nobody waited for it.
+        self._busy -= 1
+        if self._waiting and self._busy == self._most_busy - 1:
+            if self._next is not None:
+                self._next.cancel()
+            self._next = asyncio.get_running_loop().call_soon(self._go_on)
+
     def _go_on(self) -> None:
-        left = self._at_once
-        while self._waiting and left:
-            left -= _settle(self._waiting.popleft(), True)
-        self._going = left < self._at_once
-        if self._going:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        left = min(self._at_once, self._most_busy - self._busy)
+        gone = 0
+        while self._waiting and gone < left:
+            gone += _settle(self._waiting.popleft(), True)
+        loop = asyncio.get_running_loop()
+        if left <= 0:
+            self._next = loop.call_later(_PATIENCE, self._give_up)
+        else:
+            self._next = loop.call_soon(self._go_on) if gone else None
+
+    def _give_up(self) -> None:
+        self._busy = 0
+        self._round += 1
+        self._go_on()
 
 
 class Signal:

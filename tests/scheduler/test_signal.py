@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 
-from lmms_eval_grpc.scheduler.signal import Signal
+from lmms_eval_grpc.scheduler.signal import Signal, Turns
 from tests.scheduler.doubles import PATIENCE
 
 
@@ -86,3 +86,42 @@ async def test_who_is_yet_to_be_woken_may_give_up_and_a_second_call_wakes_who_ca
     await asyncio.sleep(0)
     signal.notify()
     assert await late is True
+
+
+async def step() -> None:
+    """Lets the event loop do all that is ready."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_more_go_on_than_may_be_busy_until_some_are_done() -> None:
+    turns = Turns(at_once=2, most_busy=4)
+    begun = [turns.begin() for _ in range(3)]
+    waiting = [asyncio.create_task(turns.take()) for _ in range(3)]
+    await step()
+    # One has its turn at first, which does not make it busy: so the others follow.
+    assert all(task.done() for task in waiting)
+    begun.append(turns.begin())
+    late = [asyncio.create_task(turns.take()) for _ in range(3)]
+    await step()
+    assert not any(task.done() for task in late)
+    turns.end(begun.pop())
+    await step()
+    assert all(task.done() for task in late)
+
+
+async def test_those_who_are_slow_are_not_waited_for() -> None:
+    turns = Turns(at_once=2, most_busy=4)
+    stalled = [turns.begin() for _ in range(10)]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(turns.take() for _ in range(50)))
+    # Their ends, long after, let nobody more go on than may.
+    for begun in stalled:
+        turns.end(begun)
+    busy = [turns.begin() for _ in range(4)]
+    late = asyncio.create_task(turns.take())
+    await step()
+    assert not late.done()
+    turns.end(busy.pop())
+    async with asyncio.timeout(PATIENCE):
+        await late
