@@ -71,6 +71,9 @@ def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.max_concurrent_streams", 1_000),
+        # By default calls that are answered but not yet forgotten count as well, so that of a burst on one connection
+        # those are refused that take the places of the first thousand.
+        ("grpc.http.overload_protection", 0),
         # A burst beyond the default of about a thousand new calls is dropped without a word.
         ("grpc.server.max_pending_requests", 20_000),
         ("grpc.server.max_pending_requests_hard_limit", 40_000),
