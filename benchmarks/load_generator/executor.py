@@ -26,6 +26,8 @@ class Script:
     """How long the job runs. Below 0: until it is cancelled, reporting what it is told to."""
     progress_every: float = 0.25
     """Seconds between two reports of progress."""
+    phase: float = 0.0
+    """Seconds until the first of them."""
     metrics: int = 0
     """Metrics of a task's result, which is reported after a quarter of the time. 0: none is. One has some 100 bytes."""
 
@@ -86,11 +88,12 @@ class PlayedExecution:
         script = self._script
         count = round(script.seconds / script.progress_every)
         for number in range(count):
+            at = script.phase + number * script.progress_every
             if script.metrics and number == count // 4:
-                yield number * script.progress_every, lambda: _result(script.metrics)
-            yield number * script.progress_every, lambda number=number: stamped(number)  # type: ignore[misc]
+                yield at, lambda: _result(script.metrics)
+            yield at, lambda number=number: stamped(number)  # type: ignore[misc]
         result = EvaluationResult(task_results=(_result(1),), group_results=(), results_json="{}")
-        yield script.seconds, lambda: Completed(result)
+        yield script.phase + script.seconds, lambda: Completed(result)
 
 
 class PlayedExecutor:

@@ -117,7 +117,10 @@ def watched(scale: Scale, folder: Path | None, stalled: int) -> tuple[Figures, l
         idle = rig.caller.call("steady", max(1.0, scale.seconds / 2), CALLS_PER_SECOND, idle_job)
         rig.caller.call("cancel", idle_job)
         rig.caller.call("pause")
-        jobs = rig.caller.call("submit", *[Script(scale.seconds, PROGRESS_EVERY, scale.metrics)] * JOBS)
+        # Out of step, as jobs are that were not started together.
+        phases = [number * PROGRESS_EVERY / JOBS for number in range(JOBS)]
+        scripts = [Script(scale.seconds, PROGRESS_EVERY, phase, scale.metrics) for phase in phases]
+        jobs = rig.caller.call("submit", *scripts)
         watchers = rig.new_watchers(scale.processes)
         before = rig.usage()
         told_first = _open(watchers, jobs, scale.watchers)

@@ -20,7 +20,7 @@ class Turns:
     without an end nobody waits for them any more.
     """
 
-    def __init__(self, at_once: int = 32, most_busy: int = 128) -> None:
+    def __init__(self, at_once: int = 32, most_busy: int = 64) -> None:
         self._at_once = at_once
         self._most_busy = most_busy
         self._waiting: deque[Waiter] = deque()
