@@ -5,11 +5,12 @@ every interceptor, its log at INFO), of which only the executor is played: jobs 
 times a second, a task's result, and their end. The clients are processes of their own. Everything shares this machine's
 cores, so the clients' work is part of every latency here; `server.cpu_share` says how much of one core the server took.
 
-    watchers  2,000 watchers of 8 running jobs that report out of step, each from the job's first event to its end. All must be told every state
-              in order. Progress: from the moment the worker reports (a time of the clock that all processes share,
-              carried in the message) until the client has the message; that includes the commit and the server's limit
-              of four a second. Meanwhile another client makes 50 unary calls a second of five kinds, each started at
-              its time and timed from its start; the same calls on the idle server are the comparison.
+    watchers  2,000 watchers of 8 running jobs that report out of step, each from the job's first event to its end. All
+              must be told every state in order. Progress: from the moment the worker reports (a time of the clock that
+              all processes share, carried in the message) until the client has the message; that includes the commit
+              and the server's limit of four a second. Meanwhile another client makes 50 unary calls a second of five
+              kinds, each started at its time and timed from its start; the same calls on the idle server are the
+              comparison.
     stalled   the same, with 1,000 more watchers of the same jobs in a process that is stopped (SIGSTOP) before the jobs
               run. Their connections fill up (`bytes_unread_by_them`) and stay so.
     fanout    one event at a time to 1,000 and 5,000 idle watchers of one job: seconds from the report to the last of

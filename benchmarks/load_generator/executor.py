@@ -29,7 +29,7 @@ class Script:
     phase: float = 0.0
     """Seconds until the first of them."""
     metrics: int = 0
-    """Metrics of a task's result, which is reported after a quarter of the time. 0: none is. One has some 100 bytes."""
+    """Metrics of a task's result, which is reported with the second of them. 0: none is. One has some 100 bytes."""
 
     def labels(self) -> dict[str, str]:
         """The labels of a job that plays this."""
@@ -89,7 +89,7 @@ class PlayedExecution:
         count = round(script.seconds / script.progress_every)
         for number in range(count):
             at = script.phase + number * script.progress_every
-            if script.metrics and number == count // 4:
+            if script.metrics and number == 1:
                 yield at, lambda: _result(script.metrics)
             yield at, lambda number=number: stamped(number)  # type: ignore[misc]
         result = EvaluationResult(task_results=(_result(1),), group_results=(), results_json="{}")

@@ -119,7 +119,11 @@ def watched(scale: Scale, folder: Path | None, stalled: int) -> tuple[Figures, l
         rig.caller.call("pause")
         # Out of step, as jobs are that were not started together.
         phases = [number * PROGRESS_EVERY / JOBS for number in range(JOBS)]
-        scripts = [Script(scale.seconds, PROGRESS_EVERY, phase, scale.metrics) for phase in phases]
+        seconds = [scale.seconds + (PATIENCE if number < CANCELLED else 0.0) for number in range(JOBS)]
+        scripts = [
+            Script(lasting, PROGRESS_EVERY, phase, scale.metrics)
+            for lasting, phase in zip(seconds, phases, strict=True)
+        ]
         jobs = rig.caller.call("submit", *scripts)
         watchers = rig.new_watchers(scale.processes)
         before = rig.usage()
@@ -279,7 +283,6 @@ def _watched_figures(told: Sequence[Told], histories: dict[str, tuple[int, ...]]
         for reported, seconds in one.progress:
             by_report.setdefault(reported, []).append(seconds)
     right = sum(count for (job, history), count in seen.items() if histories[job] == history)
-    reports = JOBS * round(scale.seconds / PROGRESS_EVERY)
     return {
         "watchers": scale.watchers,
         "jobs": JOBS,
@@ -289,7 +292,6 @@ def _watched_figures(told: Sequence[Told], histories: dict[str, tuple[int, ...]]
         "broken": sum(one.broken for one in told),
         "messages": sum(one.messages for one in told),
         "message_bytes": sum(one.bytes for one in told),
-        "reports_of_progress": reports,
         "reports_told": len(by_report),
         "progress": summarize(seconds for found in by_report.values() for seconds in found),
         "progress_at_the_median_watcher_of_each_report": summarize(
