@@ -16,7 +16,7 @@ from typing import Any
 
 from lmms_eval_grpc.engine.api import COMPAT, EvaluationConfig, EvaluationError, Problem
 from lmms_eval_grpc.engine.checkpoints.companions import find_companions
-from lmms_eval_grpc.engine.checkpoints.layouts import find_unmerged
+from lmms_eval_grpc.engine.checkpoints.layouts import find_unmerged, is_loadable
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.engine.models.checkpoint_url import checkpoint_arguments, is_url, url_problem
 from lmms_eval_grpc.engine.models.generation_arguments import RENAMED_KEYS
@@ -95,6 +95,8 @@ def _check_checkpoint(field: str, pretrained: Any, merge: bool) -> Iterator[Prob
     if problems:
         return
     folder = Path(pretrained).expanduser()
+    if is_loadable(folder):
+        return
     try:
         sharded = find_unmerged(folder)
         if sharded is None:
@@ -129,6 +131,8 @@ def _check_include_paths(config: EvaluationConfig, index: TaskIndex) -> Iterator
 
 
 def _check_folder(field: str, path: str, what: str) -> Iterator[Problem]:
+    if os.path.isdir(os.path.expanduser(path)):  # noqa: PTH111, PTH112 - half of the time that a path object takes
+        return
     try:
         folder = Path(path).expanduser()
         if folder.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lmms_eval_grpc.jobs.events import JobEvent, StateChange
 from lmms_eval_grpc.jobs.results import JobError, JobResult, Progress, TaskResult
@@ -91,18 +92,19 @@ class Job:
             check_transition(self.state, change.state)
         # The error of an attempt that is followed by another is in the log; the job has none yet.
         error = change.error if change.state.ended else None
-        job = dataclasses.replace(
-            self, sequence=event.sequence, state=change.state, attempt=change.attempt, error=error
-        )
+        more: dict[str, Any]
         match change.state:
             case JobState.RUNNING:
-                return dataclasses.replace(job, start_time=event.time)
+                more = {"start_time": event.time}
             case JobState.QUEUED:
-                failures = job.failures + (change.error is not None)
-                return dataclasses.replace(job, start_time=None, devices=(), failures=failures)
+                failures = self.failures + (change.error is not None)
+                more = {"start_time": None, "devices": (), "failures": failures}
             case JobState.CANCELLING:
-                return dataclasses.replace(job, cancel_reason=change.reason)
+                more = {"cancel_reason": change.reason}
             case JobState.CANCELLED:
-                return dataclasses.replace(job, end_time=event.time, cancel_reason=job.cancel_reason or change.reason)
+                more = {"end_time": event.time, "cancel_reason": self.cancel_reason or change.reason}
             case _:
-                return dataclasses.replace(job, end_time=event.time)
+                more = {"end_time": event.time}
+        return dataclasses.replace(
+            self, sequence=event.sequence, state=change.state, attempt=change.attempt, error=error, **more
+        )

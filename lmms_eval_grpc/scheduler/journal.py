@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from lmms_eval_grpc.jobs.errors import JobNotFound, NotQueued, SequenceOutOfRange
@@ -24,8 +25,10 @@ from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through, wait_for
-from lmms_eval_grpc.scheduler.signal import Signal
+from lmms_eval_grpc.scheduler.signal import Signal, Turns
 from lmms_eval_grpc.store.base import JobStore
+
+_sequence_of = attrgetter("sequence")
 
 Listener = Callable[[Job, JobEvent], None]
 
@@ -34,10 +37,10 @@ class JobLog:
     """What readers see of one job: its durable state and its events. A reader keeps a sequence, the log keeps nothing
     for it."""
 
-    def __init__(self, job: Job, events: Sequence[JobEvent]) -> None:
+    def __init__(self, job: Job, events: Sequence[JobEvent], turns: Turns) -> None:
         self._job = job
         self._events = list(events)
-        self._signal = Signal()
+        self._signal = Signal(turns)
         self._closed = False
         self._lock = asyncio.Lock()
 
@@ -59,7 +62,9 @@ class JobLog:
         """
         if sequence > self._job.sequence:
             raise SequenceOutOfRange(self._job.job_id, sequence, self._job.sequence)
-        return self._events[bisect.bisect_right(self._events, sequence, key=lambda event: event.sequence) :]
+        if sequence == self._job.sequence:
+            return []
+        return self._events[bisect.bisect_right(self._events, sequence, key=_sequence_of) :]
 
     async def wait_beyond(self, sequence: int, timeout: float | None) -> bool:
         """Whether there is an event after ``sequence`` within ``timeout`` seconds (None: however long it takes).
@@ -100,6 +105,8 @@ class Journal:
         self._withdrawn: set[str] = set()
         self._logs: weakref.WeakSet[JobLog] = weakref.WeakSet()
         self._listeners: list[Listener] = []
+        self.turns = Turns()
+        """Of all followers of all logs: in which they are woken, and which one takes that finds more at once."""
         self._closed = False
 
     @property
@@ -212,7 +219,7 @@ class Journal:
         event = JobEvent(1, job.create_time, StateChange(None, job.state, job.attempt))
         created = job.after(event)
         await self._store.insert(created, event)
-        log = JobLog(created, ())
+        log = JobLog(created, (), self.turns)
         self._keep(log)
         self._publish(log, created, event)
         return created
@@ -260,7 +267,7 @@ class Journal:
         if job is None or not events:
             # No events: it was removed between the two reads.
             raise JobNotFound(job_id)
-        log = JobLog(job, events)
+        log = JobLog(job, events, self.turns)
         if self._loading.get(job_id) is asyncio.current_task():
             self._keep(log)
         return log

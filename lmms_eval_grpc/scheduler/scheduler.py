@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lmms_eval_grpc.executors.base import Executor, ExpectedJob, LooksAhead
@@ -366,7 +366,9 @@ class Scheduler:
 
     def _look_ahead(self) -> None:
         """Tells the executor which jobs come next: those that would start if every device were free."""
-        if not isinstance(self._executor, LooksAhead):
+        # By the name of its one method, after every change of any job: to ask a protocol takes longer than the rest.
+        expect: Callable[[Sequence[ExpectedJob], Collection[str]], None] | None
+        if (expect := getattr(self._executor, LooksAhead.expect.__name__, None)) is None:
             return
         devices = self._slots.devices
         upcoming = (
@@ -374,7 +376,7 @@ class Scheduler:
             if self._starts_none or self._pause_reason is not None
             else assign(self._waiting(), devices, frozenset(range(len(devices))))
         )
-        self._executor.expect(
+        expect(
             [
                 ExpectedJob(one.job, tuple(devices[index] for index in one.indices), self.job_dir(one.job.job_id))
                 for one in upcoming

@@ -144,6 +144,8 @@ def unfit(spec: JobSpec, devices: Sequence[Device], *, elastic: bool = False) ->
     if not isinstance(spec, EvaluationSpec):
         return None if devices else Violation("spec", "this server has no devices")
     usable = usable_devices(spec, devices)
+    if usable and spec.num_gpus == 1:
+        return None
     names = ", ".join(device.name for device in devices) or "none"
     if not usable:
         return Violation(

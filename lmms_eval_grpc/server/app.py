@@ -25,6 +25,7 @@ from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
 from lmms_eval_grpc.server import health
 from lmms_eval_grpc.server.admin import AdminServicer
+from lmms_eval_grpc.server.around import Around
 from lmms_eval_grpc.server.auth.access import Access
 from lmms_eval_grpc.server.auth.audit_log import AuditLog
 from lmms_eval_grpc.server.auth.entries import BadEntry
@@ -40,7 +41,7 @@ from lmms_eval_grpc.server.observability import Observability
 from lmms_eval_grpc.server.permissions import code_rules, path_rules
 from lmms_eval_grpc.server.reflection import add_reflection
 from lmms_eval_grpc.server.request_secrets import RequestDigests
-from lmms_eval_grpc.server.servicer import EvaluationServicer
+from lmms_eval_grpc.server.servicer import EvaluationServicer, add_to_server
 from lmms_eval_grpc.server.state_dir import (
     JOBS_NAME,
     STORE_NAME,
@@ -56,7 +57,7 @@ from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.store.sqlite import SqliteStore
-from lmms_eval_grpc.v1 import admin_service_pb2_grpc, evaluation_service_pb2_grpc
+from lmms_eval_grpc.v1 import admin_service_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,9 @@ def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.max_concurrent_streams", 1_000),
+        # By default calls that are answered but not yet forgotten count as well, so that of a burst on one connection
+        # those are refused that take the places of the first thousand.
+        ("grpc.http.overload_protection", 0),
         # A burst beyond the default of about a thousand new calls is dropped without a word.
         ("grpc.server.max_pending_requests", 20_000),
         ("grpc.server.max_pending_requests_hard_limit", 40_000),
@@ -193,7 +197,7 @@ class EvaluationServer:
             asyncio.to_thread(tasks.index),
         )
         self._grpc = grpc.aio.server(
-            interceptors=[observability.calls, *build_interceptors(self.args, await self._make_guards())],
+            interceptors=build_interceptors(self.args, observability.calls, await self._make_guards()),
             options=channel_options(self.args),
         )
         self._add_services(store, tasks, models, facts, digests)
@@ -216,7 +220,7 @@ class EvaluationServer:
             time.monotonic() - began,
         )
 
-    async def _make_guards(self) -> list[grpc.aio.ServerInterceptor]:
+    async def _make_guards(self) -> list[Around]:
         """What decides who may call what, and writes it down."""
         access = Access(self.args.access_file)
         try:
@@ -265,7 +269,7 @@ class EvaluationServer:
             max_submit_priority=self.args.max_submit_priority,
             stream_rate=self.args.max_stream_bytes_per_second,
         )
-        evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server(servicer, self._grpc)
+        add_to_server(servicer, self._grpc)
         admin = AdminServicer(self._scheduler, self.drain)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,35 +15,73 @@ Decoder = Callable[[bytes], Any]
 Encoder = Callable[[Any], bytes]
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Details = grpc.HandlerCallDetails
 
 
-class Around(grpc.aio.ServerInterceptor):
+class CallDetails:
+    """What an interceptor is told of a call."""
+
+    __slots__ = ("_context", "method")
+
+    def __init__(self, method: str, context: Context) -> None:
+        self.method = method
+        self._context = context
+
+    @property
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """What came with the call."""
+        metadata: Any = self._context.invocation_metadata()
+        return tuple(metadata or ())
+
+
+class AllAround(grpc.aio.ServerInterceptor):
+    """All interceptors, outermost first, as one: each method's handler is wrapped once, and not for every call.
+
+    ``unknown`` is called for a call of a method that there is none of.
+    """
+
+    def __init__(self, parts: Sequence[Around], unknown: Callable[[], None]) -> None:
+        self._parts = tuple(parts)
+        self._unknown = unknown
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            self._unknown()
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            wrapped = handler
+            for part in reversed(self._parts):
+                wrapped = part.wrap(wrapped, method)
+            known = self._wrapped[method] = (handler, wrapped)
+        return known[1]
+
+
+class Around(abc.ABC):
     """Base of the interceptors: :meth:`call` runs around the handler, which keeps its kind of streaming.
 
     Handlers are coroutines: those that stream write to their context.
     """
 
-    async def intercept_service(
-        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        return None if handler is None else self.wrap(handler, handler_call_details)
-
-    def wrap(self, handler: Handler, details: Details) -> Handler:
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """``handler`` of ``method`` with this around it, for all calls."""
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
 
         async def wrapped(request: Any, context: Context) -> Any:
-            return await self.call(behaviour, request, context, details)
+            return await self.call(behaviour, request, context, CallDetails(method, context))
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(
             wrapped,
             request_deserializer=self.decoder(handler.request_deserializer),
-            response_serializer=self.encoder(
-                handler.response_serializer, details, streaming=handler.response_streaming
-            ),
+            response_serializer=self.encoder(handler.response_serializer, method, streaming=handler.response_streaming),
         )
         return made
 
@@ -51,12 +89,12 @@ class Around(grpc.aio.ServerInterceptor):
         """What makes requests of bytes, for :meth:`call` to receive."""
         return decode
 
-    def encoder(self, encode: Encoder | None, details: Details, *, streaming: bool) -> Encoder | None:
-        """What makes bytes of responses."""
+    def encoder(self, encode: Encoder | None, method: str, *, streaming: bool) -> Encoder | None:
+        """What makes bytes of the responses of ``method``."""
         return encode
 
     @abc.abstractmethod
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         """Runs ``behaviour(request, context)``, and whatever belongs around it."""
 
 

@@ -13,14 +13,15 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable
-from lmms_eval_grpc.server.around import Around, Behaviour, Context
+from lmms_eval_grpc.server.around import AllAround, Around, Behaviour, CallDetails, Context
 from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.errors import internal_status, status_of
 from lmms_eval_grpc.server.limits import LimitStreams, LimitTime, StreamLimits
+from lmms_eval_grpc.server.observe import ObserveCalls
 
 if TYPE_CHECKING:
-    from lmms_eval_grpc.server.around import Details, Handler
+    from lmms_eval_grpc.server.around import Handler
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +29,19 @@ _OWN_SERVICES = "/lmms_eval_grpc."
 
 
 def build_interceptors(
-    args: ServerArgs, guards: Sequence[grpc.aio.ServerInterceptor]
+    args: ServerArgs, calls: ObserveCalls, guards: Sequence[Around]
 ) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors in their order, but for the outermost: :class:`~lmms_eval_grpc.server.observe.ObserveCalls`.
-
-    ``guards`` decide who may call; those that they refuse are logged, but hold nothing.
-    """
+    """The interceptors in their order, as one. ``guards`` decide who may call; those that they refuse are logged, but
+    hold nothing."""
     streams = StreamLimits(args.max_watches, args.max_watches_per_client, args.max_watches_per_principal)
-    return [MaskErrors(), *guards, LimitStreams(streams), LimitTime(args.unary_timeout), CheckCaps()]
+    parts = [calls, MaskErrors(), *guards, LimitStreams(streams), LimitTime(args.unary_timeout), CheckCaps()]
+    return [AllAround(parts, unknown=calls.note_unknown)]
 
 
 class MaskErrors(Around):
     """Turns whatever a handler raises into a status. Of a bug the client learns an id, the log everything."""
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         try:
             return await behaviour(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -66,12 +66,11 @@ class CheckCaps(Around):
 
     _CHECKED_BY_VALIDATOR = ("Evaluate", "MergeCheckpoint")
 
-    def wrap(self, handler: Handler, details: Details) -> Handler:
-        method = details.method.rpartition("/")[2]
-        own = details.method.startswith(_OWN_SERVICES) and method not in self._CHECKED_BY_VALIDATOR
-        return super().wrap(handler, details) if own else handler
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        own = method.startswith(_OWN_SERVICES) and method.rpartition("/")[2] not in self._CHECKED_BY_VALIDATOR
+        return super().wrap(handler, method) if own else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         # A request of a stream that is no message is told by the outermost interceptor.
         if isinstance(request, Message) and (violations := check_caps(request)):
             raise InvalidRequest(violations)

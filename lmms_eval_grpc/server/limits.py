@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
 from lmms_eval_grpc.scheduler.carry import carry_through
-from lmms_eval_grpc.server.around import Around, Behaviour, Context
+from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
 from lmms_eval_grpc.server.principals import current_principal
 
 if TYPE_CHECKING:
-    from lmms_eval_grpc.server.around import Details, Handler
+    from lmms_eval_grpc.server.around import Handler
 
 T = TypeVar("T")
 
@@ -68,10 +68,10 @@ class LimitStreams(Around):
     def __init__(self, limits: StreamLimits) -> None:
         self._limits = limits
 
-    def wrap(self, handler: Handler, details: Details) -> Handler:
-        return super().wrap(handler, details) if handler.response_streaming else handler
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        return super().wrap(handler, method) if handler.response_streaming else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         with self._limits.hold(client_of(context.peer()), current_principal().name):
             return await behaviour(request, context)
 
@@ -88,11 +88,11 @@ class LimitTime(Around):
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
 
-    def wrap(self, handler: Handler, details: Details) -> Handler:
+    def wrap(self, handler: Handler, method: str) -> Handler:
         unary = not handler.response_streaming and not handler.request_streaming
-        return super().wrap(handler, details) if unary and self._seconds is not None else handler
+        return super().wrap(handler, method) if unary and self._seconds is not None else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         limit = asyncio.timeout(self._seconds)
         try:
             async with limit:

@@ -6,21 +6,18 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from lmms_eval_grpc.jobs import context as task_context
 from lmms_eval_grpc.jobs.errors import ServiceError
-from lmms_eval_grpc.server.around import Around, Behaviour, Context, Encoder
+from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context, Encoder
 from lmms_eval_grpc.server.errors import TABLE
 from lmms_eval_grpc.server.principals import current_principal
-
-if TYPE_CHECKING:
-    from lmms_eval_grpc.server.around import Details, Handler
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key under which a caller may name a call, to find it in the server's log."""
@@ -79,21 +76,17 @@ class ObserveCalls(Around):
         self.sent: dict[str, int] = {}
         """Messages written so far, by method that streams."""
 
-    async def intercept_service(
-        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
-    ) -> Handler | None:
-        handler = await super().intercept_service(continuation, handler_call_details)
-        if handler is None:
-            for observer in self._observers:
-                observer.unknown()
-        return handler
+    def note_unknown(self) -> None:
+        """Somebody called a method that there is none of."""
+        for observer in self._observers:
+            observer.unknown()
 
-    def encoder(self, encode: Encoder | None, details: Details, *, streaming: bool) -> Encoder | None:
+    def encoder(self, encode: Encoder | None, method: str, *, streaming: bool) -> Encoder | None:
         if encode is None or not streaming:
             return encode
-        method = _name(details)
-        if (counting := self._encoders.get(method)) is None:
-            counting = self._encoders[method] = self._counting(encode, method)
+        name = _name(method)
+        if (counting := self._encoders.get(name)) is None:
+            counting = self._encoders[name] = self._counting(encode, name)
         return counting
 
     def _counting(self, encode: Encoder, method: str) -> Encoder:
@@ -107,8 +100,8 @@ class ObserveCalls(Around):
 
         return encode_and_count
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
-        method = _name(details)
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
+        method = _name(details.method)
         call = Call(
             method=method,
             streaming=method in self.sent,
@@ -148,11 +141,11 @@ class ObserveCalls(Around):
                 observer.ends(call)
 
 
-def _name(details: Details) -> str:
-    return details.method.removeprefix("/")
+def _name(method: str) -> str:
+    return method.removeprefix("/")
 
 
-def _id_of(details: Details) -> str:
+def _id_of(details: CallDetails) -> str:
     for key, value in details.invocation_metadata or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTABLE_ID.fullmatch(value):
             return value

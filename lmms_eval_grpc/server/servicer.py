@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import grpc.aio
 
 from lmms_eval_grpc.executors.base import Executor
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from lmms_eval_grpc.v1 import job_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def add_to_server(servicer: EvaluationServicer, server: grpc.aio.Server) -> None:
+    """Registers all methods. The responses of WatchJob, which has the most, may be bytes already."""
+    watch_job = grpc.unary_stream_rpc_method_handler(
+        servicer.WatchJob,
+        request_deserializer=pb.WatchJobRequest.FromString,
+        response_serializer=watch.serialize,
+    )
+    service = pb.DESCRIPTOR.services_by_name["EvaluationService"].full_name
+    # The first that knows a method has it.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"WatchJob": watch_job}),))
+    pb_grpc.add_EvaluationServiceServicer_to_server(servicer, server)
 
 
 class EvaluationServicer(pb_grpc.EvaluationServiceServicer):

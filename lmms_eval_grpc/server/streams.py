@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
     from lmms_eval_grpc.store.base import SampleBatch, SampleStore
     from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsRequest, StreamSamplesRequest
+    from lmms_eval_grpc.v1.job_pb2 import SampleRecord
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Bytes of any message."""

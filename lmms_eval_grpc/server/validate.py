@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import math
 import re
@@ -30,6 +29,7 @@ from lmms_eval_grpc.server.convert_spec import (
 )
 from lmms_eval_grpc.server.folders import check_absolute, check_folder, expand, shown
 from lmms_eval_grpc.server.merging import settle_checkpoint, settle_merge
+from lmms_eval_grpc.server.offload import Offload
 from lmms_eval_grpc.server.request_secrets import RequestDigests, check_placeholders, hide_secrets, split_secrets
 from lmms_eval_grpc.server.requested_code import CodeRules, refused_code
 from lmms_eval_grpc.server.tracking import check_trackers
@@ -76,6 +76,7 @@ class Validator:
         self._code_rules = code_rules
         self._digests = digests
         self._track = tuple(track)
+        self._offload = Offload()
 
     async def check(self, request: EvaluateRequest) -> Submission:
         """The submission that ``request`` makes. Works in a thread; touches folders, but reads no data and no weights.
@@ -83,7 +84,7 @@ class Validator:
         Raises:
             InvalidRequest: with everything that is wrong.
         """
-        return await asyncio.to_thread(self._check, request)
+        return await self._offload.run(self._check, request)
 
     def _check(self, request: EvaluateRequest) -> Submission:
         told = check_caps(request)
@@ -111,7 +112,9 @@ class Validator:
         if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
             raise InvalidRequest(forbidden)
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
-        return submission_of(request, *split_secrets(dataclasses.replace(spec, track=track)), self._digests.of(request))
+        if track != spec.track:
+            spec = dataclasses.replace(spec, track=track)
+        return submission_of(request, *split_secrets(spec), self._digests.of(request))
 
     def digest_of(self, request: Request) -> str:
         """See :meth:`RequestDigests.of`."""
@@ -125,7 +128,7 @@ class Validator:
         Raises:
             InvalidRequest: with everything that is wrong.
         """
-        return await asyncio.to_thread(self._check_merge, request)
+        return await self._offload.run(self._check_merge, request)
 
     def _check_merge(self, request: MergeCheckpointRequest) -> Submission:
         told = check_caps(request)

@@ -16,6 +16,7 @@ from lmms_eval_grpc.v1.evaluation_service_pb2 import Heartbeat, QueueSnapshot, W
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
+    from lmms_eval_grpc.jobs.events import JobEvent
     from lmms_eval_grpc.scheduler.journal import Journal
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
     from lmms_eval_grpc.v1.evaluation_service_pb2 import WatchJobRequest, WatchQueueRequest
@@ -28,6 +29,37 @@ RETRY_AFTER_STOP = 2.0
 """Seconds after which those who are sent away by a stopping server should try again."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EventMessages:
+    """The messages of the newest events, in bytes: all followers of a job are told the same."""
+
+    def __init__(self, kept: int = 256, largest: int = 65_536) -> None:
+        """Keeps so many, of at most so many bytes each."""
+        self._kept = kept
+        self._largest = largest
+        # By identity: an event is never changed, and to compare two of them would take longer than to write one.
+        self._known: dict[int, tuple[JobEvent, bytes]] = {}
+
+    def message(self, event: JobEvent) -> bytes:
+        """A serialized WatchJobResponse with this event."""
+        known = self._known.get(id(event))
+        if known is not None and known[0] is event:
+            return known[1]
+        message = WatchJobResponse(event=write_event(event)).SerializeToString()
+        if len(message) <= self._largest:
+            while len(self._known) >= self._kept:
+                del self._known[next(iter(self._known))]
+            self._known[id(event)] = (event, message)
+        return message
+
+
+_EVENTS = EventMessages()
+
+
+def serialize(message: WatchJobResponse | bytes) -> bytes:
+    """What WatchJob writes, as it goes over the wire."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def stopping() -> NotAccepting:
@@ -44,7 +76,7 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
         NotAccepting: the server is being stopped.
     """
     heartbeat = _heartbeat_interval(request.heartbeat_interval if request.HasField("heartbeat_interval") else None)
-    log = await journal.log(request.job_id)
+    log, turns = await journal.log(request.job_id), journal.turns
     if request.HasField("after_sequence"):
         cursor = request.after_sequence
         if cursor < 0:
@@ -60,15 +92,23 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
         await context.write(WatchJobResponse(snapshot=snapshot))
     while True:
         for event in log.after(cursor):
-            with readable(request.job_id):
-                message = write_event(event)
-            await context.write(WatchJobResponse(event=message))
+            # The fewer writes are under way, the sooner grpc.aio, which serves one thing after the other, is at a call.
+            begun = turns.begin()
+            try:
+                with readable(request.job_id):
+                    message = _EVENTS.message(event)
+                await context.write(message)
+            finally:
+                turns.end(begun)
             cursor = event.sequence
         if log.job.state.ended and cursor >= log.job.sequence:
             return
         if journal.closed:
             raise stopping()
-        if not await log.wait_beyond(cursor, heartbeat) and not journal.closed:
+        if log.job.sequence > cursor:
+            # There was more during the write. On a server that is behind all followers find that, all the time.
+            await turns.take()
+        elif not await log.wait_beyond(cursor, heartbeat) and not journal.closed:
             await context.write(WatchJobResponse(heartbeat=_heartbeat(log.job.sequence)))
 
 

@@ -20,10 +20,6 @@ ENDED = tuple(state.value for state in JobState if state.ended)
 
 def insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
     """Adds a job with the first event of its log. Raises RequestIdConflict, ValueError."""
-    if job.request_id:
-        taken = connection.execute("SELECT job_id FROM jobs WHERE request_id = ?", (job.request_id,)).fetchone()
-        if taken is not None:
-            raise RequestIdConflict(job.request_id, taken[0])
     position = job.order
     try:
         connection.execute(
@@ -43,11 +39,16 @@ def insert(connection: sqlite3.Connection, job: Job, event: JobEvent) -> None:
             ),
         )
     except sqlite3.IntegrityError as error:
+        if job.request_id:
+            taken = connection.execute("SELECT job_id FROM jobs WHERE request_id = ?", (job.request_id,)).fetchone()
+            if taken is not None:
+                raise RequestIdConflict(job.request_id, taken[0]) from None
         raise ValueError(f"there is a job {job.job_id!r} or a job with order {job.order} already") from error
-    connection.executemany(
-        "INSERT INTO labels (position, key, value) VALUES (?, ?, ?)",
-        [(position, key, value) for key, value in job.labels.items()],
-    )
+    if job.labels:
+        connection.executemany(
+            "INSERT INTO labels (position, key, value) VALUES (?, ?, ?)",
+            [(position, key, value) for key, value in job.labels.items()],
+        )
     _add_event(connection, position, event)
     connection.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'last_order'", (position,))
 
@@ -121,4 +122,6 @@ def _add_event(connection: sqlite3.Connection, position: int, event: JobEvent) -
 
 def _head(job: Job) -> str:
     """The job without what has columns of its own."""
-    return encode(dataclasses.replace(job, task_results=(), result=None))
+    if job.task_results or job.result is not None:
+        job = dataclasses.replace(job, task_results=(), result=None)
+    return encode(job)

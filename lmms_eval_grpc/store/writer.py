@@ -34,9 +34,9 @@ class _Request:
 class GroupWriter:
     """Runs operations on one connection in the order in which they were submitted.
 
-    An operation that raises is undone by its savepoint and fails its own caller only. When the transaction as a whole
-    is lost (the disk is full, the file is locked), its operations are tried again one by one, so that only those fail
-    that do not fit.
+    An operation that raises fails its own caller only: the transaction is run again with a savepoint for each, by which
+    that one is undone. When the transaction as a whole is lost (the disk is full, the file is locked), its operations
+    are tried again one by one, so that only those fail that do not fit.
     """
 
     def __init__(self, connection: sqlite3.Connection, committed: CommitObserver | None = None) -> None:
@@ -92,30 +92,21 @@ class GroupWriter:
         self._connection.close()
 
     def _commit(self, batch: list[_Request]) -> None:
-        if self._attempt(batch) is None:
+        # Nearly always nothing goes wrong, and savepoints would be half of the statements.
+        if self._attempt(batch, self._run_all) is None:
+            return
+        if len(batch) > 1 and self._attempt(batch, self._run_guarded) is None:
             return
         for request in batch:
-            error = self._attempt([request])
-            if error is not None:
-                request.error = error
+            request.error = self._attempt([request], self._run_all)
 
-    def _attempt(self, batch: list[_Request]) -> BaseException | None:
+    def _attempt(self, batch: list[_Request], run: Callable[[list[_Request]], None]) -> BaseException | None:
         """Runs and commits ``batch``; returns why the transaction as a whole was lost, None if it was not."""
         connection = self._connection
         began = time.monotonic()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for request in batch:
-                request.value, request.error = None, None
-                connection.execute("SAVEPOINT operation")
-                try:
-                    request.value = request.operation(connection)
-                except BaseException as error:
-                    if not connection.in_transaction:
-                        raise  # SQLite has rolled everything back by itself.
-                    request.error = error
-                    connection.execute("ROLLBACK TO operation")
-                connection.execute("RELEASE operation")
+            run(batch)
             connection.execute("COMMIT")
         except BaseException as error:
             if connection.in_transaction:
@@ -127,6 +118,26 @@ class GroupWriter:
         if self._committed is not None:
             self._committed(time.monotonic() - began, len(batch))
         return None
+
+    def _run_all(self, batch: list[_Request]) -> None:
+        """Lets the first operation that raises raise."""
+        for request in batch:
+            request.value = request.operation(self._connection)
+
+    def _run_guarded(self, batch: list[_Request]) -> None:
+        """Keeps what an operation raises for its caller, and undoes what it did."""
+        connection = self._connection
+        for request in batch:
+            request.value, request.error = None, None
+            connection.execute("SAVEPOINT operation")
+            try:
+                request.value = request.operation(connection)
+            except BaseException as error:
+                if not connection.in_transaction:
+                    raise  # SQLite has rolled everything back by itself.
+                request.error = error
+                connection.execute("ROLLBACK TO operation")
+            connection.execute("RELEASE operation")
 
 
 def _tell(batch: list[_Request]) -> None:

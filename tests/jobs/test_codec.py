@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmms_eval_grpc.jobs.codec import DecodeError, decode, encode, from_plain, to_plain
+from lmms_eval_grpc.jobs.codec import DecodeError, decode, encode, from_plain
 from lmms_eval_grpc.jobs.events import Completed, EventBody, Failed, StateChange, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import (
@@ -131,7 +131,7 @@ def test_an_integer_in_a_float_field_becomes_a_float() -> None:
 def test_keys_of_a_later_release_are_ignored() -> None:
     job, _ = queued(1)
     job, _ = then(job, JobState.RUNNING)
-    plain = to_plain(job)
+    plain = json.loads(encode(job))
     plain["a_later_field"] = {"x": 1}
     plain["spec"]["another"] = [1, 2]
     assert from_plain(Job, plain) == job
@@ -157,7 +157,7 @@ def test_what_this_release_cannot_have_written_is_refused_as_such(kind: Any, tex
 
 
 def test_missing_keys_take_their_defaults() -> None:
-    plain = to_plain(submitted(1))
+    plain = json.loads(encode(submitted(1)))
     for name in ("labels", "priority", "task_results", "result"):
         del plain[name]
     del plain["spec"]["seeds"]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lmms_eval_grpc.jobs.results import JobStage, Progress
-from lmms_eval_grpc.scheduler.progress import ProgressThrottle, RemainingTime
+from lmms_eval_grpc.scheduler.progress import ProgressThrottle, RemainingTime, next_due
 from tests.jobs.examples import progress
 from tests.scheduler.doubles import until
 
@@ -32,9 +32,35 @@ async def test_the_first_is_recorded_at_once_and_the_rest_at_intervals() -> None
     took = time.monotonic() - began
     assert recorder.seen[0][1] == 0
     times = [at for at, _ in recorder.seen]
-    assert all(later - earlier >= 0.099 for earlier, later in itertools.pairwise(times))
-    assert len(times) <= took / 0.1 + 1
+    assert all(later - earlier >= 0.049 for earlier, later in itertools.pairwise(times))
+    assert len(times) <= took / 0.1 + 2
     await until(lambda: recorder.seen[-1][1] == 99)
+
+
+def test_a_worker_that_reports_at_the_pace_of_the_records_does_not_fall_behind() -> None:
+    late = (0.0, 0.01, 0.003, 0.02, 0.0, 0.015)
+    due, waited = float("-inf"), []
+    for number in range(60):
+        reported = 100.0 + 0.25 * number + late[number % len(late)]
+        recorded = max(reported, due) + 0.001
+        waited.append(recorded - reported)
+        due = next_due(due, recorded, 0.25)
+    assert max(waited) < 0.025
+
+
+@pytest.mark.parametrize(
+    ("due", "now", "then"),
+    [
+        (float("-inf"), 5.0, 5.25),  # the first
+        (5.0, 5.0, 5.25),
+        (5.0, 5.125 - 1e-9, 5.25),
+        (5.0, 5.125, 5.375),  # after a pause a new count begins
+        (5.0, 9.0, 9.25),
+        (5.0, 4.5, 4.75),  # one that was hurried does not put off those after it
+    ],
+)
+def test_the_next_is_due_an_interval_after_the_last_was(due: float, now: float, then: float) -> None:
+    assert next_due(due, now, 0.25) == pytest.approx(then)
 
 
 async def test_the_newest_wins_and_a_trailing_one_comes_without_being_asked_for() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
-from lmms_eval_grpc.scheduler.signal import Signal
+from lmms_eval_grpc.scheduler.signal import Signal, Turns
 from tests.scheduler.doubles import PATIENCE
 
 
@@ -31,7 +32,7 @@ async def test_one_that_gives_up_leaves_the_others_waiting() -> None:
     signal.notify()
     assert await patient is True
     assert cancelled.cancelled()
-    assert signal._waiters == set()
+    assert not signal._waiters
 
 
 async def cost(waiters: int) -> float:
@@ -47,3 +48,80 @@ async def test_many_that_wait_in_vain_cost_no_more_each_than_few() -> None:
     many = min([await cost(16_000) for _ in range(2)])
     # Sixteen times as much, if it were not for chance; were each searched for among the others, 256 times.
     assert many < 80 * few
+
+
+async def test_many_are_woken_in_groups_between_which_others_have_their_turn() -> None:
+    signal = Signal()
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        assert await signal.wait(None)
+        woken.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(1000)]
+    await asyncio.sleep(0)
+    signal.notify()
+    seen = []
+    while len(woken) < 1000:
+        await asyncio.sleep(0)
+        seen.append(len(woken))
+    assert len(seen) > 20
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) < 100
+    assert woken == list(range(1000))
+    await asyncio.gather(*waiting)
+
+
+async def test_who_is_yet_to_be_woken_may_give_up_and_a_second_call_wakes_who_came_since() -> None:
+    signal = Signal()
+    first = [asyncio.create_task(signal.wait(None)) for _ in range(100)]
+    await asyncio.sleep(0)
+    signal.notify()
+    second = [asyncio.create_task(signal.wait(PATIENCE)) for _ in range(100)]
+    await asyncio.sleep(0)
+    first[-1].cancel()
+    signal.notify()
+    assert await asyncio.gather(*first[:-1], *second) == [True] * 199
+    assert first[-1].cancelled()
+    late = asyncio.create_task(signal.wait(None))
+    await asyncio.sleep(0)
+    signal.notify()
+    assert await late is True
+
+
+async def step() -> None:
+    """Lets the event loop do all that is ready."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_more_go_on_than_may_be_busy_until_some_are_done() -> None:
+    turns = Turns(at_once=2, most_busy=4)
+    begun = [turns.begin() for _ in range(3)]
+    waiting = [asyncio.create_task(turns.take()) for _ in range(3)]
+    await step()
+    # One has its turn at first, which does not make it busy: so the others follow.
+    assert all(task.done() for task in waiting)
+    begun.append(turns.begin())
+    late = [asyncio.create_task(turns.take()) for _ in range(3)]
+    await step()
+    assert not any(task.done() for task in late)
+    turns.end(begun.pop())
+    await step()
+    assert all(task.done() for task in late)
+
+
+async def test_those_who_are_slow_are_not_waited_for() -> None:
+    turns = Turns(at_once=2, most_busy=4)
+    stalled = [turns.begin() for _ in range(10)]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(turns.take() for _ in range(50)))
+    # Their ends, long after, let nobody more go on than may.
+    for begun in stalled:
+        turns.end(begun)
+    busy = [turns.begin() for _ in range(4)]
+    late = asyncio.create_task(turns.take())
+    await step()
+    assert not late.done()
+    turns.end(busy.pop())
+    async with asyncio.timeout(PATIENCE):
+        await late

@@ -27,8 +27,8 @@ def name_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has servers that are started from now on believe what their callers say of themselves."""
     build = app.build_interceptors
 
-    def with_names(args: Any, guards: Any) -> list[Any]:
-        return build(args, [*guards, NamedByMetadata()])
+    def with_names(args: Any, calls: Any, guards: Any) -> list[Any]:
+        return build(args, calls, [*guards, NamedByMetadata()])
 
     monkeypatch.setattr(app, "build_interceptors", with_names)
 

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from lmms_eval_grpc.jobs.events import Completed
+from lmms_eval_grpc.jobs.events import Completed, JobEvent
 from lmms_eval_grpc.server import watch
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
@@ -314,3 +314,17 @@ async def test_a_running_job_may_be_watched_across_a_cancellation(rig: Rig) -> N
     assert told[2].event.state_change.reason == "enough"
     assert isinstance(execution, ScriptedExecution)
     await until(lambda: execution.gone)
+
+
+def test_an_event_is_serialized_once_for_all_who_follow() -> None:
+    messages = watch.EventMessages(kept=2, largest=10_000)
+    events = [JobEvent(number, 1000.0 + number, task_result(f"task-{number}")) for number in range(1, 5)]
+    first = messages.message(events[0])
+    assert pb.WatchJobResponse.FromString(first).event.task_result.task == "task-1"
+    assert messages.message(events[0]) is first
+    for event in events:
+        assert pb.WatchJobResponse.FromString(messages.message(event)).event.sequence == event.sequence
+    assert len(messages._known) == 2
+    large = JobEvent(9, 1009.0, task_result("x" * 10_000))
+    assert messages.message(large) == messages.message(large)
+    assert messages.message(large) is not messages.message(large)

@@ -145,6 +145,8 @@ class ModelEntry:
         """Everything wrong with ``model_args``, all at once; empty when nothing is."""
         problems = []
         for key, argument in self.arguments.items():
+            if argument.default is not REQUIRED and not argument.other_names:
+                continue
             given = [name for name in (key, *argument.other_names) if name in model_args]
             if argument.required and not any(model_args[name] for name in given):
                 problems.append(
@@ -207,6 +209,8 @@ class ModelEntry:
 
     def _own_name(self, key: str) -> str:
         """The argument's name where ``key`` is one of its other names."""
+        if key in self.arguments:
+            return key
         return next((name for name, argument in self.arguments.items() if key in argument.other_names), key)
 
     def _describe_unknown(self, key: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, PermissionDenied, ServiceError, Unauthenticated, Violation
-from lmms_eval_grpc.server.around import Around, Behaviour, Context, Decoder
+from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context, Decoder
 from lmms_eval_grpc.server.auth.access import Access, Grant
 from lmms_eval_grpc.server.auth.audit_log import AuditLog
 from lmms_eval_grpc.server.auth.table import AUDITED, MINIMUM_ROLES
@@ -19,9 +19,6 @@ from lmms_eval_grpc.server.limits import client_of
 from lmms_eval_grpc.server.observe import note_job
 from lmms_eval_grpc.server.principals import ANONYMOUS, UNKNOWN, Principal, Role, current_principal, set_principal
 from lmms_eval_grpc.server.transport import certificate_name
-
-if TYPE_CHECKING:
-    from lmms_eval_grpc.server.around import Details
 
 AUTHORIZATION = "authorization"
 """Metadata key of a token."""
@@ -56,7 +53,7 @@ class Authenticate(Around):
     def decoder(self, decode: Decoder | None) -> Decoder | None:
         return None if decode is None else lambda data: Undecoded(data, decode)
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         try:
             grant = self._admit(context, details)
         except (Unauthenticated, PermissionDenied) as error:
@@ -66,7 +63,7 @@ class Authenticate(Around):
         note_job(message)
         return await self._access.while_valid(grant, behaviour(message, context))
 
-    def _admit(self, context: Context, details: Details) -> Grant:
+    def _admit(self, context: Context, details: CallDetails) -> Grant:
         """Whose call it is, once it is clear that it may be made; notes who it is in any case."""
         method: str = details.method
         needed = MINIMUM_ROLES.get(method)
@@ -82,7 +79,7 @@ class Authenticate(Around):
         _check_role(grant.principal, needed, method)
         return grant
 
-    def _note_refusal(self, error: ServiceError, context: Context, details: Details) -> None:
+    def _note_refusal(self, error: ServiceError, context: Context, details: CallDetails) -> None:
         if self._log is not None:
             principal = current_principal()
             caller = client_of(context.peer()) if principal is UNKNOWN else principal.name
@@ -109,7 +106,7 @@ class Audit(Around):
     def __init__(self, log: AuditLog) -> None:
         self._log = log
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: Details) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
         if details.method not in AUDITED:
             return await behaviour(request, context)
         error: BaseException | None = None
@@ -128,7 +125,7 @@ class Audit(Around):
                 self._log.write(line)
 
 
-def _line(error: BaseException | None, context: Context, details: Details) -> dict[str, object]:
+def _line(error: BaseException | None, context: Context, details: CallDetails) -> dict[str, object]:
     """Who called what, from where, and how it ended."""
     principal = current_principal()
     return {
