@@ -96,7 +96,7 @@ def _dump(value: Any) -> bytes:
 
 def changed(*values: Any) -> st.SearchStrategy[bytes]:
     """Good records with one value replaced."""
-    plain = [codec.to_plain(value) for value in values]
+    plain = [json.loads(codec.encode(value)) for value in values]
 
     def change(drawn: tuple[dict[str, Any], int, Any]) -> bytes:
         good, place, value = drawn

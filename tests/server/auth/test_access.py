@@ -14,6 +14,7 @@ import pytest
 
 from lmms_eval_grpc.client import AsyncEvalClient, EvalClient, Unauthenticated
 from lmms_eval_grpc.jobs.errors import Unauthenticated as Refused
+from lmms_eval_grpc.server.around import AllAround
 from lmms_eval_grpc.server.auth.access import Access
 from lmms_eval_grpc.server.auth.access_file import add_entry, read_entries, remove_entries
 from lmms_eval_grpc.server.auth.entries import Entry
@@ -192,7 +193,7 @@ async def test_a_method_that_is_served_and_has_no_role_is_nobodys(
         return current_principal().name.encode()
 
     for checked in (access(tmp_path / "access"), Access(None)):
-        server = grpc.aio.server(interceptors=[MaskErrors(), Authenticate(checked)])
+        server = grpc.aio.server(interceptors=[AllAround([MaskErrors(), Authenticate(checked)], unknown=lambda: None)])
         handler: Any = grpc.unary_unary_rpc_method_handler(answer)
         handlers = {"New": handler, "Check": handler}
         for service in ("lmms_eval_grpc.v1.EvaluationService", "grpc.health.v1.Health"):
