@@ -245,9 +245,10 @@ def train(folder: Path, address: str, submitter: subprocess.Popen[str], argument
 
 
 def summarise(found: dict[str, list[Run]]) -> dict[str, Any]:
-    """Medians over the rounds, and of what each round's runs differ by, with the least and the most."""
+    """Medians over the rounds, and of what each round's runs differ by, with the least and the most; and what the mean
+    over all rounds differs by, with the 95 % interval of a bootstrap over the rounds."""
     figures: dict[str, Any] = {
-        "unit": "milliseconds per step, saves included; rises in percent: [median, least, most]",
+        "unit": "milliseconds per step, saves included; rises in percent: [median, least, most], or [of the mean, 95 % from, to]",
         "ways": {
             arm: {name: _spread([getattr(run, name) for run in runs]) for name in ("wall", "cpu", "other_threads_cpu")}
             for arm, runs in found.items()
@@ -256,6 +257,7 @@ def summarise(found: dict[str, list[Run]]) -> dict[str, Any]:
     for arm, other in COMPARED:
         pairs = list(zip(found[arm], found[other], strict=True))
         figures[f"{arm}_over_{other}"] = {
+            "mean_wall_percent": _rise([(run.wall, base.wall) for run, base in pairs]),
             "wall_percent": _spread([100 * (run.wall / base.wall - 1) for run, base in pairs]),
             "cpu_percent": _spread([100 * (run.cpu / base.cpu - 1) for run, base in pairs]),
         }
@@ -267,6 +269,18 @@ def summarise(found: dict[str, list[Run]]) -> dict[str, Any]:
     }
     figures["runs"] = {arm: [asdict(run) for run in runs] for arm, runs in found.items()}
     return figures
+
+
+def _rise(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """By how many percent the mean of the first ones is above that of the second ones, and from where to where that may
+    be by chance."""
+
+    def rise(drawn: Sequence[tuple[float, float]]) -> float:
+        return 100 * (sum(first for first, _ in drawn) / sum(second for _, second in drawn) - 1)
+
+    draw = random.Random(0)
+    drawn = sorted(rise(draw.choices(pairs, k=len(pairs))) for _ in range(10_000))
+    return [round(value, 4) for value in (rise(pairs), drawn[250], drawn[9749])]
 
 
 def _spread(values: Sequence[float]) -> list[float]:
