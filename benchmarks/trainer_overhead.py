@@ -246,9 +246,9 @@ def train(folder: Path, address: str, submitter: subprocess.Popen[str], argument
 
 def summarise(found: dict[str, list[Run]]) -> dict[str, Any]:
     """Medians over the rounds, and of what each round's runs differ by, with the least and the most; and what the mean
-    over all rounds differs by, with the 95 % interval of a bootstrap over the rounds."""
+    over all rounds differs by, with the ends of the 95 % interval of a bootstrap over the rounds."""
     figures: dict[str, Any] = {
-        "unit": "milliseconds per step, saves included: [median, least, most]; rises in percent, the mean's: [it, from, to]",
+        "unit": "milliseconds per step, saves included: [median, least, most]; rises in percent",
         "ways": {
             arm: {name: _spread([getattr(run, name) for run in runs]) for name in ("wall", "cpu", "other_threads_cpu")}
             for arm, runs in found.items()
