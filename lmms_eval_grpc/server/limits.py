@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
 from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
-from lmms_eval_grpc.server.principals import current_principal
+from lmms_eval_grpc.server.principals import UNKNOWN, current_principal
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.server.around import Handler
+
+
+STRANGERS = 100
+"""Streams that those may have open, together, who have not shown who they are to a server that asks: of health."""
 
 
 class StreamLimits:
@@ -57,16 +61,20 @@ class StreamLimits:
 
 
 class LimitStreams(Around):
-    """Caps the open server streams, which may last for days, in total, per client and per principal."""
+    """Caps the open server streams, which may last for days, in total, per client and per principal. Strangers have a
+    bound of their own, so that they take nothing from those who may watch."""
 
     def __init__(self, limits: StreamLimits) -> None:
         self._limits = limits
+        self._of_strangers = StreamLimits(STRANGERS, STRANGERS)
 
     def wrap(self, handler: Handler, method: str) -> Handler:
         return super().wrap(handler, method) if handler.response_streaming else handler
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        with self._limits.hold(client_of(context.peer()), current_principal().name):
+        principal = current_principal()
+        limits = self._of_strangers if principal is UNKNOWN else self._limits
+        with limits.hold(client_of(context.peer()), principal.name):
             return await behaviour(request, context)
 
 

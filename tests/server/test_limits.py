@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_eval_grpc.jobs.errors import TooManyWatches
-from lmms_eval_grpc.server import app, streams
+from lmms_eval_grpc.server import app, limits, streams
 from lmms_eval_grpc.server.limits import Pacer, StreamLimits
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
@@ -140,14 +141,29 @@ async def test_a_principal_has_so_many_streams_over_all_its_connections(new_guar
         await stub.WatchQueue(pb.WatchQueueRequest(), metadata=guarded.as_("bob")).read()
 
 
+async def test_strangers_take_no_streams_from_those_who_may_watch(
+    new_guarded: NewGuarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STRANGERS", 2)
+    guarded = await new_guarded(max_watches=1)
+    health = health_pb2_grpc.HealthStub(guarded.rig.channel)
+    watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+    for call in watching:
+        await call.read()
+    error = await failure(health.Watch(health_pb2.HealthCheckRequest()))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail(error, "ErrorInfo").reason == "TOO_MANY_WATCHES"
+    await guarded.stub.WatchQueue(pb.WatchQueueRequest(), metadata=guarded.as_("rita")).read()
+
+
 def test_of_streams_that_are_over_nothing_is_kept() -> None:
-    limits = StreamLimits(10, 10, 2)
+    held = StreamLimits(10, 10, 2)
     for number in range(1000):
-        with limits.hold(f"ipv4:10.0.0.{number}", f"p{number}"), limits.hold("ipv4:1.1.1.1", f"p{number}"):
-            with pytest.raises(TooManyWatches), limits.hold("ipv4:1.1.1.1", f"p{number}"):
+        with held.hold(f"ipv4:10.0.0.{number}", f"p{number}"), held.hold("ipv4:1.1.1.1", f"p{number}"):
+            with pytest.raises(TooManyWatches), held.hold("ipv4:1.1.1.1", f"p{number}"):
                 pass
-            assert (len(limits._clients), len(limits._principals)) == (2, 1)
-    assert (len(limits._clients), len(limits._principals), limits._total) == (0, 0, 0)
+            assert (len(held._clients), len(held._principals)) == (2, 1)
+    assert (len(held._clients), len(held._principals), held._total) == (0, 0, 0)
 
 
 async def test_a_log_is_sent_no_faster_than_it_may_be(new_rig: NewRig) -> None:
@@ -277,9 +293,9 @@ async def test_the_server_tells_its_limits(new_rig: NewRig) -> None:
         max_watches_per_principal=13,
         max_stream_bytes_per_second=14_000,
     )
-    limits = (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
-    assert (limits.max_jobs_per_principal, limits.max_submissions_per_minute) == (11, 12)
-    assert (limits.max_watches_per_principal, limits.max_stream_bytes_per_second) == (13, 14_000)
+    told = (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
+    assert (told.max_jobs_per_principal, told.max_submissions_per_minute) == (11, 12)
+    assert (told.max_watches_per_principal, told.max_stream_bytes_per_second) == (13, 14_000)
     boundless = await new_rig(state_dir=rig.checkpoint.parent / "other")
-    limits = (await boundless.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
-    assert (limits.max_jobs_per_principal, limits.max_stream_bytes_per_second) == (0, 0)
+    told = (await boundless.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
+    assert (told.max_jobs_per_principal, told.max_stream_bytes_per_second) == (0, 0)
