@@ -32,7 +32,7 @@ type Client struct {
 func Connect(address string, options ...grpc.DialOption) (*Client, error) {
 	ours := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20)), // a single sample record may be larger than 4 MiB
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20)), // the results of a job may be larger than 4 MiB
 		grpc.WithMaxHeaderListSize(64 << 10),                           // errors are explained in the trailers
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		// A restarted server is found again soon.

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from lmms_eval_grpc.server.certificates import list_names
+
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365
 _CLOCK_SKEW = timedelta(minutes=5)
@@ -155,15 +157,6 @@ class Authority:
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
         return builder
-
-
-def list_names(certificate: x509.Certificate) -> list[str]:
-    """The hosts that a certificate is for."""
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return [*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress))]
 
 
 def _own_hosts() -> list[str]:

@@ -78,7 +78,7 @@ def channel_options(address: Address, credentials: Credentials) -> list[tuple[st
         ("grpc.enable_retries", 1),
         # Without this, grpc shares one connection between channels to the same server, and watches could starve calls.
         ("grpc.use_local_subchannel_pool", 1),
-        # A single sample record may be larger than the default of 4 MiB.
+        # The results of a job may be larger than the default of 4 MiB.
         ("grpc.max_receive_message_length", 64 * _MEBIBYTE),
         # Rich errors travel in the trailers; over the default of 8 KiB the call would break instead of explaining.
         ("grpc.max_metadata_size", 64 * 1024),

@@ -19,21 +19,17 @@ from grpc_health.v1 import health_pb2_grpc
 
 from lmms_eval_grpc.executors.base import Executor
 from lmms_eval_grpc.executors.devices import UnknownDevice
-from lmms_eval_grpc.executors.local import LocalExecutor, LocalExecutorSettings
-from lmms_eval_grpc.executors.ray.executor import ClusterUnavailable, RayExecutor, RayExecutorSettings
+from lmms_eval_grpc.executors.ray.executor import ClusterUnavailable
 from lmms_eval_grpc.jobs.errors import StoreUnavailable
 from lmms_eval_grpc.scheduler import Journal, Scheduler, SchedulerSettings
 from lmms_eval_grpc.server import health
 from lmms_eval_grpc.server.admin import AdminServicer
-from lmms_eval_grpc.server.around import Around
-from lmms_eval_grpc.server.auth.access import Access
-from lmms_eval_grpc.server.auth.audit_log import AuditLog
-from lmms_eval_grpc.server.auth.entries import BadEntry
-from lmms_eval_grpc.server.auth.interceptor import Audit, Authenticate
+from lmms_eval_grpc.server.auth.guards import make_guards
 from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog, available_models
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.convert_catalog import ServerFacts
 from lmms_eval_grpc.server.draining import Draining
+from lmms_eval_grpc.server.executor import make_executor
 from lmms_eval_grpc.server.health import HealthServicer
 from lmms_eval_grpc.server.info import gather_facts
 from lmms_eval_grpc.server.interceptors import build_interceptors
@@ -52,7 +48,7 @@ from lmms_eval_grpc.server.state_dir import (
     mark_temporary,
 )
 from lmms_eval_grpc.server.tracking import check_own_trackers
-from lmms_eval_grpc.server.transport import Listener
+from lmms_eval_grpc.server.transport import Listener, channel_options
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore
 from lmms_eval_grpc.store.samples import FileSampleStore
@@ -66,28 +62,6 @@ _LAST_CALLS = 1.0
 _SERVICES = (health.READY, health.ADMIN, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
-def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
-    """Options of the gRPC server; each is here because its default loses calls or lies."""
-    return [
-        # By default a second server binds the same port and gets half of the calls.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", args.max_request_bytes),
-        # Clients that ping to keep a quiet watch alive would be cut off for it. They may do so every ten seconds.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Dead peers are noticed after a minute instead of two hours.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.max_concurrent_streams", 1_000),
-        # By default calls that are answered but not yet forgotten count as well, so that of a burst on one connection
-        # those are refused that take the places of the first thousand.
-        ("grpc.http.overload_protection", 0),
-        # A burst beyond the default of about a thousand new calls is dropped without a word.
-        ("grpc.server.max_pending_requests", 20_000),
-        ("grpc.server.max_pending_requests_hard_limit", 40_000),
-    ]
-
-
 class EvaluationServer:
     """One server. Lives on the event loop that starts it; may be used as an async context manager.
 
@@ -98,7 +72,7 @@ class EvaluationServer:
 
     def __init__(self, args: ServerArgs | None = None, *, executor: Executor | None = None) -> None:
         self.args = args or ServerArgs()
-        self._executor = executor or _make_executor(self.args)
+        self._executor = executor or make_executor(self.args)
         self._health = HealthServicer()
         self._stack = AsyncExitStack()
         self._hurry = asyncio.Event()
@@ -197,7 +171,7 @@ class EvaluationServer:
             asyncio.to_thread(tasks.index),
         )
         self._grpc = grpc.aio.server(
-            interceptors=build_interceptors(self.args, observability.calls, await self._make_guards()),
+            interceptors=build_interceptors(self.args, observability.calls, make_guards(self.args, self._stack)),
             options=channel_options(self.args),
         )
         self._add_services(store, tasks, models, facts, digests)
@@ -219,24 +193,6 @@ class EvaluationServer:
             self._state_dir,
             time.monotonic() - began,
         )
-
-    async def _make_guards(self) -> list[Around]:
-        """What decides who may call what, and writes it down."""
-        access = Access(self.args.access_file)
-        try:
-            access.start()
-        except BadEntry as error:
-            raise ServerStartError(f"access_file: {error}") from error
-        self._stack.push_async_callback(access.stop)
-        if self.args.audit_log is None:
-            return [Authenticate(access)]
-        log = AuditLog(self.args.audit_log)
-        try:
-            log.open()
-        except OSError as error:
-            raise ServerStartError(f"audit_log: {self.args.audit_log} cannot be written: {error.strerror}") from error
-        self._stack.callback(log.close)
-        return [Authenticate(access, log), Audit(log)]
 
     def _add_services(
         self,
@@ -369,37 +325,6 @@ class EvaluationServer:
         except OSError as error:
             raise ServerStartError(f"address_file: {path} cannot be written: {error.strerror}") from error
         self._stack.callback(path.unlink, missing_ok=True)
-
-
-def _make_executor(args: ServerArgs) -> Executor:
-    if args.executor == "ray":
-        return RayExecutor(
-            RayExecutorSettings(
-                address=args.ray_address,
-                cpu_slots=args.ray_cpu_slots,
-                include_paths=args.include_path,
-                torch_threads=args.torch_threads,
-                use_template=args.use_template,
-                heartbeat_timeout=args.heartbeat_timeout,
-                stall_timeout=args.stall_timeout,
-                environment=path_rules(args).environment(),
-                lease=args.ray_lease,
-                idle_timeout=args.ray_idle_timeout,
-            )
-        )
-    return LocalExecutor(
-        LocalExecutorSettings(
-            devices=args.devices,
-            include_paths=args.include_path,
-            torch_threads=args.torch_threads,
-            use_template=args.use_template,
-            heartbeat_timeout=args.heartbeat_timeout,
-            stall_timeout=args.stall_timeout,
-            environment=path_rules(args).environment(),
-            prepare_next=args.prepare_next,
-            keep_model_warm=args.keep_model_warm or None,
-        )
-    )
 
 
 def _check_folders(setting: str, folders: Sequence[Path]) -> None:

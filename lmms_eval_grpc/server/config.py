@@ -28,6 +28,7 @@ class ServerArgs:
         ConfigError: a value has the wrong type or lies out of range.
     """
 
+    # Where the server listens.
     host: str = field(
         default="127.0.0.1",
         metadata={"help": "Address to listen on. Others than loopback need TLS, and callers who prove who they are."},
@@ -67,6 +68,12 @@ class ServerArgs:
             " whoever reaches it can run code."
         },
     )
+    address_file: Path | None = field(
+        default=None,
+        metadata={"help": "File to write the server's address to once it is ready."},
+    )
+
+    # Who may call.
     access_file: Path | None = field(
         default=None,
         metadata={
@@ -86,6 +93,108 @@ class ServerArgs:
             "maximum": 1000,
         },
     )
+
+    # What requests may touch.
+    checkpoint_root: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "help": "Folder that requests may read from: checkpoints, files that arguments name, baselines, tasks; may"
+            " be repeated. Unset: any."
+        },
+    )
+    output_root: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "help": "Folder that requests may write to, and read from: results, caches, merged checkpoints,"
+            " TensorBoard; may be repeated. Unset: any."
+        },
+    )
+    checkpoint_schemes: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Scheme of URLs by which checkpoints may be named, such as s3; may be repeated. Unset: any that"
+            " fsspec knows; with a checkpoint_root, those of remote stores."
+        },
+    )
+    allowed_api_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Host, or host:port, of a server that requests may have models asked at (base_url); may be"
+            " repeated. Unset: any."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Let requests ask for Python code that comes with a checkpoint to be run."},
+    )
+    allow_task_files: bool = field(
+        default=False,
+        metadata={"help": "Let requests bring folders and files of tasks, whose Python code then runs here."},
+    )
+    allow_server_args: bool = field(
+        default=False,
+        metadata={
+            "help": "Let requests add to the command lines of inference servers (server_args), which can name code."
+        },
+    )
+    allow_lmms_eval_models: bool = field(
+        default=False,
+        metadata={
+            "help": "Let requests use the backends of an installed lmms-eval, of which many run code of checkpoints."
+        },
+    )
+
+    # Limits.
+    max_queued_jobs: int = field(
+        default=1000,
+        metadata={"help": "Jobs that may wait at once.", "minimum": 1},
+    )
+    max_jobs_per_principal: int | None = field(
+        default=None,
+        metadata={
+            "help": "Jobs of one principal that may wait or run at once; unset: no bound but max_queued_jobs.",
+            "minimum": 1,
+        },
+    )
+    max_submissions_per_minute: int | None = field(
+        default=None,
+        metadata={
+            "help": "Jobs that one principal may submit in a minute, in bursts of as many; unset: no bound.",
+            "minimum": 1,
+        },
+    )
+    max_watches: int = field(
+        default=10_000,
+        metadata={"help": "Streams that may be open at once.", "minimum": 1},
+    )
+    max_watches_per_client: int = field(
+        default=5_000,
+        metadata={"help": "Streams that one client address may have open at once.", "minimum": 1},
+    )
+    max_watches_per_principal: int | None = field(
+        default=None,
+        metadata={
+            "help": "Streams that one principal may have open at once; unset: no bound but that of its address.",
+            "minimum": 1,
+        },
+    )
+    max_stream_bytes_per_second: int | None = field(
+        default=None,
+        metadata={
+            "help": "Bytes per second that one stream of samples or of a log gets; unset: no bound.",
+            "minimum": 1024,
+        },
+    )
+    max_request_bytes: int = field(
+        default=8 * 1024 * 1024,
+        metadata={"help": "Bytes of the largest request.", "minimum": 65_536},
+    )
+    unary_timeout: float | None = field(
+        default=30.0,
+        metadata={"help": "Seconds after which a call that is no stream is cut off; none: never.", "above": 0},
+    )
+
+    # State.
     state_dir: Path | None = field(
         default=None,
         metadata={
@@ -107,6 +216,48 @@ class ServerArgs:
     finished_job_ttl: float | None = field(
         default=None,
         metadata={"help": "Seconds after which a finished job is removed; unset: never by age.", "above": 0},
+    )
+
+    # Jobs.
+    include_path: tuple[Path, ...] = field(
+        default=(),
+        metadata={"help": "Folder with task YAML files, beside those that ship; may be repeated."},
+    )
+    track: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Tracker that is told every evaluation's results: tensorboard:FOLDER, wandb:PROJECT or"
+            " mlflow:EXPERIMENT; may be repeated."
+        },
+    )
+    devices: tuple[str, ...] = field(
+        default=("auto",),
+        metadata={
+            "help": "Device to run jobs on, such as cuda:0; may be repeated, cpu too. auto: every GPU, or the CPU.",
+            "minimum_length": 1,
+        },
+    )
+    torch_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads that torch may use in each worker; unset: its own choice.", "minimum": 1},
+    )
+    use_template: bool = field(
+        default=True,
+        metadata={
+            "help": "Fork workers from a process that has imported torch once; off: start each from nothing, slowly."
+        },
+    )
+    prepare_next: bool = field(
+        default=True,
+        metadata={"help": "Prepare the next job's tasks, data and processor on the CPU while a job runs."},
+    )
+    keep_model_warm: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds for which a completed job's model stays on its device, for a next job with the same model"
+            " or another checkpoint of it; unset or 0: it is freed at once.",
+            "minimum": 0,
+        },
     )
     max_attempts: int = field(
         default=5,
@@ -131,65 +282,16 @@ class ServerArgs:
             "above": 0,
         },
     )
-    max_queued_jobs: int = field(
-        default=1000,
-        metadata={"help": "Jobs that may wait at once.", "minimum": 1},
-    )
-    max_watches: int = field(
-        default=10_000,
-        metadata={"help": "Streams that may be open at once.", "minimum": 1},
-    )
-    max_watches_per_client: int = field(
-        default=5_000,
-        metadata={"help": "Streams that one client address may have open at once.", "minimum": 1},
-    )
-    max_watches_per_principal: int | None = field(
-        default=None,
+    shutdown_grace: float = field(
+        default=5.0,
         metadata={
-            "help": "Streams that one principal may have open at once; unset: no bound but that of its address.",
-            "minimum": 1,
+            "help": "Seconds that running jobs and open calls get after the first signal. A job that needs longer"
+            " continues at the next start.",
+            "minimum": 0,
         },
     )
-    max_jobs_per_principal: int | None = field(
-        default=None,
-        metadata={
-            "help": "Jobs of one principal that may wait or run at once; unset: no bound but max_queued_jobs.",
-            "minimum": 1,
-        },
-    )
-    max_submissions_per_minute: int | None = field(
-        default=None,
-        metadata={
-            "help": "Jobs that one principal may submit in a minute, in bursts of as many; unset: no bound.",
-            "minimum": 1,
-        },
-    )
-    max_stream_bytes_per_second: int | None = field(
-        default=None,
-        metadata={
-            "help": "Bytes per second that one stream of samples or of a log gets; unset: no bound.",
-            "minimum": 1024,
-        },
-    )
-    unary_timeout: float | None = field(
-        default=30.0,
-        metadata={"help": "Seconds after which a call that is no stream is cut off; none: never.", "above": 0},
-    )
-    max_request_bytes: int = field(
-        default=8 * 1024 * 1024,
-        metadata={"help": "Bytes of the largest request.", "minimum": 65_536},
-    )
-    include_path: tuple[Path, ...] = field(
-        default=(),
-        metadata={"help": "Folder with task YAML files, beside those that ship; may be repeated."},
-    )
-    devices: tuple[str, ...] = field(
-        default=("auto",),
-        metadata={
-            "help": "Device to run jobs on, such as cuda:0; may be repeated, cpu too. auto: every GPU, or the CPU.",
-            "minimum_length": 1,
-        },
-    )
+
+    # Ray.
     executor: str = field(
         default="local",
         metadata={"help": "Where jobs run: local: here; ray: in a Ray cluster.", "choices": EXECUTORS},
@@ -223,96 +325,8 @@ class ServerArgs:
             "minimum": 0,
         },
     )
-    torch_threads: int | None = field(
-        default=None,
-        metadata={"help": "Threads that torch may use in each worker; unset: its own choice.", "minimum": 1},
-    )
-    use_template: bool = field(
-        default=True,
-        metadata={
-            "help": "Fork workers from a process that has imported torch once; off: start each from nothing, slowly."
-        },
-    )
-    prepare_next: bool = field(
-        default=True,
-        metadata={"help": "Prepare the next job's tasks, data and processor on the CPU while a job runs."},
-    )
-    keep_model_warm: float | None = field(
-        default=None,
-        metadata={
-            "help": "Seconds for which a completed job's model stays on its device, for a next job with the same model"
-            " or another checkpoint of it; unset or 0: it is freed at once.",
-            "minimum": 0,
-        },
-    )
-    track: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Tracker that is told every evaluation's results: tensorboard:FOLDER, wandb:PROJECT or"
-            " mlflow:EXPERIMENT; may be repeated."
-        },
-    )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Let requests ask for Python code that comes with a checkpoint to be run."},
-    )
-    # What requests may touch.
-    checkpoint_root: tuple[Path, ...] = field(
-        default=(),
-        metadata={
-            "help": "Folder that requests may read from: checkpoints, files that arguments name, baselines, tasks; may"
-            " be repeated. Unset: any."
-        },
-    )
-    output_root: tuple[Path, ...] = field(
-        default=(),
-        metadata={
-            "help": "Folder that requests may write to, and read from: results, caches, merged checkpoints,"
-            " TensorBoard; may be repeated. Unset: any."
-        },
-    )
-    checkpoint_schemes: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Scheme of URLs by which checkpoints may be named, such as s3; may be repeated. Unset: any that"
-            " fsspec knows; with a checkpoint_root, those of remote stores."
-        },
-    )
-    allowed_api_hosts: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Host, or host:port, of a server that requests may have models asked at (base_url); may be"
-            " repeated. Unset: any."
-        },
-    )
-    allow_task_files: bool = field(
-        default=False,
-        metadata={"help": "Let requests bring folders and files of tasks, whose Python code then runs here."},
-    )
-    allow_server_args: bool = field(
-        default=False,
-        metadata={
-            "help": "Let requests add to the command lines of inference servers (server_args), which can name code."
-        },
-    )
-    allow_lmms_eval_models: bool = field(
-        default=False,
-        metadata={
-            "help": "Let requests use the backends of an installed lmms-eval, of which many run code of checkpoints."
-        },
-    )
-    shutdown_grace: float = field(
-        default=5.0,
-        metadata={
-            "help": "Seconds that running jobs and open calls get after the first signal. A job that needs longer"
-            " continues at the next start.",
-            "minimum": 0,
-        },
-    )
-    address_file: Path | None = field(
-        default=None,
-        metadata={"help": "File to write the server's address to once it is ready."},
-    )
+
+    # Observing.
     log_level: str = field(
         default="info",
         metadata={"help": "Least severity that is logged.", "choices": LOG_LEVELS},
@@ -340,6 +354,7 @@ class ServerArgs:
             " Unset: what OTEL_EXPORTER_OTLP_ENDPOINT says, else no traces."
         },
     )
+
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where each setting that :func:`load_args` found came from; not a setting itself."""
 

@@ -60,6 +60,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def means_any_address(host: str) -> bool:
+    """Whether who listens on ``host`` listens on every address of the machine."""
+    try:
+        return not host or ipaddress.ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
 def _check_tls(args: ServerArgs) -> None:
     given = [name for name in _TLS_SETTINGS if getattr(args, name) is not None]
     if not given:

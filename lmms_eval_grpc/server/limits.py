@@ -1,7 +1,8 @@
-"""What keeps one caller from taking the server away from the others: bounds on open streams, on the time of a call, on
-the rate of a stream, and on the checks of submissions that run at once.
+"""What keeps one caller from taking the server away from the others: bounds on open streams, on the time of a call and
+on the rate of a stream.
 
-How many jobs a principal may have and submit is the scheduler's: see :mod:`lmms_eval_grpc.scheduler.quotas`.
+How many jobs a principal may have and submit is the scheduler's: see :mod:`lmms_eval_grpc.scheduler.quotas`. How many
+submissions are checked at once follows from the threads of :mod:`lmms_eval_grpc.server.offload`.
 """
 
 from __future__ import annotations
@@ -9,23 +10,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
-from lmms_eval_grpc.scheduler.carry import carry_through
 from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
-from lmms_eval_grpc.server.principals import current_principal
+from lmms_eval_grpc.server.principals import UNKNOWN, current_principal
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.server.around import Handler
 
-T = TypeVar("T")
 
-CHECKS_AT_ONCE = 4
-"""Submissions that are checked at the same time. A check uses a thread and looks at disks, which may be slow or gone;
-all other calls use threads of the same pool for reading."""
+STRANGERS = 100
+"""Streams that those may have open, together, who have not shown who they are to a server that asks: of health."""
 
 
 class StreamLimits:
@@ -63,16 +61,20 @@ class StreamLimits:
 
 
 class LimitStreams(Around):
-    """Caps the open server streams, which may last for days, in total, per client and per principal."""
+    """Caps the open server streams, which may last for days, in total, per client and per principal. Strangers have a
+    bound of their own, so that they take nothing from those who may watch."""
 
     def __init__(self, limits: StreamLimits) -> None:
         self._limits = limits
+        self._of_strangers = StreamLimits(STRANGERS, STRANGERS)
 
     def wrap(self, handler: Handler, method: str) -> Handler:
         return super().wrap(handler, method) if handler.response_streaming else handler
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        with self._limits.hold(client_of(context.peer()), current_principal().name):
+        principal = current_principal()
+        limits = self._of_strangers if principal is UNKNOWN else self._limits
+        with limits.hold(client_of(context.peer()), principal.name):
             return await behaviour(request, context)
 
 
@@ -101,25 +103,6 @@ class LimitTime(Around):
             if not limit.expired() or self._seconds is None:
                 raise
             raise CallTimedOut(self._seconds) from None
-
-
-class Turns:
-    """Lets few of many do something at once; the others wait for their turn."""
-
-    def __init__(self, at_once: int) -> None:
-        self._free = asyncio.Semaphore(at_once)
-
-    async def take(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What ``work`` comes to. A caller that is cut off while it waits leaves; once the work has begun its turn
-        lasts until the work is done, for a thread that hangs on a disk cannot be taken back."""
-        await self._free.acquire()
-        return await carry_through(self._turn(work))
-
-    async def _turn(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        try:
-            return await work()
-        finally:
-            self._free.release()
 
 
 class Pacer:

@@ -1,7 +1,8 @@
 """Short work that may touch a disk, off the event loop: as ``asyncio.to_thread``, at a fraction of its cost.
 
 A submission is checked in less time than the default pool takes to hand it to a thread and back; and threads that all
-want to run Python at once take turns at a price. So one thread does everything as long as it gets on with it.
+want to run Python at once take turns at a price. So one thread does everything as long as it gets on with it. There are
+few of them, and they are nobody else's: work that waits for a disk that is gone holds up no other calls.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ Work = tuple[asyncio.Future[Any], Callable[[], Any]]
 
 
 class Offload:
-    """A few threads. Lives on one event loop."""
+    """At most so many threads. Lives on one event loop."""
 
-    def __init__(self, most: int = 8) -> None:
+    def __init__(self, most: int = 4) -> None:
         self._most = most
         self._waiting: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -39,7 +40,8 @@ class Offload:
         self._watching: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """What ``function`` returns or raises. Context variables are as they are here."""
+        """What ``function`` returns or raises. Context variables are as they are here. Work whose caller is cancelled
+        before it begins is left out; what has begun goes on, and keeps its thread until it is done."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
@@ -75,6 +77,9 @@ class Offload:
                     if self._waiting.empty():
                         self._threads -= 1
                         return
+                continue
+            if future.cancelled():
+                del future, work
                 continue
             value, problem = None, None
             try:

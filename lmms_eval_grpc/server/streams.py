@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 1 << 20
 """Bytes of any message."""
 MAX_SAMPLES_BYTES = 512 * 1024
-"""Bytes of JSON that make one message, unless a single record is larger."""
+"""Bytes of JSON that make one message, unless a single record has more."""
 MAX_LOG_BYTES = 256 * 1024
 """Bytes of the log in one message."""
 POLL_INTERVAL = 0.5

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
 from lmms_eval_grpc.server.config import ServerArgs
-from lmms_eval_grpc.server.exposure import is_exposed
+from lmms_eval_grpc.server.exposure import is_exposed, means_any_address
 from lmms_eval_grpc.server.state_dir import ServerStartError
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_SOCKET_PATH = 107
-_SOON = timedelta(days=14)
-"""A certificate that ends within this time is warned about."""
+
+
+def channel_options(args: ServerArgs) -> list[tuple[str, int]]:
+    """Options of the gRPC server; each is here because its default loses calls or lies."""
+    return [
+        # By default a second server binds the same port and gets half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", args.max_request_bytes),
+        # Clients that ping to keep a quiet watch alive would be cut off for it. They may do so every five seconds.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Dead peers are noticed after a minute instead of two hours.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.max_concurrent_streams", 1_000),
+        # By default calls that are answered but not yet forgotten count as well, so that of a burst on one connection
+        # those are refused that take the places of the first thousand.
+        ("grpc.http.overload_protection", 0),
+        # A burst beyond the default of about a thousand new calls is dropped without a word.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40_000),
+    ]
 
 
 class Listener:
@@ -107,9 +125,9 @@ class ServerCertificate:
         """A name for ``host`` by which clients can check the certificate: itself, or, if it means any address, the
         first name that the certificate is for."""
         names = [name for name in self._loaded.names if "*" not in name]
-        if _is_any(host) and names:
+        if means_any_address(host) and names:
             return names[0]
-        if host not in self._loaded.names:
+        if not self._loaded.covers(host):
             logger.warning(
                 "the certificate is for %s, not for %s: clients that dial %s have to be told another name to check for",
                 ", ".join(self._loaded.names) or "no host",
@@ -139,9 +157,8 @@ class ServerCertificate:
         return grpc.ssl_server_certificate_configuration(pairs, root_certificates=self._loaded.client_ca)
 
     def _tell(self) -> None:
-        soon = self._loaded.not_after - datetime.now(UTC) < _SOON
         logger.log(
-            logging.WARNING if soon else logging.INFO,
+            logging.WARNING if self._loaded.ends_soon() else logging.INFO,
             "TLS with the certificate in %s for %s, valid until %s%s",
             self._files.certificate,
             ", ".join(self._loaded.names) or "no host",
@@ -174,13 +191,6 @@ def certificate_name(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
 
 def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_any(host: str) -> bool:
-    try:
-        return not host or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def _bind_socket(server: grpc.aio.Server, path: Path, cleanup: AsyncExitStack) -> str:

@@ -146,7 +146,7 @@ class SetJobPriorityRequest(google.protobuf.message.Message):
     job_id: builtins.str
     """The job. Must be queued."""
     priority: builtins.int
-    """Higher runs first; among equals the earlier submission."""
+    """Higher runs first, -1000 to 1000; among equals the earlier submission."""
     def __init__(
         self,
         *,

@@ -31,7 +31,8 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """What the people who run a server do with it. Errors are those of EvaluationService.
+    """What the people who run a server do with it. Errors are those of EvaluationService. Where the server asks who calls,
+    every method needs the role ADMIN.
     """
 
     def __init__(self, channel):
@@ -68,7 +69,8 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """What the people who run a server do with it. Errors are those of EvaluationService.
+    """What the people who run a server do with it. Errors are those of EvaluationService. Where the server asks who calls,
+    every method needs the role ADMIN.
     """
 
     def PauseQueue(self, request, context):
@@ -144,7 +146,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """What the people who run a server do with it. Errors are those of EvaluationService.
+    """What the people who run a server do with it. Errors are those of EvaluationService. Where the server asks who calls,
+    every method needs the role ADMIN.
     """
 
     @staticmethod

@@ -18,7 +18,9 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class AdminServiceStub:
-    """What the people who run a server do with it. Errors are those of EvaluationService."""
+    """What the people who run a server do with it. Errors are those of EvaluationService. Where the server asks who calls,
+    every method needs the role ADMIN.
+    """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     PauseQueue: grpc.UnaryUnaryMultiCallable[
@@ -56,7 +58,9 @@ class AdminServiceStub:
     """Removes ended jobs with their files, and what crashes have left behind."""
 
 class AdminServiceAsyncStub:
-    """What the people who run a server do with it. Errors are those of EvaluationService."""
+    """What the people who run a server do with it. Errors are those of EvaluationService. Where the server asks who calls,
+    every method needs the role ADMIN.
+    """
 
     PauseQueue: grpc.aio.UnaryUnaryMultiCallable[
         lmms_eval_grpc.v1.admin_service_pb2.PauseQueueRequest,
@@ -93,7 +97,9 @@ class AdminServiceAsyncStub:
     """Removes ended jobs with their files, and what crashes have left behind."""
 
 class AdminServiceServicer(metaclass=abc.ABCMeta):
-    """What the people who run a server do with it. Errors are those of EvaluationService."""
+    """What the people who run a server do with it. Errors are those of EvaluationService. Where the server asks who calls,
+    every method needs the role ADMIN.
+    """
 
     @abc.abstractmethod
     def PauseQueue(

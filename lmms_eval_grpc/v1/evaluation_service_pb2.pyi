@@ -45,12 +45,14 @@ class EvaluateRequest(google.protobuf.message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Idempotency key, a UUID. The same key with the same payload returns the job that the first call made; with another
-    payload it is ALREADY_EXISTS. Empty: every call makes a job.
+    payload, or by another caller, it is ALREADY_EXISTS. Empty: every call makes a job.
     """
     validate_only: builtins.bool
     """Check only: nothing is queued."""
     priority: builtins.int
-    """Higher runs first, -1000 to 1000. Default 0."""
+    """Higher runs first, -1000 to 1000. Default 0. Without the role ADMIN, one above what the server lets submitters give
+    is PERMISSION_DENIED.
+    """
     @property
     def spec(self) -> lmms_eval_grpc.v1.job_pb2.EvaluationSpec:
         """What to evaluate. Required."""
@@ -389,7 +391,7 @@ global___StreamSamplesRequest = StreamSamplesRequest
 
 @typing.final
 class StreamSamplesResponse(google.protobuf.message.Message):
-    """Message of StreamSamples, at most 1 MiB unless a single record is larger."""
+    """Message of StreamSamples, at most 1 MiB: the longest texts of a record that is larger are cut, and say so."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

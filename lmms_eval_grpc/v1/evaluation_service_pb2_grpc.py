@@ -36,11 +36,18 @@ class EvaluationServiceStub(object):
 
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
     INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
-    FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
+    FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE;
+    RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo, its reason QUEUE_FULL, TOO_MANY_JOBS or TOO_MANY_SUBMISSIONS for
+    what makes jobs, TOO_MANY_WATCHES for streams;
     UNAUTHENTICATED without valid credentials, and PERMISSION_DENIED where they do not suffice, on servers that ask for
-    them; DEADLINE_EXCEEDED where a unary call takes longer than the server allows;
-    UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
-    written by a later release of the server.
+    them, for every method and before anything of the request is looked at; a stream ends with UNAUTHENTICATED once its
+    credentials are no longer valid;
+    DEADLINE_EXCEEDED where a call that is no stream takes longer than the server allows;
+    UNAVAILABLE with RetryInfo while the server starts or drains, or cannot write its store; DATA_LOSS for a job whose
+    record is damaged, or was written by a later release of the server.
+    A message that is larger than the server takes is RESOURCE_EXHAUSTED by gRPC itself, without details.
+
+    Where the server asks who calls, Evaluate, MergeCheckpoint and CancelJob need the role SUBMIT, all else READ.
     """
 
     def __init__(self, channel):
@@ -122,11 +129,18 @@ class EvaluationServiceServicer(object):
 
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
     INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
-    FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
+    FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE;
+    RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo, its reason QUEUE_FULL, TOO_MANY_JOBS or TOO_MANY_SUBMISSIONS for
+    what makes jobs, TOO_MANY_WATCHES for streams;
     UNAUTHENTICATED without valid credentials, and PERMISSION_DENIED where they do not suffice, on servers that ask for
-    them; DEADLINE_EXCEEDED where a unary call takes longer than the server allows;
-    UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
-    written by a later release of the server.
+    them, for every method and before anything of the request is looked at; a stream ends with UNAUTHENTICATED once its
+    credentials are no longer valid;
+    DEADLINE_EXCEEDED where a call that is no stream takes longer than the server allows;
+    UNAVAILABLE with RetryInfo while the server starts or drains, or cannot write its store; DATA_LOSS for a job whose
+    record is damaged, or was written by a later release of the server.
+    A message that is larger than the server takes is RESOURCE_EXHAUSTED by gRPC itself, without details.
+
+    Where the server asks who calls, Evaluate, MergeCheckpoint and CancelJob need the role SUBMIT, all else READ.
     """
 
     def Evaluate(self, request, context):
@@ -153,7 +167,7 @@ class EvaluationServiceServicer(object):
 
     def CancelJob(self, request, context):
         """Cancels a job: a queued one at once, a running one by stopping its worker. Idempotent; a job that has ended is left as
-        it is.
+        it is. To cancel somebody else's job takes the role ADMIN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,11 +318,18 @@ class EvaluationService(object):
 
     Every error carries a `google.rpc.ErrorInfo` with domain "lmms-eval-grpc" in the status details:
     INVALID_ARGUMENT with BadRequest (all violations at once); NOT_FOUND with ResourceInfo; ALREADY_EXISTS;
-    FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE; RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo;
+    FAILED_PRECONDITION with PreconditionFailure; OUT_OF_RANGE;
+    RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo, its reason QUEUE_FULL, TOO_MANY_JOBS or TOO_MANY_SUBMISSIONS for
+    what makes jobs, TOO_MANY_WATCHES for streams;
     UNAUTHENTICATED without valid credentials, and PERMISSION_DENIED where they do not suffice, on servers that ask for
-    them; DEADLINE_EXCEEDED where a unary call takes longer than the server allows;
-    UNAVAILABLE with RetryInfo while the server starts or drains; DATA_LOSS for a job whose record is damaged, or was
-    written by a later release of the server.
+    them, for every method and before anything of the request is looked at; a stream ends with UNAUTHENTICATED once its
+    credentials are no longer valid;
+    DEADLINE_EXCEEDED where a call that is no stream takes longer than the server allows;
+    UNAVAILABLE with RetryInfo while the server starts or drains, or cannot write its store; DATA_LOSS for a job whose
+    record is damaged, or was written by a later release of the server.
+    A message that is larger than the server takes is RESOURCE_EXHAUSTED by gRPC itself, without details.
+
+    Where the server asks who calls, Evaluate, MergeCheckpoint and CancelJob need the role SUBMIT, all else READ.
     """
 
     @staticmethod

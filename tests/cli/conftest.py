@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -46,6 +47,30 @@ def run_command(*words: str, env: dict[str, str] | None = None) -> subprocess.Co
     return subprocess.run(
         command(*words), env=env or environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
+
+
+@contextlib.contextmanager
+def serving(words: list[str], folder: Path) -> Iterator[str]:
+    """The address of the server that the command line ``words`` starts."""
+    address_file = folder / "address"
+    more = ("--port", "0", "--state-dir", folder / "state", "--address-file", address_file, "--no-use-template")
+    process = subprocess.Popen(
+        command(*words, *map(str, more)),
+        env=environment(),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not address_file.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield address_file.read_text().strip()
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
 
 
 class Rig:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import shlex
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,10 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from lmms_eval_grpc.cli.authority import Authority, list_names
+from lmms_eval_grpc.cli.authority import Authority
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from tests.cli.conftest import PATIENCE, NewRig, command, environment, run_command
+from lmms_eval_grpc.server.certificates import list_names
+from tests.cli.conftest import PATIENCE, NewRig, environment, run_command, serving
 from tests.support.tls import server_settings
 
 
@@ -141,30 +138,6 @@ def test_without_its_key_an_authority_signs_nothing(tmp_path: Path) -> None:
     assert "ca.key holds no private key" in refused("renew", tmp_path)
 
 
-@contextlib.contextmanager
-def serving(words: list[str], folder: Path) -> Iterator[str]:
-    """The address of the server that the command line ``words`` starts."""
-    address_file = folder / "address"
-    more = ("--port", "0", "--state-dir", folder / "state", "--address-file", address_file, "--no-use-template")
-    process = subprocess.Popen(
-        command(*words, *map(str, more)),
-        env=environment(),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not address_file.exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield address_file.read_text().strip()
-    finally:
-        process.terminate()
-        process.communicate(timeout=PATIENCE)
-
-
 def test_the_printed_commands_start_a_server_and_call_it(tmp_path: Path) -> None:
     folder = tmp_path / "a b"  # quoted where it must be
     serve = printed_command(make("init", folder), "serve")
@@ -181,26 +154,6 @@ def test_the_printed_commands_start_a_server_and_call_it(tmp_path: Path) -> None
         without = run_command("info", "--address", address, "--ca", str(folder / "ca.pem"))
         assert without.returncode == ExitCode.UNREACHABLE
         assert "(cert, key)" in without.stderr
-
-
-def test_the_document_s_four_commands(tmp_path: Path) -> None:
-    document = Path(__file__).parents[2] / "docs" / "security.md"
-    (block,) = re.findall(r"### In four commands\n\n```bash\n(.*?)```", document.read_text(), re.DOTALL)
-    init, serve, client, info = (shlex.split(line, comments=True)[1:] for line in block.splitlines())
-
-    def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command(*words), env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
-        )
-        assert done.returncode == ExitCode.OK, done.stderr
-        return done
-
-    assert "tls/server.pem" in run(init).stdout
-    serve[serve.index("0.0.0.0")] = "127.0.0.1"
-    with serving(serve, tmp_path) as address:
-        assert "tls/clients/alice.pem" in run(client).stdout
-        info[info.index("grpcs://eval-server:50051")] = address
-        assert "instance" in run(info).stdout
 
 
 def test_flags_and_environment_say_the_same(tmp_path: Path, new_rig: NewRig) -> None:

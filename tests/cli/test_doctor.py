@@ -220,6 +220,8 @@ def test_who_has_the_port_is_told(tmp_path: Path, taken_port: int) -> None:
     problem = found(network.check_port(setup(port=taken_port)), Level.FAILURE)["port"]
     assert "no lmms-eval-grpc server" in problem.message
     assert f":{taken_port}" in problem.remedy
+    of_metrics = setup(port=0, metrics_port=taken_port)
+    assert set(found(network.check_port(of_metrics), Level.FAILURE)) == {"metrics port"}
     problem = found(network.check_port(setup(host="203.0.113.9", port=0)), Level.FAILURE)["port"]
     assert "cannot be bound" in problem.message
     path = tmp_path / "socket"
@@ -264,14 +266,17 @@ def test_packages_that_are_missing_or_too_old_are_named(tmp_path: Path, monkeypa
         "Metadata-Version: 2.1\nName: lmms-eval-grpc\nVersion: 9\n"
         "Requires-Dist: grpcio>=999\n"
         'Requires-Dist: no-such-package>=2; extra == "server"\n'
-        "Provides-Extra: server\nProvides-Extra: ray\n"
+        "Provides-Extra: server\nProvides-Extra: ray\nProvides-Extra: tracing\n"
         'Requires-Dist: no-such-ray; extra == "ray"\n'
+        'Requires-Dist: no-such-sdk; extra == "tracing"\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     problem = found(packages.check_packages(setup()), Level.FAILURE)["packages"]
     assert "grpcio>=999 (installed: " in problem.message
     assert "no-such-package>=2" in problem.message
     assert "no-such-ray" in found(packages.check_extras(setup(executor="ray")), Level.FAILURE)["extra ray"].message
+    traced = setup(otlp_endpoint="http://127.0.0.1:4318")
+    assert "no-such-sdk" in found(packages.check_extras(traced), Level.FAILURE)["extra tracing"].message
     assert "jobs on several machines" in found(packages.check_extras(setup()), Level.OK)["extra ray"].message
 
 

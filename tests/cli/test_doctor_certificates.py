@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_eval_grpc.cli.doctor.certificates import check_certificates, check_files
+from lmms_eval_grpc.cli.doctor.certificates import check_certificates
 from lmms_eval_grpc.cli.doctor.finding import Finding, Level
 from lmms_eval_grpc.cli.doctor.setup import Setup
 from lmms_eval_grpc.server.config import ServerArgs
@@ -60,7 +60,8 @@ def make(
 
 
 def findings(made: Made, host: str = "gpu-1.example.org", authorities: Path | None = None) -> list[Finding]:
-    return list(check_files(made.certificate, made.key, authorities, host=host))
+    args = ServerArgs(host=host, tls_cert=made.certificate, tls_key=made.key, tls_client_ca=authorities)
+    return list(check_certificates(Setup(args, {})))
 
 
 def worst(told: list[Finding]) -> Finding:
@@ -88,8 +89,8 @@ def test_a_certificate_that_is_well(tmp_path: Path, host: str) -> None:
 @pytest.mark.parametrize(
     ("first", "last", "level", "words"),
     [
-        (-9 * DAY, -DAY, Level.FAILURE, "expired on"),
-        (DAY, 9 * DAY, Level.FAILURE, "valid only from"),
+        (-9 * DAY, -DAY, Level.FAILURE, "was valid until"),
+        (DAY, 9 * DAY, Level.FAILURE, "is valid from"),
         (-DAY, 9 * DAY, Level.WARNING, "expires on"),
     ],
 )
@@ -117,7 +118,7 @@ def test_a_certificate_without_names_is_a_failure(tmp_path: Path) -> None:
 def test_a_key_that_is_anothers_unreadable_by_others_or_none(tmp_path: Path) -> None:
     made, other = make(tmp_path), make(tmp_path, "other")
     problem = worst(findings(Made(made.certificate, other.key)))
-    assert (problem.check, problem.level) == ("key", Level.FAILURE)
+    assert problem.level is Level.FAILURE
     assert "is not the key of" in problem.message
     made.key.chmod(0o644)
     assert worst(findings(made)).remedy == f"chmod 600 {made.key}"
@@ -128,13 +129,12 @@ def test_a_key_that_is_anothers_unreadable_by_others_or_none(tmp_path: Path) -> 
 def test_files_that_are_no_certificates_are_failures(tmp_path: Path) -> None:
     made = make(tmp_path)
     made.certificate.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
-    told = [one for one in findings(made) if one.level is Level.FAILURE]
-    assert {one.check for one in told} == {"certificate", "key"}
-    assert "holds no certificate" in told[0].message
-    missing = list(check_files(tmp_path / "missing", None, None, host="::1"))
-    assert [one.level for one in missing] == [Level.FAILURE, Level.FAILURE]
-    assert "tls_key" in missing[0].remedy
-    assert "cannot be read" in missing[1].message
+    problem = worst(findings(made))
+    assert problem.level is Level.FAILURE
+    assert "holds no certificate" in problem.message
+    problem = worst(findings(Made(tmp_path / "missing", made.key)))
+    assert "tls_cert: " in problem.message
+    assert "cannot be read" in problem.message
 
 
 def test_who_signs_for_clients_has_to_be_an_authority(tmp_path: Path) -> None:
@@ -144,7 +144,13 @@ def test_who_signs_for_clients_has_to_be_an_authority(tmp_path: Path) -> None:
     assert "CN=plain" in problem.message
     expired = make(tmp_path, "expired", first=-9 * DAY, last=-DAY, authority=True)
     problem = worst(findings(make(tmp_path), authorities=expired.certificate))
-    assert (problem.check, problem.level) == ("client authority", Level.FAILURE)
+    assert problem.level is Level.FAILURE
+    assert "tls_client_ca: " in problem.message
+    # While an authority is replaced the old one may have ended already.
+    both = tmp_path / "both.pem"
+    valid = make(tmp_path, "valid", authority=True)
+    both.write_bytes(expired.certificate.read_bytes() + valid.certificate.read_bytes())
+    assert {one.level for one in findings(make(tmp_path), authorities=both)} == {Level.OK}
 
 
 def test_without_certificates_nothing_is_said() -> None:

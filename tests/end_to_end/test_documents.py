@@ -43,11 +43,29 @@ def test_every_command_is_documented() -> None:
     assert documented == set(subcommands.choices)
 
 
+def test_every_decision_is_listed_under_its_title() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"^- \[(\d+)\]\((.+)\) (.+)$", (folder / "README.md").read_text(), re.MULTILINE)
+    titles = [(path.name[:4], path.name, path.read_text().splitlines()[0]) for path in sorted(folder.glob("0*.md"))]
+    assert [(number, name, f"# {int(number)}. {title}") for number, name, title in listed] == titles
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md"]:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md"]
+    for document in [*documents, ROOT / "clients/README.md", *ROOT.glob("clients/*/README.md")]:
+        for target, _, place in re.findall(r"\[[^\]]+\]\(([^)#\s]*)(#([^)\s]+))?\)", document.read_text()):
+            if target.startswith("http"):
+                continue
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name}: {target}"
+            if place:
+                assert place in places(path), f"{document.name}: {target}#{place}"
+
+
+def places(document: Path) -> set[str]:
+    """What a link can name of a document: its headings, as forges spell them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_model_and_its_arguments_are_documented() -> None:

@@ -19,9 +19,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="stop after this time instead")
     parser.add_argument("--seed", type=int, help="default: a random one, which is printed")
     parser.add_argument("--output", type=Path, help="JSON file for the figures, beside printing them")
+    parser.add_argument("--guarded", action="store_true", help="a server that asks who calls, with bounds and limits")
     arguments = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
-    with tempfile.TemporaryDirectory() as folder, Target(Path(folder)) as target:
+    with tempfile.TemporaryDirectory() as folder, Target(Path(folder), guarded=arguments.guarded) as target:
         wanted = {"seconds": arguments.seconds} if arguments.seconds else {"requests": arguments.requests}
         report = asyncio.run(Driver(target, seed).run(**wanted))
         log = target.log.read_text(errors="replace")

@@ -15,11 +15,13 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from lmms_eval_grpc.server.principals import Role
 from tests.fuzz.corpus_files import keep, kept_requests
 from tests.fuzz.grammar import Facts, Grammar
 from tests.fuzz.methods import BY_NAME, UNKNOWN_METHODS
 from tests.fuzz.rules import Answer, Request
 from tests.fuzz.target import Target
+from tests.support.access import bearer
 
 CHANNELS = 4
 CALLERS = 24
@@ -31,7 +33,12 @@ _CLIENTS_OWN = "Internal error from Core"
 _MOST_MESSAGES = 6
 _MOST_KEPT = 20
 _SLOWEST = 10
+_STRANGERS = 0.08
+"""Share of the calls without valid credentials, where the server asks for them."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass
@@ -84,6 +91,7 @@ class Driver:
         self._rng = random.Random(seed)
         self.report = Report(seed)
         self.facts = Facts(target.caller)
+        self.facts.owners += [caller.name for caller in target.callers]
         seeds = [(kept.path, message) for kept in kept_requests() for message in kept.request(target.caller).messages]
         self._grammar = Grammar(self._rng, self.facts, seeds)
         self._channels: list[Any] = []
@@ -122,6 +130,8 @@ class Driver:
             self.report.problems["the server has died"] += 1
         self.report.server = self._target.figures()
         self.report.logged_tracebacks = self._target.logged_tracebacks()
+        for name in self._target.leaked_tokens():
+            self._complain(f"the token of {name} is in a log")
         return self.report
 
     async def answer(self, request: Request, channel: Any, most: int = _MOST_MESSAGES) -> Answer:
@@ -160,7 +170,8 @@ class Driver:
         """Learns the names that the server has."""
         for name in ("ListTasks", "ListModels"):
             method = BY_NAME[name]
-            data = await self._channels[0].unary_unary(method.path)(b"", timeout=PATIENCE)
+            metadata = next((bearer(caller.token) for caller in self._target.callers), None)
+            data = await self._channels[0].unary_unary(method.path)(b"", timeout=PATIENCE, metadata=metadata)
             response = method.read(data)
             if name == "ListTasks":
                 names = [task.name for task in response.tasks]
@@ -186,11 +197,35 @@ class Driver:
         follows = method.gives_many or method.takes_many
         timeout = rng.choice((1e-6, 0.001, 0.01, 0.1)) if rng.random() < 0.02 else None
         metadata = self._metadata() if rng.random() < 0.1 else ()
-        return Request(
-            method, tuple(self._grammar.draw(method) for _ in range(count)), metadata, timeout, gives_up=follows
-        )
+        role = None
+        if self._target.callers:
+            role, metadata = self._identify(metadata)
+        messages = tuple(self._grammar.draw(method) for _ in range(count))
+        return Request(method, messages, metadata, timeout, gives_up=follows, role=role)
 
-    def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+    def _identify(self, metadata: Metadata) -> tuple[Role, Metadata]:
+        """Somebody's role, and ``metadata`` with what shows who it is: of a caller with a token, or of nobody."""
+        rng = self._rng
+        others = tuple(item for item in metadata if item[0] != "authorization")
+        valid = [caller for caller in self._target.callers if caller.role is not Role.NONE]
+        if rng.random() >= _STRANGERS:
+            caller = rng.choice(valid)
+            return caller.role, (*others, *bearer(caller.token))
+        token = rng.choice(valid).token
+        wrong = (token[:-1], f"{token}x", token.swapcase(), f"{token} {token}", "y" * 2_000)
+        odd = ("", " ", "Bearer", "Basic eDp5", token, f"Token {token}")
+        shown: Metadata = rng.choice(
+            (
+                (),
+                *(bearer(caller.token) for caller in self._target.callers if caller.role is Role.NONE),
+                *(bearer(word) for word in wrong),
+                (*bearer(token), *bearer(token)),
+                *((("authorization", word),) for word in odd),
+            )
+        )
+        return Role.NONE, (*others, *shown)
+
+    def _metadata(self) -> Metadata:
         rng = self._rng
         text = ("", " ", "x" * 64, "x" * 65, "x" * 3_000, "x" * 20_000, "a b", "../..", "%00", '"', "~" * 100)
         choices: tuple[tuple[str, str | bytes], ...] = (

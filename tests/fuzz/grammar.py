@@ -34,6 +34,7 @@ class Facts:
 
     folder: Path
     """Of the caller: checkpoints, task files, places for outputs."""
+    owners: list[str] = field(default_factory=lambda: ["anonymous", ""])
     tasks: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     jobs: deque[str] = field(default_factory=lambda: deque(["job-0"], maxlen=200))
@@ -163,7 +164,7 @@ class Grammar:
             case "agentic_trace_mode":
                 return ["basic", "full"]
             case "owner":
-                return ["anonymous", ""]
+                return self.facts.owners
             case "compat":
                 return ["fewshot_stream"]
             case "fields":

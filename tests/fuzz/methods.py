@@ -1,4 +1,4 @@
-"""Every method that the server has, from the descriptors, and the codes that it may answer with."""
+"""Every method that the server has, from the descriptors, and the codes that it may answer to whom."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from lmms_eval_grpc.server.auth.table import MINIMUM_ROLES
+from lmms_eval_grpc.server.principals import Role
 from lmms_eval_grpc.v1 import admin_service_pb2, evaluation_service_pb2
 
 Code = grpc.StatusCode
@@ -34,6 +36,9 @@ _MORE: dict[str, set[grpc.StatusCode]] = {
 }
 """Codes of a healthy server beside OK and INVALID_ARGUMENT. Nobody's are INTERNAL, UNKNOWN, UNAVAILABLE."""
 
+_NOT_FOR_ALL = ("Evaluate", "MergeCheckpoint", "CancelJob")
+"""Methods that depend on the request, too: on its priority, and on whose job it is about."""
+
 UNKNOWN_METHODS = ("/lmms_eval_grpc.v1.EvaluationService/Missing", "/missing.Service/Evaluate", "/", "/x")
 """Paths that lead nowhere: UNIMPLEMENTED."""
 
@@ -52,10 +57,25 @@ class Method:
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
-    @property
-    def codes(self) -> set[grpc.StatusCode]:
-        """What it may answer to a caller who neither gave up nor sent too much."""
-        return _ALWAYS | _MORE.get(self.name, set())
+    def codes(self, role: Role | None = None) -> set[grpc.StatusCode]:
+        """What it may answer to a caller who neither gave up nor sent too much.
+
+        ``role``: that of the caller's credentials, NONE without valid ones. None: the server asks for none, and has no
+        limits that matter.
+        """
+        usual = _ALWAYS | _MORE.get(self.name, set())
+        if role is None:
+            return usual
+        if self.gives_many:
+            usual |= {Code.RESOURCE_EXHAUSTED}
+        needed = MINIMUM_ROLES[self.path]
+        if needed is Role.NONE:
+            return usual
+        if role is Role.NONE:
+            return {Code.UNAUTHENTICATED}
+        if role < needed:
+            return {Code.PERMISSION_DENIED}
+        return usual | {Code.PERMISSION_DENIED} if role < Role.ADMIN and self.name in _NOT_FOR_ALL else usual
 
     def make(self) -> Message:
         """An empty request."""

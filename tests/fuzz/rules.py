@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from lmms_eval_grpc.server.principals import Role
 from tests.fuzz.methods import Method
 
 MAX_TRAILER_BYTES = 8 * 1024
@@ -31,6 +32,8 @@ class Request:
     """Seconds, where the caller gave up early on purpose."""
     gives_up: bool = False
     """Whether the caller may cancel the call."""
+    role: Role | None = None
+    """Of the caller's credentials, NONE without valid ones; None: the server asks for none."""
 
     def says(self, text: str) -> bool:
         """Whether the caller itself sent ``text``."""
@@ -53,7 +56,7 @@ class Rules:
     def __init__(self, secrets: Iterable[str], *, largest_request: int) -> None:
         """
         Args:
-            secrets: paths of the server, which no status may name unless the caller did.
+            secrets: paths of the server, and tokens, which no status may name unless the caller's request did.
             largest_request: bytes that the server takes.
         """
         self._secrets = tuple(secret for secret in secrets if len(secret) > 1)
@@ -64,7 +67,7 @@ class Rules:
         return [*self._code(request, answer), *self._texts(request, answer), *_trailers(answer)]
 
     def _code(self, request: Request, answer: Answer) -> Iterator[str]:
-        allowed = set(request.method.codes)
+        allowed = request.method.codes(request.role)
         if request.timeout is not None:
             allowed |= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
         if request.gives_up:
@@ -73,7 +76,8 @@ class Rules:
         if sent > self._largest or sum(len(key) + len(value) for key, value in request.metadata) > 4_096:
             allowed.add(grpc.StatusCode.RESOURCE_EXHAUSTED)
         if answer.code not in allowed:
-            yield f"{answer.code.name} is no answer of {request.method.name}: {answer.details[:300]}"
+            whom = "" if request.role is None else f" to {request.role.word}"
+            yield f"{answer.code.name} is no answer of {request.method.name}{whom}: {answer.details[:300]}"
 
     def _texts(self, request: Request, answer: Answer) -> Iterator[str]:
         for text in (answer.details, *_texts_of(answer.trailers)):
@@ -82,7 +86,7 @@ class Rules:
                 yield f"a traceback in the status: {text[:300]}"
             for secret in self._secrets:
                 if secret in text and not request.says(secret):
-                    yield f"the server's path {secret} in the status: {text[:300]}"
+                    yield f"the server's {secret} in the status: {text[:300]}"
 
 
 def _trailers(answer: Answer) -> Iterator[str]:

@@ -1,6 +1,9 @@
 """A server as a process of its own, real but for what runs the jobs: answers come at once, from no model.
 
-    python -m tests.fuzz.server_process STATE_DIR ADDRESS_FILE FIGURES_FILE INCLUDE_PATH
+    python -m tests.fuzz.server_process STATE_DIR ADDRESS_FILE FIGURES_FILE INCLUDE_PATH [ACCESS_FILE CALLER]
+
+All that settings can open is open, so that requests reach far; with an ACCESS_FILE it asks who calls, bounds what
+requests may touch to the folder CALLER, and what one caller may take.
 
 Stops on SIGTERM. Writes to the figures file, every second, for how long its event loop stood still at most, and where.
 """
@@ -154,8 +157,30 @@ class Watchman:
             self.where[place] = max(late, self.where.get(place, 0.0))
 
 
-async def serve(state: Path, address: Path, figures: Path, include: Path) -> None:
+_SWITCHES = ("trust_remote_code", "allow_task_files", "allow_server_args", "allow_lmms_eval_models")
+OPEN: dict[str, Any] = dict.fromkeys(_SWITCHES, True)
+
+
+def guarded(access: Path, caller: Path) -> dict[str, Any]:
+    """Settings of a server that many share, with limits that a run comes up against."""
+    return {
+        "access_file": access,
+        "audit_log": access.with_name("audit.jsonl"),
+        "checkpoint_root": (caller,),
+        "output_root": (caller / "out",),
+        "allowed_api_hosts": ("models.example",),
+        "max_jobs_per_principal": 40,
+        "max_submissions_per_minute": 600,
+        "max_watches_per_principal": 6,
+        "max_stream_bytes_per_second": 256 * 1024,
+    }
+
+
+async def serve(
+    state: Path, address: Path, figures: Path, include: Path, access: Path | None = None, caller: Path | None = None
+) -> None:
     args: dict[str, Any] = {"max_queued_jobs": 60, "max_completed_jobs": 100, "shutdown_grace": 0.0}
+    args |= OPEN if access is None or caller is None else guarded(access, caller)
     server = LastingServer(
         ServerArgs(
             port=0,

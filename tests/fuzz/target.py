@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from lmms_eval_grpc.server.principals import Role
 from tests.fuzz.rules import Rules
 from tests.fuzz.server_process import MAX_REQUEST_BYTES
+from tests.support.access import give_token
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _DIGITS = """
@@ -33,10 +36,23 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
 """A few lines that stand for 8 to the power of 9 items."""
 
 
-class Target:
-    """A server over folders of its own in ``folder``. A context manager: it is killed at the end if need be."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody with a token."""
 
-    def __init__(self, folder: Path) -> None:
+    name: str
+    role: Role
+    """NONE: the token is not valid any more."""
+    token: str
+
+
+class Target:
+    """A server over folders of its own in ``folder``. A context manager: it is killed at the end if need be.
+
+    With ``guarded`` it asks who calls, and has bounds and limits.
+    """
+
+    def __init__(self, folder: Path, *, guarded: bool = False) -> None:
         self.state = folder / "state-of-the-server"
         self.caller = folder / "caller"
         self.home = folder / "home-of-the-server"
@@ -52,11 +68,17 @@ class Target:
         (self.include / "broken_function.yaml").write_text("task: broken_function\ndoc_to_text: !function gone.away\n")
         (self.include / "broken_include.yaml").write_text("task: broken_include\ninclude: not_there.yaml\n")
         self.address = ""
-        secrets = (self.state, self.home, self.include, REPOSITORY, Path.home(), Path(sys.prefix))
-        self.rules = Rules(map(str, secrets), largest_request=MAX_REQUEST_BYTES)
+        self._access = folder / "access"
+        self.callers = _make_callers(self._access) if guarded else ()
+        """Who can call, on a server that asks."""
+        paths = (self.state, self.home, self.include, REPOSITORY, Path.home(), Path(sys.prefix))
+        secrets = [*map(str, paths), *(caller.token for caller in self.callers)]
+        self.rules = Rules(secrets, largest_request=MAX_REQUEST_BYTES)
 
     def __enter__(self) -> Self:
-        words = (self.state, self._address_file, self._figures, self.include)
+        words = [self.state, self._address_file, self._figures, self.include]
+        if self.callers:
+            words += [self._access, self.caller]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.server_process", *map(str, words)],
@@ -101,6 +123,17 @@ class Target:
             return {}
         return figures
 
+    def audited(self) -> list[dict[str, Any]]:
+        """The lines of the audit log."""
+        return [json.loads(line) for line in self._access.with_name("audit.jsonl").read_text().splitlines()]
+
+    def leaked_tokens(self) -> list[str]:
+        """Whose tokens are in the server's log or its audit log."""
+        written = self.log.read_text(errors="replace")
+        if self.callers:
+            written += self._access.with_name("audit.jsonl").read_text()
+        return [caller.name for caller in self.callers if caller.token in written]
+
     def explain(self, error_id: str) -> str:
         """The exception that the log has under an internal error's id, and where it was raised."""
         _, found, rest = self.log.read_text(errors="replace").partition(error_id)
@@ -114,6 +147,12 @@ class Target:
         log = self.log.read_text(errors="replace")
         own = log.count("ERROR:grpc._cython.cygrpc:ExecuteBatchError")
         return log.count("Traceback (most recent call last)") - own
+
+
+def _make_callers(access: Path) -> tuple[Caller, ...]:
+    people = [("root", Role.ADMIN), ("alice", Role.SUBMIT), ("bob", Role.SUBMIT), ("rita", Role.READ)]
+    callers = [Caller(name, role, give_token(access, name, role)) for name, role in people]
+    return (*callers, Caller("late", Role.NONE, give_token(access, "late", Role.ADMIN, valid_for=-1)))
 
 
 def _fill_caller(folder: Path) -> None:

@@ -8,8 +8,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from lmms_eval_grpc.server.principals import Role
 from tests.fuzz.corpus_files import Kept, keep
-from tests.fuzz.methods import BY_NAME, METHODS
+from tests.fuzz.methods import BY_NAME, METHODS, Code
 from tests.fuzz.rules import DETAILS_KEY, Answer, Request, Rules
 
 RULES = Rules(["/srv/state", "/home/server"], largest_request=1000)
@@ -33,8 +34,8 @@ def packed(description: str) -> tuple[tuple[str, bytes], ...]:
         (Answer(grpc.StatusCode.CANCELLED, "", ()), "CANCELLED is no answer"),
         (Answer(grpc.StatusCode.ALREADY_EXISTS, "", ()), "ALREADY_EXISTS is no answer"),
         (Answer(BAD, 'File "x.py", line 3, in f', ()), "a traceback"),
-        (Answer(BAD, "in /srv/state/jobs", ()), "the server's path /srv/state"),
-        (Answer(BAD, "", packed("see /home/server/x")), "the server's path /home/server"),
+        (Answer(BAD, "in /srv/state/jobs", ()), "the server's /srv/state"),
+        (Answer(BAD, "", packed("see /home/server/x")), "the server's /home/server"),
         (Answer(BAD, "", packed("Traceback (most recent call last)")), "a traceback"),
         (Answer(BAD, "", (("x", "y" * 9000),)), "bytes of trailers"),
     ],
@@ -57,6 +58,33 @@ def test_who_gives_up_or_sends_too_much_may_be_told_so() -> None:
     ):
         assert RULES.problems(request, Answer(code, "", ())) == []
         assert RULES.problems(GET, Answer(code, "", ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "code"),
+    [
+        ("GetJob", Role.NONE, Code.UNAUTHENTICATED),
+        ("Drain", Role.NONE, Code.UNAUTHENTICATED),
+        ("Evaluate", Role.READ, Code.PERMISSION_DENIED),
+        ("Drain", Role.SUBMIT, Code.PERMISSION_DENIED),
+    ],
+)
+def test_who_may_not_call_is_told_nothing_else(name: str, role: Role, code: grpc.StatusCode) -> None:
+    request = Request(BY_NAME[name], (b"\xff",), role=role)
+    assert RULES.problems(request, Answer(code, "", ())) == []
+    for other in (Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.RESOURCE_EXHAUSTED):
+        assert RULES.problems(request, Answer(other, "", ()))
+
+
+def test_who_may_call_is_not_asked_again() -> None:
+    for name, role, codes in (
+        ("Check", Role.NONE, {Code.OK, Code.NOT_FOUND}),
+        ("GetJob", Role.READ, {Code.OK, Code.NOT_FOUND}),
+        ("CancelJob", Role.SUBMIT, {Code.OK, Code.NOT_FOUND, Code.PERMISSION_DENIED}),
+        ("CancelJob", Role.ADMIN, {Code.OK, Code.NOT_FOUND}),
+        ("WatchJob", Role.READ, {Code.OK, Code.NOT_FOUND, Code.OUT_OF_RANGE, Code.RESOURCE_EXHAUSTED}),
+    ):
+        assert BY_NAME[name].codes(role) == codes | {Code.INVALID_ARGUMENT}
 
 
 def test_all_services_are_known() -> None:

@@ -10,33 +10,34 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_eval_grpc.jobs.errors import TooManyWatches
-from lmms_eval_grpc.server import app, streams
-from lmms_eval_grpc.server.limits import Pacer, StreamLimits, Turns
+from lmms_eval_grpc.server import app, limits, streams
+from lmms_eval_grpc.server.limits import Pacer, StreamLimits
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
-from tests.scheduler.doubles import PATIENCE, FailingStore, until
-from tests.server.conftest import NewRig, Rig, detail, failure, following
-from tests.server.principals import by, name_callers
+from tests.scheduler.doubles import FailingStore, until
+from tests.server.conftest import Guarded, NewGuarded, NewRig, Rig, detail, failure, following
 from tests.server.test_streams import append, logs, record, samples
 
 
-@pytest.fixture(autouse=True)
-def named(monkeypatch: pytest.MonkeyPatch) -> None:
-    name_callers(monkeypatch)
+def evaluate(guarded: Guarded, name: str, **fields: Any) -> Any:
+    """A submission of ``name``, under way."""
+    return guarded.stub.Evaluate(pb.EvaluateRequest(spec=guarded.rig.spec(), **fields), metadata=guarded.as_(name))
 
 
-async def submit(rig: Rig, name: str, **fields: Any) -> str:
-    request = pb.EvaluateRequest(spec=rig.spec(), **fields)
-    return str((await rig.stub.Evaluate(request, metadata=by(name))).job.job_id)
+async def submit(guarded: Guarded, name: str, **fields: Any) -> str:
+    response = await evaluate(guarded, name, **fields)
+    assert response.job.owner == name
+    return str(response.job.job_id)
 
 
-async def refusal(rig: Rig, name: str, reason: str, **fields: Any) -> grpc.aio.AioRpcError:
+async def refusal(guarded: Guarded, name: str, reason: str, **fields: Any) -> grpc.aio.AioRpcError:
     """The error of a submission that is over a limit, checked as far as all of them are alike."""
-    error = await failure(rig.stub.Evaluate(pb.EvaluateRequest(spec=rig.spec(), **fields), metadata=by(name)))
+    error = await failure(evaluate(guarded, name, **fields))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail(error, "ErrorInfo").reason == reason
     (violation,) = detail(error, "QuotaFailure").violations
@@ -45,100 +46,124 @@ async def refusal(rig: Rig, name: str, reason: str, **fields: Any) -> grpc.aio.A
     return error
 
 
-async def test_a_principal_has_so_many_jobs_and_no_more(new_rig: NewRig) -> None:
-    rig = await new_rig(max_jobs_per_principal=2)
+async def ended(guarded: Guarded, job_id: str) -> None:
+    """Returns once the job has ended."""
+    call = guarded.stub.WatchJob(pb.WatchJobRequest(job_id=job_id), metadata=guarded.as_("rita"))
+    async for _ in following(call):
+        pass
+
+
+async def test_a_principal_has_so_many_jobs_and_no_more(new_guarded: NewGuarded) -> None:
+    guarded = await new_guarded(max_jobs_per_principal=2)
     key = str(uuid.uuid4())
-    first = await submit(rig, "ada", request_id=key)
-    execution = await rig.executor.execution(first)
-    second = await submit(rig, "ada")
-    error = await refusal(rig, "ada", "TOO_MANY_JOBS")
+    first = await submit(guarded, "alice", request_id=key)
+    execution = await guarded.rig.executor.execution(first)
+    second = await submit(guarded, "alice")
+    error = await refusal(guarded, "alice", "TOO_MANY_JOBS")
     assert detail(error, "ErrorInfo").metadata == {"limit": "2"}
     assert detail(error, "RetryInfo").retry_delay.ToMilliseconds() > 0
     assert "cancel one" in str(error.details())
     # Others are not concerned, and what was accepted before is answered.
-    assert (await rig.get(await submit(rig, "bob"))).owner == "bob"
-    assert await submit(rig, "ada", request_id=key) == first
-    await rig.stub.CancelJob(pb.CancelJobRequest(job_id=second), metadata=by("ada"))
-    await submit(rig, "ada")
-    await refusal(rig, "ada", "TOO_MANY_JOBS")
+    await submit(guarded, "bob")
+    assert await submit(guarded, "alice", request_id=key) == first
+    await guarded.stub.CancelJob(pb.CancelJobRequest(job_id=second), metadata=guarded.as_("alice"))
+    await submit(guarded, "alice")
+    await refusal(guarded, "alice", "TOO_MANY_JOBS")
     execution.complete()
-    await rig.ended(first)
-    await submit(rig, "ada")
+    await ended(guarded, first)
+    await submit(guarded, "alice")
 
 
-async def test_jobs_that_a_server_finds_at_its_start_count(new_rig: NewRig) -> None:
-    before = await new_rig(max_jobs_per_principal=2)
-    await before.executor.execution(await submit(before, "ada"))
-    await submit(before, "ada")
-    await before.server.stop(0)
-    rig = await new_rig(max_jobs_per_principal=2)
-    await refusal(rig, "ada", "TOO_MANY_JOBS")
-    await submit(rig, "bob")
+async def test_jobs_that_a_server_finds_at_its_start_count(new_guarded: NewGuarded) -> None:
+    before = await new_guarded(max_jobs_per_principal=2)
+    await before.rig.executor.execution(await submit(before, "alice"))
+    await submit(before, "alice")
+    await before.rig.server.stop(0)
+    guarded = await new_guarded(max_jobs_per_principal=2)
+    await refusal(guarded, "alice", "TOO_MANY_JOBS")
+    await submit(guarded, "bob")
 
 
-async def test_a_burst_gets_exactly_as_many_jobs_as_it_may(new_rig: NewRig) -> None:
-    rig = await new_rig(max_jobs_per_principal=5)
-    rig.executor.hold = asyncio.Event()
-    outcomes = await asyncio.gather(*(submit(rig, "ada") for _ in range(20)), return_exceptions=True)
+async def test_a_burst_gets_exactly_as_many_jobs_as_it_may(new_guarded: NewGuarded) -> None:
+    guarded = await new_guarded(max_jobs_per_principal=5)
+    guarded.rig.executor.hold = asyncio.Event()
+    outcomes = await asyncio.gather(*(submit(guarded, "alice") for _ in range(20)), return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
     assert len(refused) == 15
     assert {detail(error, "ErrorInfo").reason for error in refused} == {"TOO_MANY_JOBS"}
-    rig.executor.hold.set()
+    guarded.rig.executor.hold.set()
 
 
-async def test_a_principal_submits_so_fast_and_no_faster(new_rig: NewRig) -> None:
-    rig = await new_rig(max_submissions_per_minute=2)
+async def test_a_principal_submits_so_fast_and_no_faster(new_guarded: NewGuarded) -> None:
+    guarded = await new_guarded(max_submissions_per_minute=2)
     key = str(uuid.uuid4())
-    first = await submit(rig, "ada", request_id=key)
+    first = await submit(guarded, "alice", request_id=key)
     # A repetition is no submission, neither is what is invalid or only checked.
-    assert await submit(rig, "ada", request_id=key) == first
-    invalid = await failure(rig.stub.Evaluate(pb.EvaluateRequest(), metadata=by("ada")))
+    assert await submit(guarded, "alice", request_id=key) == first
+    invalid = await failure(guarded.stub.Evaluate(pb.EvaluateRequest(), metadata=guarded.as_("alice")))
     assert invalid.code() is grpc.StatusCode.INVALID_ARGUMENT
-    await rig.stub.Evaluate(pb.EvaluateRequest(spec=rig.spec(), validate_only=True), metadata=by("ada"))
-    await submit(rig, "ada")
-    error = await refusal(rig, "ada", "TOO_MANY_SUBMISSIONS")
+    await evaluate(guarded, "alice", validate_only=True)
+    await submit(guarded, "alice")
+    error = await refusal(guarded, "alice", "TOO_MANY_SUBMISSIONS")
     assert detail(error, "ErrorInfo").metadata == {"limit_per_minute": "2"}
     assert 0 < detail(error, "RetryInfo").retry_delay.ToNanoseconds() <= 30e9
-    assert await submit(rig, "ada", request_id=key) == first
-    await submit(rig, "bob")
+    assert await submit(guarded, "alice", request_id=key) == first
+    await submit(guarded, "bob")
 
 
-async def test_who_waits_as_long_as_told_is_taken(new_rig: NewRig) -> None:
-    rig = await new_rig(max_submissions_per_minute=20)
+async def test_who_waits_as_long_as_told_is_taken(new_guarded: NewGuarded) -> None:
+    guarded = await new_guarded(max_submissions_per_minute=20)
     refused = None
     for _ in range(400):
         try:
-            await submit(rig, "ada")
+            await submit(guarded, "alice")
         except grpc.aio.AioRpcError as error:
             refused = error
             break
     assert refused is not None
     await asyncio.sleep(detail(refused, "RetryInfo").retry_delay.ToNanoseconds() / 1e9)
-    await submit(rig, "ada")
+    await submit(guarded, "alice")
 
 
-async def test_a_principal_has_so_many_streams_over_all_its_connections(new_rig: NewRig) -> None:
-    rig = await new_rig(max_watches_per_principal=2)
-    watching = [rig.stub.WatchQueue(pb.WatchQueueRequest(), metadata=by("ada")) for _ in range(2)]
+async def test_a_principal_has_so_many_streams_over_all_its_connections(new_guarded: NewGuarded) -> None:
+    guarded = await new_guarded(max_watches_per_principal=2)
+    watching = [guarded.stub.WatchQueue(pb.WatchQueueRequest(), metadata=guarded.as_("alice")) for _ in range(2)]
     for call in watching:
         await call.read()
-    async with grpc.aio.insecure_channel(rig.server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as other:
+    async with grpc.aio.insecure_channel(
+        guarded.rig.server.address, options=[("grpc.use_local_subchannel_pool", 1)]
+    ) as other:
         stub: Any = pb_grpc.EvaluationServiceStub(other)
-        error = await failure(stub.WatchQueue(pb.WatchQueueRequest(), metadata=by("ada")))
+        error = await failure(stub.WatchQueue(pb.WatchQueueRequest(), metadata=guarded.as_("alice")))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert detail(error, "ErrorInfo").reason == "TOO_MANY_WATCHES"
-        assert detail(error, "QuotaFailure").violations[0].subject == "principal ada"
-        await stub.WatchQueue(pb.WatchQueueRequest(), metadata=by("bob")).read()
+        assert detail(error, "QuotaFailure").violations[0].subject == "principal alice"
+        await stub.WatchQueue(pb.WatchQueueRequest(), metadata=guarded.as_("bob")).read()
+
+
+async def test_strangers_take_no_streams_from_those_who_may_watch(
+    new_guarded: NewGuarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STRANGERS", 2)
+    guarded = await new_guarded(max_watches=1)
+    health = health_pb2_grpc.HealthStub(guarded.rig.channel)
+    watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+    for call in watching:
+        await call.read()
+    error = await failure(health.Watch(health_pb2.HealthCheckRequest()))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail(error, "ErrorInfo").reason == "TOO_MANY_WATCHES"
+    await guarded.stub.WatchQueue(pb.WatchQueueRequest(), metadata=guarded.as_("rita")).read()
 
 
 def test_of_streams_that_are_over_nothing_is_kept() -> None:
-    limits = StreamLimits(10, 10, 2)
+    held = StreamLimits(10, 10, 2)
     for number in range(1000):
-        with limits.hold(f"ipv4:10.0.0.{number}", f"p{number}"), limits.hold("ipv4:1.1.1.1", f"p{number}"):
-            with pytest.raises(TooManyWatches), limits.hold("ipv4:1.1.1.1", f"p{number}"):
+        with held.hold(f"ipv4:10.0.0.{number}", f"p{number}"), held.hold("ipv4:1.1.1.1", f"p{number}"):
+            with pytest.raises(TooManyWatches), held.hold("ipv4:1.1.1.1", f"p{number}"):
                 pass
-            assert (len(limits._clients), len(limits._principals)) == (2, 1)
-    assert (len(limits._clients), len(limits._principals), limits._total) == (0, 0, 0)
+            assert (len(held._clients), len(held._principals)) == (2, 1)
+    assert (len(held._clients), len(held._principals), held._total) == (0, 0, 0)
 
 
 async def test_a_log_is_sent_no_faster_than_it_may_be(new_rig: NewRig) -> None:
@@ -214,25 +239,26 @@ async def test_no_message_of_samples_is_larger_than_a_mebibyte(rig: Rig) -> None
 
 
 async def test_a_call_that_takes_too_long_is_cut_off_and_loses_no_job(
-    new_rig: NewRig, monkeypatch: pytest.MonkeyPatch
+    new_guarded: NewGuarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "SqliteStore", FailingStore)
-    rig = await new_rig(unary_timeout=3.0, max_jobs_per_principal=1)
-    store: Any = rig.server._journal._store
+    guarded = await new_guarded(unary_timeout=3.0, max_jobs_per_principal=1)
+    server = guarded.rig.server
+    store: Any = server._journal._store
     store.gate = asyncio.Event()
     key = str(uuid.uuid4())
-    error = await failure(rig.stub.Evaluate(pb.EvaluateRequest(spec=rig.spec(), request_id=key), metadata=by("ada")))
+    error = await failure(evaluate(guarded, "alice", request_id=key))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert detail(error, "ErrorInfo").reason == "CALL_TIMED_OUT"
     assert detail(error, "ErrorInfo").metadata == {"seconds": "3"}
     assert "same request_id" in str(error.details())
-    assert not (await rig.stub.ListJobs(pb.ListJobsRequest())).jobs
+    assert not (await guarded.stub.ListJobs(pb.ListJobsRequest(), metadata=guarded.as_("alice"))).jobs
     store.gate.set()
     # What had begun is carried to its end, and the caller finds it.
-    await until(lambda: bool(rig.server._scheduler.queue().queued or rig.server._scheduler.queue().running))
-    (job,) = (await rig.stub.ListJobs(pb.ListJobsRequest())).jobs
-    assert await submit(rig, "ada", request_id=key) == job.job_id
-    await refusal(rig, "ada", "TOO_MANY_JOBS")
+    await until(lambda: bool(server._scheduler.queue().queued or server._scheduler.queue().running))
+    (job,) = (await guarded.stub.ListJobs(pb.ListJobsRequest(), metadata=guarded.as_("alice"))).jobs
+    assert await submit(guarded, "alice", request_id=key) == job.job_id
+    await refusal(guarded, "alice", "TOO_MANY_JOBS")
 
 
 async def test_streams_are_not_cut_off(new_rig: NewRig) -> None:
@@ -244,46 +270,6 @@ async def test_streams_are_not_cut_off(new_rig: NewRig) -> None:
         if len(told) == 3:
             break
     assert [message.WhichOneof("message") for message in told] == ["snapshot", "heartbeat", "heartbeat"]
-
-
-async def test_of_many_only_a_few_have_their_turn_and_who_left_gives_it_up_when_done() -> None:
-    turns = Turns(2)
-    gate = asyncio.Event()
-    begun: list[int] = []
-
-    async def work(number: int) -> int:
-        begun.append(number)
-        await gate.wait()
-        return number
-
-    def enter(number: int) -> asyncio.Task[int]:
-        return asyncio.create_task(turns.take(lambda: work(number)))
-
-    calls = [enter(number) for number in range(4)]
-    await until(lambda: len(begun) == 2)
-    calls[0].cancel()  # It has begun: its turn lasts until it is done.
-    calls[2].cancel()  # It still waits: it never begins.
-    await asyncio.wait([calls[0], calls[2]])
-    await asyncio.sleep(0)
-    assert begun == [0, 1]
-    gate.set()
-    async with asyncio.timeout(PATIENCE):
-        assert await calls[1] == 1
-        assert await calls[3] == 3
-        assert await enter(5) == 5
-    assert begun == [0, 1, 3, 5]
-
-
-async def test_a_check_that_fails_gives_its_turn_up() -> None:
-    turns = Turns(1)
-
-    async def fail() -> None:
-        raise ValueError("no")
-
-    async with asyncio.timeout(PATIENCE):
-        for _ in range(3):
-            with pytest.raises(ValueError):
-                await turns.take(fail)
 
 
 @given(rate=st.integers(1024, 10**9), sizes=st.lists(st.integers(1, 2**20), max_size=20))
@@ -307,9 +293,9 @@ async def test_the_server_tells_its_limits(new_rig: NewRig) -> None:
         max_watches_per_principal=13,
         max_stream_bytes_per_second=14_000,
     )
-    limits = (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
-    assert (limits.max_jobs_per_principal, limits.max_submissions_per_minute) == (11, 12)
-    assert (limits.max_watches_per_principal, limits.max_stream_bytes_per_second) == (13, 14_000)
+    told = (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
+    assert (told.max_jobs_per_principal, told.max_submissions_per_minute) == (11, 12)
+    assert (told.max_watches_per_principal, told.max_stream_bytes_per_second) == (13, 14_000)
     boundless = await new_rig(state_dir=rig.checkpoint.parent / "other")
-    limits = (await boundless.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
-    assert (limits.max_jobs_per_principal, limits.max_stream_bytes_per_second) == (0, 0)
+    told = (await boundless.stub.GetServerInfo(pb.GetServerInfoRequest())).server.limits
+    assert (told.max_jobs_per_principal, told.max_stream_bytes_per_second) == (0, 0)

@@ -64,6 +64,28 @@ async def test_a_caller_that_is_cancelled_disturbs_nobody() -> None:
     assert waiting.cancelled()
 
 
+async def test_of_many_only_a_few_run_at_once_and_who_left_gives_up_what_has_not_begun() -> None:
+    work = Offload(most=2)
+    release, begun = threading.Event(), []
+
+    def wait(number: int) -> int:
+        begun.append(number)
+        assert release.wait(PATIENCE)
+        return number
+
+    calls = [asyncio.create_task(work.run(wait, number)) for number in range(4)]
+    await until(lambda: len(begun) == 2)
+    calls[0].cancel()  # It has begun: its thread is taken until it is done.
+    calls[2].cancel()  # It still waits: it never begins.
+    await asyncio.wait([calls[0], calls[2]])
+    assert begun == [0, 1]
+    release.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await calls[1] == 1
+        assert await calls[3] == 3
+    assert begun == [0, 1, 3]
+
+
 async def test_threads_end_when_there_is_nothing_to_do_and_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
     before = threads()
     monkeypatch.setattr(offload, "_IDLE", 0.01)

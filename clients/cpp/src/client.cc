@@ -39,7 +39,7 @@ bool EndsJob(const v1::JobEvent& event) {
 std::unique_ptr<v1::EvaluationService::Stub> Connect(const std::string& address,
                                                      const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(64 << 20);                 // a single sample record may be larger than 4 MiB
+  arguments.SetMaxReceiveMessageSize(64 << 20);                 // the results of a job may be larger than 4 MiB
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);       // errors are explained in the trailers
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 5'000);   // a restarted server is found again soon
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);

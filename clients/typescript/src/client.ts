@@ -12,10 +12,14 @@ import { Reconnection } from "./reconnection.js";
 
 export type EvaluationClient = Client<typeof EvaluationService>;
 
-/** A client of the server at `address`: "host:port", or for TLS "https://host:port". A dead connection is noticed by pings. */
-export function connect(address: string): EvaluationClient {
+/**
+ * A client of the server at `address`: "host:port", or for TLS "https://host:port". A dead connection is noticed by pings.
+ * `options` are those of Connect's transport: interceptors, certificates (`nodeOptions`).
+ */
+export function connect(address: string, options: Partial<Parameters<typeof createGrpcTransport>[0]> = {}): EvaluationClient {
   const baseUrl = address.includes("://") ? address : `http://${address}`;
-  return createClient(EvaluationService, createGrpcTransport({ baseUrl, pingIntervalMs: 30_000, pingTimeoutMs: 10_000 }));
+  const transport = createGrpcTransport({ baseUrl, pingIntervalMs: 30_000, pingTimeoutMs: 10_000, ...options });
+  return createClient(EvaluationService, transport);
 }
 
 export interface Patience {

@@ -64,7 +64,7 @@ def _renew(authority: Authority, args: argparse.Namespace, output: Output) -> No
 
 
 def _show(authority: Authority, args: argparse.Namespace, output: Output) -> None:
-    from lmms_eval_grpc.cli.authority import list_names
+    from lmms_eval_grpc.server.certificates import list_names
 
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = []
@@ -129,7 +129,7 @@ def _serve_words(authority: Authority, hosts: list[str]) -> list[str]:
 
 def _server_host(authority: Authority) -> str:
     """The first name that the server's certificate is for."""
-    from lmms_eval_grpc.cli.authority import list_names
+    from lmms_eval_grpc.server.certificates import list_names
 
     names = list_names(dict(authority.certificates())[authority.server.certificate])
     first = next((name for name in names if "*" not in name), "localhost")

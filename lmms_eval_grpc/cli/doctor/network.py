@@ -16,36 +16,39 @@ _TIMEOUT = 2.0
 
 
 def check_port(setup: Setup) -> Iterator[Finding]:
-    """Whether the address is this machine's and free; if not, who answers there."""
+    """Whether the addresses of the server and its metrics are this machine's and free; if not, who answers there."""
     args = setup.args
     if args.unix_socket is not None:
         yield from _check_socket(args.unix_socket.absolute())
-        return
-    host = args.host.strip("[]")
+    else:
+        yield from _check_address("port", args.host.strip("[]"), args.port)
+    if args.metrics_port is not None:
+        yield from _check_address("metrics port", args.metrics_host.strip("[]"), args.metrics_port)
+
+
+def _check_address(check: str, host: str, port: int) -> Iterator[Finding]:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, args.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        yield failure(
-            "port", f"host {args.host!r} is no address: {error}", "use 127.0.0.1, or an address of this machine"
-        )
+        yield failure(check, f"host {host!r} is no address: {error}", "use 127.0.0.1, or an address of this machine")
         return
-    shown = f"[{host}]:{args.port}" if ":" in host else f"{host}:{args.port}"
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except PermissionError:
-            yield failure("port", f"{shown} may not be bound by this user", "use a port from 1024 on")
+            yield failure(check, f"{shown} may not be bound by this user", "use a port from 1024 on")
             return
         except OSError as error:
-            who = _who_answers(shown) if args.port else ""
+            who = _who_answers(shown) if port else ""
             yield failure(
-                "port",
+                check,
                 f"{shown} cannot be bound: {error.strerror}{who}",
-                f"choose another port (0: any), or stop what listens there (ss -ltnp 'sport = :{args.port}')",
+                f"choose another port (0: any), or stop what listens there (ss -ltnp 'sport = :{port}')",
             )
             return
-    yield ok("port", f"{shown} is free" if args.port else f"any free port of {host}")
+    yield ok(check, f"{shown} is free" if port else f"any free port of {host}")
 
 
 def _who_answers(target: str) -> str:

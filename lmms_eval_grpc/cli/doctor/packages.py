@@ -17,13 +17,14 @@ DISTRIBUTION = "lmms-eval-grpc"
 ENABLES = {
     "openai": "models behind servers that speak OpenAI's API",
     "ray": "jobs on several machines (executor ray)",
+    "tracing": "traces for an OpenTelemetry collector (otlp_endpoint)",
     "trackers": "TensorBoard, Weights & Biases and MLflow",
     "completion": "completion of this command line in a shell",
     "top": "the live page of the command top",
     "lmms-eval": "lmms-eval's own model backends",
 }
 """What each optional extra is for. Those of developers are left out."""
-_NOT_OFFERED = ("server", "all", "dev")
+_NOT_OFFERED = ("server", "all", "dev", "fuzz")
 _GENERATED = ("lmms_eval_grpc.v1.evaluation_service_pb2_grpc", "grpc_health.v1.health_pb2")
 
 
@@ -75,15 +76,20 @@ def check_extras(setup: Setup) -> Iterator[Finding]:
         extras = list(metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or ())
     except metadata.PackageNotFoundError:
         return
+    args = setup.args
+    asked_for = {"ray": "executor ray"} if args.executor == "ray" else {}
+    asked_for |= {"tracing": "otlp_endpoint"} if args.otlp_endpoint else {}
     for extra in extras:
         if extra in _NOT_OFFERED:
             continue
         wrong, what = list(_unmet(extra)), ENABLES.get(extra, extra)
         if not wrong:
             yield ok(f"extra {extra}", f"installed: {what}")
-        elif extra == "ray" and setup.args.executor == "ray":
+        elif extra in asked_for:
             yield failure(
-                f"extra {extra}", f"executor ray needs {', '.join(wrong)}", f'pip install "{DISTRIBUTION}[ray]"'
+                f"extra {extra}",
+                f"{asked_for[extra]} needs {', '.join(wrong)}",
+                f'pip install "{DISTRIBUTION}[{extra}]"',
             )
         else:
             yield ok(f"extra {extra}", f'not installed; pip install "{DISTRIBUTION}[{extra}]" enables {what}')

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from lmms_eval_grpc.cli.doctor import (
+    access,
     certificates,
     configuration,
     devices,
@@ -38,6 +39,8 @@ CHECKS: tuple[Check, ...] = (
     storage.check_store,
     network.check_port,
     certificates.check_certificates,
+    access.check_access,
+    access.check_roots,
     evaluation.check_tasks,
     evaluation.check_trackers,
     hub.check_hub,

@@ -24,8 +24,7 @@ from lmms_eval_grpc.server.principals import ANONYMOUS, Principal, Role, current
 from lmms_eval_grpc.server.state_dir import ServerStartError
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.scheduler.doubles import PATIENCE, until
-from tests.server.auth.conftest import Guarded
-from tests.server.conftest import NewRig, failure, following
+from tests.server.conftest import Guarded, NewRig, failure, following
 from tests.support.access import bearer, give_token
 
 

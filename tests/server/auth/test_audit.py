@@ -15,8 +15,7 @@ from lmms_eval_grpc.server.auth.audit_log import AuditLog
 from lmms_eval_grpc.server.state_dir import ServerStartError
 from lmms_eval_grpc.v1 import admin_service_pb2 as admin_pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
-from tests.server.auth.conftest import Guarded
-from tests.server.conftest import NewRig, failure
+from tests.server.conftest import Guarded, NewRig, failure
 from tests.support.access import bearer
 
 METHOD = "lmms_eval_grpc.v1.EvaluationService/"

@@ -20,8 +20,7 @@ from lmms_eval_grpc.server.auth.access_file import remove_entries
 from lmms_eval_grpc.server.auth.table import AUDITED, MINIMUM_ROLES
 from lmms_eval_grpc.server.principals import Role
 from tests.scheduler.doubles import PATIENCE
-from tests.server.auth.conftest import Guarded
-from tests.server.conftest import NewRig, detail
+from tests.server.conftest import Guarded, NewRig, detail
 from tests.support.access import bearer
 
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)

@@ -13,8 +13,7 @@ from lmms_eval_grpc.client import AsyncEvalClient
 from lmms_eval_grpc.v1 import admin_service_pb2 as admin_pb
 from lmms_eval_grpc.v1 import catalog_pb2, job_pb2
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
-from tests.server.auth.conftest import Guarded, NewGuarded
-from tests.server.conftest import NewRig, detail, failure
+from tests.server.conftest import Guarded, NewGuarded, NewRig, detail, failure
 
 
 async def submit(guarded: Guarded, name: str, **fields: Any) -> job_pb2.Job:

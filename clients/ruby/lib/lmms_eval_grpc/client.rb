@@ -8,7 +8,7 @@ module LmmsEvalGrpc
     TERMINAL = %i[JOB_STATE_COMPLETED JOB_STATE_FAILED JOB_STATE_CANCELLED].freeze
 
     CHANNEL = {
-      "grpc.max_receive_message_length" => 64 * (2**20), # a single sample record may be larger than 4 MiB
+      "grpc.max_receive_message_length" => 64 * (2**20), # the results of a job may be larger than 4 MiB
       "grpc.max_metadata_size" => 64 * 1024, # errors are explained in the trailers
       "grpc.max_reconnect_backoff_ms" => 5_000, # a restarted server is found again soon
       "grpc.keepalive_time_ms" => 30_000, # a dead connection is noticed

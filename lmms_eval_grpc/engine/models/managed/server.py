@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models.managed.commands import HOST, ServerCommand
+from lmms_eval_grpc.engine.record.redact import REDACTED
 
 GUARD = Path(__file__).with_name("guard.py")
 
@@ -129,7 +130,7 @@ class ManagedServer:
         """The server's log goes into the job's, but for the requests that it answered."""
         assert process.stdout is not None
         for raw in process.stdout:
-            line = raw.decode("utf-8", "replace").rstrip().replace(self.key, "[redacted]")
+            line = raw.decode("utf-8", "replace").rstrip().replace(self.key, REDACTED)
             if not _ANSWERED.search(line):
                 self._log.append(line)
                 self._tell(line)

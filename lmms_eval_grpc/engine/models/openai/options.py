@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.record.redact import REDACTED
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "EMPTY"
@@ -44,7 +45,7 @@ class ServerAddress:
         secrets = [word for word in words if len(word) >= _SHORTEST_SECRET]
         secrets += [] if self.api_key == NO_KEY else [self.api_key]
         for secret in secrets:
-            text = text.replace(secret, "[redacted]")
+            text = text.replace(secret, REDACTED)
         return text
 
 

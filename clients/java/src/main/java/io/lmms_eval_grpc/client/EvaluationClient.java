@@ -51,7 +51,7 @@ public final class EvaluationClient implements AutoCloseable {
   public EvaluationClient(ManagedChannelBuilder<?> builder) {
     channel =
         builder
-            .maxInboundMessageSize(64 << 20) // a single sample record may be larger than 4 MiB
+            .maxInboundMessageSize(64 << 20) // the results of a job may be larger than 4 MiB
             .maxInboundMetadataSize(64 << 10) // errors are explained in the trailers
             .keepAliveTime(30, TimeUnit.SECONDS)
             .keepAliveTimeout(10, TimeUnit.SECONDS)
