@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ class Server:
 
 
 @contextmanager
-def server(inputs: Inputs, folder: Path, *flags: str) -> Iterator[Server]:
-    """A server with a state folder of its own, ready to take jobs; not yet warm."""
+def server(inputs: Inputs, folder: Path, *flags: str, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server with a state folder of its own, ready to take jobs; not yet warm. ``variables``: more of its
+    environment."""
     folder.mkdir(parents=True, exist_ok=True)
     address = folder / "address"
     address.unlink(missing_ok=True)
@@ -91,7 +92,11 @@ def server(inputs: Inputs, folder: Path, *flags: str) -> Iterator[Server]:
     ]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [str(word) for word in command], stdout=output, stderr=output, cwd=folder, env=_environment(folder)
+            [str(word) for word in command],
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            env=_environment(folder) | dict(variables or {}),
         )
     try:
         while not address.exists():

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-BATCH_SIZES = (1, 8, 16, 32, 64, 128, 300)
+BATCH_SIZES = (8, 16, 32, 64, 128, 300)
 
 
 class Loop:
@@ -64,9 +64,8 @@ class Loop:
         key = tuple(tasks)
         if key not in self._best:
             self.run(tasks, 64, samples)
-            sizes = BATCH_SIZES[2:]
-            cost = {size: min(self.run(tasks, size, samples)[1] for _ in range(2)) for size in sizes}
-            self._best[key] = min(sizes, key=lambda size: cost[size])
+            cost = {size: min(self.run(tasks, size, samples)[1] for _ in range(2)) for size in BATCH_SIZES}
+            self._best[key] = min(BATCH_SIZES, key=lambda size: cost[size])
         return self._best[key]
 
     def _hear(self) -> Any:

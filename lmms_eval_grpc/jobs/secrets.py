@@ -132,8 +132,10 @@ def _has_placeholder(value: Any) -> bool:
 
 
 def _blot_out(path: Path, values: Collection[str]) -> None:
-    """Overwrites secrets in place, so that whoever remembers an offset can go on, and what is JSON stays it."""
-    forms = sorted({form.encode() for value in values for form in (value, json.dumps(value)[1:-1])}, key=len)[::-1]
+    """Overwrites secrets in place, so that whoever remembers an offset can go on, and what is JSON stays it: digits
+    alone may be of any number and are left."""
+    texts = [value for value in values if not value.isdecimal()]
+    forms = sorted({form.encode() for value in texts for form in (value, json.dumps(value)[1:-1])}, key=len)[::-1]
     if not forms:
         return
     overlap = len(forms[0]) - 1

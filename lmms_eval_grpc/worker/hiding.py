@@ -50,7 +50,10 @@ def hide_in_error(error: JobError, secrets: Sequence[str]) -> JobError:
 def _make_record(secrets: Sequence[str], *arguments: Any, **more: Any) -> logging.LogRecord:
     record = logging.LogRecord(*arguments, **more)
     try:
-        record.msg, record.args = hide(record.getMessage(), secrets), ()
+        plain = record.getMessage()
+        shown = hide(plain, secrets)
+        if shown != plain:  # else what it is made of stays: some handlers look at that
+            record.msg, record.args = shown, ()
     except Exception:  # arguments that do not fit; whoever writes the record tells that
         pass
     return record

@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -356,6 +356,33 @@ def test_an_idle_model_does_not_wait_for_what_is_prepared_after_its_batch(monkey
     assert [request.index for request in first.batch.requests] == [0]
     assert [request.index for step in rest if step.batch for request in step.batch.requests] == list(range(1, 20))
     assert all(not step.broken for step in rest)
+
+
+def test_what_an_idle_model_waited_for_is_dropped_when_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "PATIENCE", 0.0)
+    go_on = threading.Event()
+    encoded: list[int] = []
+
+    def encode(chunk: Sequence[PreparedRequest]) -> Sequence[PreparedRequest]:
+        encoded.extend(request.index for request in chunk)
+        assert go_on.wait(60)
+        return chunk
+
+    planner: Planner[Any] = Planner(lambda index, _: prepared(1.0, index), encode, lambda longest: 16, cut_early=True)
+    demand = Demand(threads=1)
+    demand.waiting = True
+    with ThreadPoolExecutor(1) as pool:
+        steps = planner.plan(range(20), pool, demand)
+        begun = [next(steps) for _ in range(3)]
+        demand.closed = True
+        closing = threading.Thread(target=steps.close)  # type: ignore[attr-defined]
+        closing.start()
+        with pytest.raises(CancelledError):
+            begun[2].result(30)
+        go_on.set()
+        closing.join()
+    assert encoded == [0]
+    assert begun[0].result().batch is not None
 
 
 def test_patience_lasts_longer_where_the_rest_is_soon_there() -> None:

@@ -132,6 +132,14 @@ def test_special_tokens_within_a_stop_string_do_not_show() -> None:
     assert StopVocabulary(tokenizer, ["a>", "\n"]).rows_to_read([*hidden, line]) == [2]
 
 
+def test_numbers_that_only_the_model_has_do_not_show() -> None:
+    """Embeddings are often larger than the vocabulary, rounded up."""
+    tokenizer = wrapped(byte_level())
+    (line,) = tokenizer("\n")["input_ids"]
+    row = [line, *range(len(tokenizer), len(tokenizer) + 20), line, line]
+    assert ends_found([row], ["\n\n"], tokenizer) == [len(row) - 1] == [first_end(row, ["\n\n"], tokenizer)]
+
+
 def test_each_token_is_decoded_once_for_all_batches() -> None:
     tokenizer = wrapped(byte_level())
     decoded: list[int] = []

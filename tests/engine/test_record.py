@@ -245,6 +245,17 @@ def test_a_secret_is_in_no_file_of_the_results_whoever_said_it(tmp_path: Path) -
         json.loads(text.splitlines()[0] if text.startswith('{"') else text)
 
 
+@pytest.mark.parametrize("key", ["000000", "target", "nosuch-key"])
+def test_a_secret_like_a_number_or_a_key_leaves_the_samples_whole(tmp_path: Path, key: str) -> None:
+    said = f"{key} or\n{key[1:]}"
+    scores = {"exact_match": 0.300000004, "big": 1000000}
+    path = write(tmp_path, api_key=key, responses=(said,), filtered_responses=(key,), scores=scores).samples_paths[0]
+    sample = json.loads(path.read_text().splitlines()[0])
+    assert sample["resps"] == [f"{REDACTED} or\n{key[1:]}"]
+    assert (sample["filtered_resps"], sample["target"]) == (REDACTED, "a")
+    assert (sample["exact_match"], sample["big"]) == (0.300000004, 1000000)
+
+
 def test_the_results_document_has_lmms_evals_keys(written: WrittenResults) -> None:
     document, path, _ = written
     assert json.loads(path.read_text()) == document

@@ -62,6 +62,13 @@ def test_an_ended_job_keeps_no_secret_in_its_folder(tmp_path: Path) -> None:
     secrets.clear(tmp_path)  # again does no harm
 
 
+def test_numbers_of_results_stay_where_a_secret_is_digits_only(tmp_path: Path) -> None:
+    secrets.write(tmp_path, Secrets({"model_args": {}}, ("123456",)))
+    (tmp_path / "results.json").write_text(json.dumps({"score": 0.1234567, "tokens": 123456}))
+    secrets.clear(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == {"score": 0.1234567, "tokens": 123456}
+
+
 def test_what_an_earlier_server_left_is_cleared_but_not_of_jobs_that_go_on(tmp_path: Path) -> None:
     for name in ("ended", "waits"):
         secrets.write(tmp_path / name, KEPT)

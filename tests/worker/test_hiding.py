@@ -64,6 +64,17 @@ def test_what_is_printed_and_logged_lacks_them(
     assert sys.stdout.isatty() is False
 
 
+def test_log_records_without_secrets_keep_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
+    hide_in_output(("key-of-the-job",))
+    make = logging.getLogger("library").makeRecord
+    record = make("library", logging.INFO, "f", 1, "%s of %d", ("some", 3), None)
+    assert (record.msg, record.args, record.getMessage()) == ("%s of %d", ("some", 3), "some of 3")
+    assert make("library", logging.INFO, "f", 1, "a %s", ("key-of-the-job",), None).getMessage() == "a [redacted]"
+
+
 def test_an_error_lacks_them() -> None:
     error = JobError(JobErrorCode.EVALUATION, "R", "bad key-of-the-job", {"exception": "key-of-the-job"})
     assert hide_in_error(error, secrets_of(SPEC, {})) == JobError(
@@ -81,6 +92,8 @@ def test_an_error_lacks_them() -> None:
         "s3://bucket/folder@v1",
         "max_new_tokens=16,cache_key_length=3",
         "a basic question, bearer of news",
+        "Basic mathematics, Basic trigonometry. Basic high-school algebra",
+        "Bearer authentication: Bearer certificates/bonds; Bearer AUTHORIZATION",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -95,6 +108,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
         ("use hf_abcdefghijklmnop now", "hf_abcdefghijklmnop"),
         ("sk-proj-abcdefghijklmnop_1234", "sk-proj-abcdefghijklmnop_1234"),
         ("Authorization: Bearer abcdefgh12345678", "abcdefgh12345678"),
+        ("Authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
         ("https://user:pa55word@host/", "pa55word"),
         ("https://host/x?X-Amz-Signature=0123456789abcdef&y=1", "0123456789abcdef"),
         ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),

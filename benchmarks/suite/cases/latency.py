@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -44,6 +43,7 @@ def run(bench: Bench) -> CaseResult:
         server.wait(job_id)
         server.client.pause_queue("benchmark")
         their_job = their_server.submit([TASK], limit=1)
+        their_server.wait(their_job)
         interleave(
             bench.rounds(),
             [
@@ -105,20 +105,14 @@ def _watch(server: ours.Server, first: Series) -> tuple[float, None]:
     """Milliseconds from a state change to the watcher, the median over a job's."""
     delays: list[float] = []
     progress: list[float] = []
-    ready = threading.Event()
     began = time.time()
     job_id = server.submit([TASK], limit=8)
-
-    def follow() -> None:
-        for event in server.client.watch_job(job_id):
-            now = time.time()
-            ready.set()
-            if event.HasField("state_change"):
-                delays.append(1000 * (now - event.event_time.ToNanoseconds() / 1e9))
-            elif event.HasField("progress"):
-                progress.append(1000 * (now - began))
-
-    follow()
+    for event in server.client.watch_job(job_id):
+        now = time.time()
+        if event.HasField("state_change"):
+            delays.append(1000 * (now - event.event_time.ToNanoseconds() / 1e9))
+        elif event.HasField("progress"):
+            progress.append(1000 * (now - began))
     first.values.append(min(progress))
     return sorted(delays[1:])[len(delays[1:]) // 2], None  # the first happened before anybody watched
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,10 +11,11 @@ from pathlib import Path
 from benchmarks.suite import ours, theirs
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Comparison, Series
-from benchmarks.suite.inputs import SAMPLES, TASK
+from benchmarks.suite.inputs import ROOT, SAMPLES, TASK
 from benchmarks.suite.processes import environment, tree
 
 BATCH_SIZE = 8
+COUNTING = Path(__file__).parents[1] / "count_answers"
 
 
 def run(bench: Bench) -> CaseResult:
@@ -37,8 +37,9 @@ def run(bench: Bench) -> CaseResult:
         "Resume after kill -9",
         f"{SAMPLES} samples at batch size {BATCH_SIZE}; everything is killed once half of them are answered, and"
         " started again. Ours is the server with its job; lmms-eval's own server forgets its jobs, so it is the command"
-        " line with --use_cache, told to do the same again. Counted are the samples that were answered before the kill"
-        " and were answered again, as a share of those.",
+        " line with --use_cache, told to do the same again. What the model answered is counted in its own generate, in"
+        " both alike: what it answers beyond the number of samples is counted as answered again, as a share of what it"
+        " had answered before the kill.",
         [again, rest, their_again, their_rest],
         [Comparison("ours answers again", again.median, (min(again.values), max(again.values)), "%", at_most=5)],
     )
@@ -46,28 +47,27 @@ def run(bench: Bench) -> CaseResult:
 
 def _ours(bench: Bench) -> tuple[float, float]:
     folder = bench.new_folder()
-    with ours.server(bench.inputs, folder) as server:
+    counter = folder / "answered"
+    variables = {"PYTHONPATH": f"{COUNTING}{os.pathsep}{ROOT}", "COUNT_ANSWERS": str(counter)}
+    with ours.server(bench.inputs, folder, variables=variables) as server:
         server.wait_warm()
         job_id = server.submit([TASK], batch_size=BATCH_SIZE)
-        log = folder / "state" / "jobs" / job_id / "run_log.jsonl"
-        while _answered(log) < SAMPLES // 2:
+        while _lines(counter) < SAMPLES // 2:
             time.sleep(0.005)
         for process in tree(server.process.pid):
             process.send_signal(signal.SIGKILL)
         server.process.wait()
-    before = _answered(log)
+    before = _lines(counter)
     began = time.perf_counter()
-    with ours.server(bench.inputs, folder) as server:
-        job = server.wait(job_id)
+    with ours.server(bench.inputs, folder, variables=variables) as server:
+        server.wait(job_id)
         seconds = time.perf_counter() - began
-    return 100 * (before - job.progress.samples_resumed) / before, seconds
+    return _repeated(counter, before), seconds
 
 
-def _answered(log: Path) -> int:
-    if not log.exists():
-        return 0
-    lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-    return sum("doc_id" in json.loads(line) for line in lines)
+def _repeated(counter: Path, before: int) -> float:
+    """Percent of what had been answered ``before``: what was answered beyond every sample once."""
+    return 100 * max(0, _lines(counter) - SAMPLES) / before
 
 
 def _theirs(bench: Bench) -> tuple[float, float]:
@@ -75,9 +75,7 @@ def _theirs(bench: Bench) -> tuple[float, float]:
     counter = folder / "answered"
     more = ("--use_cache", str(folder / "cache"))
     command = theirs.command(bench.inputs, folder, [TASK], batch_size=BATCH_SIZE, more=more)
-    variables = environment(
-        folder, PYTHONPATH=str(Path(__file__).parents[1] / "count_answers"), COUNT_ANSWERS=str(counter)
-    )
+    variables = environment(folder, PYTHONPATH=str(COUNTING), COUNT_ANSWERS=str(counter))
     with (folder / "killed.log").open("w") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=variables, stdout=output, stderr=output, start_new_session=True
@@ -89,12 +87,11 @@ def _theirs(bench: Bench) -> tuple[float, float]:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     before = _lines(counter)
-    counter.unlink()
     began = time.perf_counter()
     with (folder / "again.log").open("w") as output:
         subprocess.run(command, cwd=folder, env=variables, stdout=output, stderr=output, check=True)
     seconds = time.perf_counter() - began
-    return 100 * max(0, _lines(counter) - (SAMPLES - before)) / before, seconds
+    return _repeated(counter, before), seconds
 
 
 def _lines(path: Path) -> int:

@@ -23,7 +23,7 @@ KINDS: dict[str, Sequence[str]] = {
 
 
 def run(bench: Bench) -> CaseResult:
-    """At the defaults of both, at lmms-eval's best batch size, and the loop at every batch size."""
+    """At the defaults of both, at lmms-eval's best batch size, and the loop at its own."""
     result = CaseResult(
         "samples",
         f"{SAMPLES} samples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,6 +61,8 @@ _VALUES = re.compile(
     )"""
 )
 _SCHEMES = re.compile(r"\b(?P<scheme>Bearer|Basic)\s+(?P<value>[\w.~+/=-]{8,})")
+_WORDS = re.compile(r"(?:[A-Z]{1,20}|[A-Za-z][a-z]{0,19})(?:[-/.](?:[A-Z]{1,20}|[A-Za-z]?[a-z]{0,19}))*")
+"""What follows ``Basic`` or ``Bearer`` in prose."""
 _LOGIN = re.compile(r"(?<=://)(?P<value>[^/\s@]+)(?=@)")
 """Of an address: ``user:password@``."""
 _SIGNATURE = re.compile(
@@ -82,22 +85,35 @@ def hide(text: str, known: Iterable[str] = ()) -> str:
     if "://" in text:
         text = _LOGIN.sub(REDACTED, text)
     if "earer" in text or "asic" in text:
-        text = _SCHEMES.sub(rf"\g<scheme> {REDACTED}", text)
+        text = _SCHEMES.sub(lambda match: f"{match['scheme']} {REDACTED}" if _is_credential(match) else match[0], text)
     return text
 
 
 def hide_in_json(text: str, known: Iterable[str]) -> str:
-    """JSON without the secrets that are ``known``, in whatever strings they are."""
-    for secret in known:
-        for form in {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
-            text = text.replace(form, REDACTED)
-    return text
+    """A line of JSON without the secrets that are ``known``, in whatever strings they are. Keys and numbers stay."""
+    known = tuple(known)
+    forms = (json.dumps(secret, ensure_ascii=ascii)[1:-1] for secret in known for ascii in (False, True))
+    if not any(form in text for form in forms):
+        return text
+    return json.dumps(_hide_known(json.loads(text), known), ensure_ascii=False)
 
 
 def secret_values(value: Any) -> tuple[str, ...]:
     """The secrets in plain JSON that are long enough to be looked for elsewhere, the longest first."""
     found = {text for text in _secrets(value) if len(text) >= SHORTEST_KNOWN and text.upper() not in _NO_SECRETS}
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
+
+
+def _is_credential(match: re.Match[str]) -> bool:
+    """Whether it is no sentence that a scheme's name stands in: "Basic mathematics"."""
+    if _WORDS.fullmatch(match["value"]):
+        return False
+    if match["scheme"] == "Bearer":
+        return True
+    try:
+        return b":" in base64.b64decode(match["value"], validate=True)
+    except ValueError:
+        return False
 
 
 def redact_command(arguments: Sequence[str]) -> list[str]:
@@ -107,6 +123,17 @@ def redact_command(arguments: Sequence[str]) -> list[str]:
         names_secret = option.startswith("--") and _is_secret(option[2:])
         shown.append(REDACTED if names_secret and not argument.startswith("--") else redact(argument))
     return shown
+
+
+def _hide_known(value: Any, known: Sequence[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _hide_known(item, known) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_hide_known(item, known) for item in value]
+    if isinstance(value, str):
+        for secret in known:
+            value = value.replace(secret, REDACTED)
+    return value
 
 
 def _redact(value: Any, known: Sequence[str]) -> Any:
@@ -152,7 +179,8 @@ def _secrets(value: Any) -> Iterator[str]:
             yield from _secrets(item)
     elif isinstance(value, str):
         yield from (match[0] for match in _VALUES.finditer(value))
-        for pattern in (_SCHEMES, _LOGIN, _SIGNATURE):
+        yield from (match["value"] for match in _SCHEMES.finditer(value) if _is_credential(match))
+        for pattern in (_LOGIN, _SIGNATURE):
             yield from (match["value"] for match in pattern.finditer(value))
         yield from (match["value"] for match in _ASSIGNMENT.finditer(value) if _is_secret(match["name"]))
         # Of a login the password alone may turn up elsewhere.

@@ -403,6 +403,8 @@ class HuggingFaceBackend:
                 hide = bool(self.options.enable_thinking)
                 stopping = self._stopping.get(plan.stops)
                 if stopping is None:
+                    if len(self._stopping) >= _KEPT_PROMPTS:  # every request may bring stop strings of its own
+                        self._stopping.clear()
                     stopping = self._stopping[plan.stops] = StopVocabulary(self.processor.tokenizer, plan.stops)
                 return generate_batch(self.model, batch, plan, stopping, hide_thoughts=hide), None
         except Exception as error:

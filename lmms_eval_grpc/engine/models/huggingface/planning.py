@@ -108,8 +108,11 @@ class Planner(Generic[R]):
 
     def plan(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[Future[Prepared]]:
         """The steps in their order, each being worked on when it is yielded."""
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as urgent:
+        urgent = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        try:
             yield from self._plan(requests, pool, urgent, demand)
+        finally:
+            urgent.shutdown(cancel_futures=demand.closed)
 
     def _plan(
         self, requests: Sequence[R], pool: Executor, urgent: Executor, demand: Demand

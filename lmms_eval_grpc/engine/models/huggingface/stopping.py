@@ -30,8 +30,8 @@ class StopVocabulary:
             # Others are several bytes, of which the newest token may have some only.
             self._last_characters.add(_INCOMPLETE)
         self._may_end: dict[int, bool] = {}
-        added = tokenizer.added_tokens_decoder
-        self._hidden = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+        self._hidden: set[int] = set()
+        """Those that no text shows: special ones, and numbers that the tokenizer, unlike the model, does not have."""
         self._bytes = _byte_tokens(tokenizer)
 
     def rows_to_read(self, newest: Sequence[int]) -> list[int]:
@@ -62,6 +62,8 @@ class StopVocabulary:
         # Twice in a row, because decoders may drop a space at the very start.
         for token, text in zip(tokens, self._decode([[token, token] for token in tokens]), strict=True):
             self._may_end[token] = not self._last_characters.isdisjoint(text)
+            if not text:
+                self._hidden.add(token)
 
     def _decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         texts: list[str] = self.tokenizer.batch_decode(
