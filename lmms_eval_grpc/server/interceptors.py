@@ -33,8 +33,12 @@ def build_interceptors(
 ) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors in their order, as one. ``guards`` decide who may call; those that they refuse are logged, but
     hold nothing."""
-    streams = StreamLimits(args.max_watches, args.max_watches_per_client, args.max_watches_per_principal)
-    parts = [calls, MaskErrors(), *guards, LimitStreams(streams), LimitTime(args.unary_timeout), CheckCaps()]
+    # Streams that need no credentials are counted apart: nobody without any may take the places of those who have.
+    streams, open_to_all = (
+        StreamLimits(args.max_watches, args.max_watches_per_client, args.max_watches_per_principal) for _ in range(2)
+    )
+    limit_streams = LimitStreams(streams, open_to_all)
+    parts = [calls, MaskErrors(), *guards, limit_streams, LimitTime(args.unary_timeout), CheckCaps()]
     return [AllAround(parts, unknown=calls.note_unknown)]
 
 

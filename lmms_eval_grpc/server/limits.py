@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
 from lmms_eval_grpc.scheduler.carry import carry_through
 from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
-from lmms_eval_grpc.server.principals import current_principal
+from lmms_eval_grpc.server.auth.table import MINIMUM_ROLES
+from lmms_eval_grpc.server.principals import Role, current_principal
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.server.around import Handler
@@ -63,16 +64,19 @@ class StreamLimits:
 
 
 class LimitStreams(Around):
-    """Caps the open server streams, which may last for days, in total, per client and per principal."""
+    """Caps the open server streams, which may last for days, in total, per client and per principal; by bounds of their
+    own those that need no credentials."""
 
-    def __init__(self, limits: StreamLimits) -> None:
+    def __init__(self, limits: StreamLimits, of_open_to_all: StreamLimits) -> None:
         self._limits = limits
+        self._of_open_to_all = of_open_to_all
 
     def wrap(self, handler: Handler, method: str) -> Handler:
         return super().wrap(handler, method) if handler.response_streaming else handler
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        with self._limits.hold(client_of(context.peer()), current_principal().name):
+        limits = self._of_open_to_all if MINIMUM_ROLES.get(details.method) is Role.NONE else self._limits
+        with limits.hold(client_of(context.peer()), current_principal().name):
             return await behaviour(request, context)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +130,17 @@ async def test_a_principal_has_so_many_streams_over_all_its_connections(new_rig:
         assert detail(error, "ErrorInfo").reason == "TOO_MANY_WATCHES"
         assert detail(error, "QuotaFailure").violations[0].subject == "principal ada"
         await stub.WatchQueue(pb.WatchQueueRequest(), metadata=by("bob")).read()
+
+
+async def test_watches_of_health_which_anybody_may_open_take_nobodys_place(new_rig: NewRig) -> None:
+    rig = await new_rig(max_watches=2)
+    health = health_pb2_grpc.HealthStub(rig.channel)
+    watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+    for call in watching:
+        await call.read()
+    error = await failure(health.Watch(health_pb2.HealthCheckRequest()))
+    assert detail(error, "ErrorInfo").reason == "TOO_MANY_WATCHES"
+    await rig.stub.WatchQueue(pb.WatchQueueRequest(), metadata=by("ada")).read()
 
 
 def test_of_streams_that_are_over_nothing_is_kept() -> None:
