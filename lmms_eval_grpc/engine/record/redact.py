@@ -96,8 +96,10 @@ def hide_in_json(text: str, known: Iterable[str]) -> str:
 
 
 def secret_values(value: Any) -> tuple[str, ...]:
-    """The secrets in plain JSON that are long enough to be looked for elsewhere, the longest first."""
-    found = {text for text in _secrets(value) if len(text) >= SHORTEST_KNOWN and text.upper() not in _NO_SECRETS}
+    """The secrets in plain JSON that are long enough to be looked for elsewhere, the longest first; also as Python and
+    JSON quote them."""
+    plain = {text for text in _secrets(value) if len(text) >= SHORTEST_KNOWN and text.upper() not in _NO_SECRETS}
+    found = {form for text in plain for form in (text, repr(text)[1:-1], json.dumps(text)[1:-1])}
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
 
 
