@@ -10,6 +10,7 @@ from typing import Any
 
 from lmms_eval_grpc.executors import scratch
 from lmms_eval_grpc.executors.worker_process import WorkerProcess, forget_identity
+from lmms_eval_grpc.jobs.secrets import SecretsLost
 from lmms_eval_grpc.worker.v1.worker_pb2 import RunJob, WorkerCommand
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,12 @@ class PreparedWorkers:
             self._dismiss(job_id)
         for job_id, order in orders.items():
             if job_id not in self._waiting:
+                try:
+                    made = order()
+                except SecretsLost:
+                    continue  # It cannot run, and its start says so; the others are not concerned.
                 after = self._leaving.get(job_id)
-                self._waiting[job_id] = _PreparedWorker(order(), self._fork, self._hurry, after)
+                self._waiting[job_id] = _PreparedWorker(made, self._fork, self._hurry, after)
 
     async def take(self, job_id: str, attempt: int) -> WorkerProcess | None:
         """The worker that prepares or has prepared this attempt of the job, for whoever runs it now; None, once nothing

@@ -102,15 +102,21 @@ def withdraw(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """Removes the secrets of a job that has ended, and blots them out where they got into files of its folder."""
     path = folder / SECRETS_FILE
+    values: Collection[str] = ()
     try:
         values = read(folder).values
         if not values and not path.exists():
             return
+    except SecretsLost:
+        pass  # There is a file, and nobody can use it.
+    try:
         for file in folder.rglob("*"):
             if file != path and file.is_file() and not file.is_symlink():
-                _blot_out(file, values)
-        path.unlink(missing_ok=True)
-    except SecretsLost:
+                _try_to_blot_out(file, values)
+    except OSError as error:
+        logger.warning("the folder of job %s cannot be looked through for its secrets: %s", folder.name, error)
+    # In any case: what is left in another file is less than what is in this one.
+    try:
         path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("the secrets of job %s cannot be removed: %s", folder.name, error)
@@ -129,6 +135,13 @@ def _has_placeholder(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(_has_placeholder, value))
     return isinstance(value, str) and PLACEHOLDER in value
+
+
+def _try_to_blot_out(path: Path, values: Collection[str]) -> None:
+    try:
+        _blot_out(path, values)
+    except OSError as error:
+        logger.warning("%s may hold secrets of its job and cannot be overwritten: %s", path, error.strerror)
 
 
 def _blot_out(path: Path, values: Collection[str]) -> None:

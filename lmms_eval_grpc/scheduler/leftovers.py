@@ -38,8 +38,8 @@ class Leftover:
 
 
 def list_folders(jobs_dir: Path) -> list[str]:
-    """Names of the folders in the jobs' folder. Ask for the jobs that there are afterwards: no folder is made before
-    its job is in the store."""
+    """Names of the folders in the jobs' folder. Ask for the jobs that there are afterwards: but for those with secrets,
+    which come a moment earlier, no folder is made before its job is in the store."""
     try:
         return sorted(entry.name for entry in os.scandir(jobs_dir) if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from lmms_eval_grpc.server.around import AllAround, Around, Behaviour, CallDetai
 from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.errors import internal_status, status_of
-from lmms_eval_grpc.server.limits import LimitStreams, LimitTime, StreamLimits
+from lmms_eval_grpc.server.limits import OPEN_TO_ALL, LimitStreams, LimitTime, StreamLimits
 from lmms_eval_grpc.server.observe import ObserveCalls
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ def build_interceptors(
 ) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors in their order, as one. ``guards`` decide who may call; those that they refuse are logged, but
     hold nothing."""
+    # Streams that need no credentials are counted apart: nobody without any may take the places of those who have.
     streams = StreamLimits(args.max_watches, args.max_watches_per_client, args.max_watches_per_principal)
-    parts = [calls, MaskErrors(), *guards, LimitStreams(streams), LimitTime(args.unary_timeout), CheckCaps()]
+    limit_streams = LimitStreams(streams, StreamLimits(OPEN_TO_ALL, OPEN_TO_ALL))
+    parts = [calls, MaskErrors(), *guards, limit_streams, LimitTime(args.unary_timeout), CheckCaps()]
     return [AllAround(parts, unknown=calls.note_unknown)]
 
 

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
 from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
-from lmms_eval_grpc.server.principals import UNKNOWN, current_principal
+from lmms_eval_grpc.server.auth.table import MINIMUM_ROLES
+from lmms_eval_grpc.server.principals import Role, current_principal
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.server.around import Handler
 
 
-STRANGERS = 100
-"""Streams that those may have open, together, who have not shown who they are to a server that asks: of health."""
+OPEN_TO_ALL = 1_000
+"""Open streams of the methods that need no credentials, all together: of health."""
 
 
 class StreamLimits:
@@ -61,20 +62,19 @@ class StreamLimits:
 
 
 class LimitStreams(Around):
-    """Caps the open server streams, which may last for days, in total, per client and per principal. Strangers have a
-    bound of their own, so that they take nothing from those who may watch."""
+    """Caps the open server streams, which may last for days, in total, per client and per principal; by bounds of their
+    own those that need no credentials."""
 
-    def __init__(self, limits: StreamLimits) -> None:
+    def __init__(self, limits: StreamLimits, of_open_to_all: StreamLimits) -> None:
         self._limits = limits
-        self._of_strangers = StreamLimits(STRANGERS, STRANGERS)
+        self._of_open_to_all = of_open_to_all
 
     def wrap(self, handler: Handler, method: str) -> Handler:
         return super().wrap(handler, method) if handler.response_streaming else handler
 
     async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        principal = current_principal()
-        limits = self._of_strangers if principal is UNKNOWN else self._limits
-        with limits.hold(client_of(context.peer()), principal.name):
+        limits = self._of_open_to_all if MINIMUM_ROLES.get(details.method) is Role.NONE else self._limits
+        with limits.hold(client_of(context.peer()), current_principal().name):
             return await behaviour(request, context)
 
 

@@ -31,7 +31,8 @@ def split_secrets(spec: JobSpec) -> tuple[JobSpec, Secrets]:
     if not isinstance(spec, EvaluationSpec):
         return spec, Secrets()
     given = {name: getattr(spec, name) for name in FIELDS}
-    shown = {name: redact(values) for name, values in given.items()}
+    known = secret_values(given)  # which may stand in other places too
+    shown = {name: redact(values, known) for name, values in given.items()}
     hidden = {name: values for name, values in given.items() if shown[name] != values}
     if not hidden:
         return spec, Secrets()

@@ -61,11 +61,26 @@ def refused_code(spec: EvaluationSpec, rules: CodeRules) -> Iterator[Violation]:
                 yield Violation(f"spec.tasks[{index}]", _TASKS)
     if not rules.allow_server_args and spec.model_args.get("server_args"):
         yield Violation("spec.model_args.server_args", _ARGUMENTS)
+    yield from _hidden_options(spec)
     entry = registry.resolve(spec.model)
     if not rules.allow_lmms_eval_models and entry is not None and entry.name.startswith(LMMS_EVAL_PREFIX):
         yield Violation("spec.model", f"{shown(spec.model)}: {_FOREIGN}")
     if rules.allowed_api_hosts:
         yield from _foreign_hosts(spec, rules.allowed_api_hosts)
+
+
+def _hidden_options(spec: EvaluationSpec) -> Iterator[Violation]:
+    """Values that the command line of an inference server would take for options of its own, whatever is allowed."""
+    entry = registry.resolve(spec.model)
+    if entry is None or "server_args" not in entry.arguments:
+        return
+    for key, value in spec.model_args.items():
+        on_command_line = entry.names(key) in ("", "checkpoint") or key == "chat_template"
+        if on_command_line and isinstance(value, str) and value.lstrip().startswith("-"):
+            yield Violation(
+                f"spec.model_args.{key}",
+                f"{shown(value)} begins with a dash, as options of the inference server do; leave it out",
+            )
 
 
 def _remote_code(spec: EvaluationSpec) -> Iterator[Violation]:

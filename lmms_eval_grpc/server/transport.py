@@ -200,7 +200,12 @@ def _bind_socket(server: grpc.aio.Server, path: Path, cleanup: AsyncExitStack) -
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and _answers(path):
             raise ServerStartError(f"unix_socket: another program listens on {path}; choose another path")
-        server.add_insecure_port(f"unix:{path}")
+        # From its first moment: whoever connects before the mode is changed stays connected.
+        mask = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        finally:
+            os.umask(mask)
         path.chmod(0o600)
     except (OSError, RuntimeError) as error:
         if isinstance(error, ServerStartError):

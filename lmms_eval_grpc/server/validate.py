@@ -110,7 +110,7 @@ class Validator:
             raise InvalidRequest(hide_secrets(_distinct(violations), spec))
         spec = settle_checkpoint(spec)
         if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
-            raise InvalidRequest(forbidden)
+            raise InvalidRequest(hide_secrets(forbidden, spec))
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
         if track != spec.track:
             spec = dataclasses.replace(spec, track=track)

@@ -27,7 +27,11 @@ _PATH_STARTS = ("/", "./", "../", "~", "file:", "local:")
 _HUB_ID = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
+"""Folders in a checkpoint's, all of whose files are read or copied."""
 _MOST_INDEX_BYTES = 64 * 1024 * 1024
+_LONGEST_PATH = 4096
+"""Bytes of a path that Linux opens, with the one that ends it."""
 
 
 class Access(Enum):
@@ -104,16 +108,26 @@ class PathRules:
             return f"{_shown(text)} is neither an absolute path, nor an id on the hub, nor a URL"
         if problem := self.path_problem(text, Access.READ):
             return problem
-        return self._contents_problem(text, in_use=in_use)
+        return self.contents_problem(text, in_use=in_use)
 
     def file_problem(self, text: str, *, in_use: bool = False) -> str:
         """The same of what may be a text or the name of a file with it. To name a file it must look like a path, unless
         there is one of that name where the worker is, which is for it to see."""
-        if looks_like_path(text):
+        if looks_like_path(text) or self._is_of_server(text):
             return self.path_problem(text, Access.READ)
         if in_use and self.roots(Access.READ) and _is_file(text):
             return self.path_problem(text, Access.READ)
         return ""
+
+    def _is_of_server(self, text: str) -> bool:
+        """Whether a relative name is that of a file in the server's state: workers have its working folder, which may
+        be that state, so that every text is a name in it."""
+        if not self.state_dir or len(text) >= _LONGEST_PATH:
+            return False
+        resolved = resolve(text)
+        if resolved is None or not _is_within(resolved, self.state_dir):
+            return False
+        return resolved.name == SECRETS_FILE or _is_file(str(resolved))
 
     def _url_problem(self, url: str) -> str:
         roots = self.roots(Access.READ)
@@ -131,25 +145,20 @@ class PathRules:
                 return _scheme_refusal(url, scheme, allowed)
         return ""
 
-    def _contents_problem(self, text: str, *, in_use: bool) -> str:
+    def contents_problem(self, text: str, *, in_use: bool) -> str:
         """Whether a checkpoint's folder, which may be read, leads out of what may be read."""
         folder = resolve(text)
         assert folder is not None
-        try:
-            with os.scandir(folder) as entries:
-                links = [entry.path for entry in entries if entry.is_symlink()]
-        except OSError:
-            return ""  # whoever reads it says why it cannot be
+        links = [link for place in (folder, *(folder / name for name in _TEMPLATE_FOLDERS)) for link in links_in(place)]
         named = list(_named_files(folder)) if in_use else []
         for path in (*links, *named):
             if self.path_problem(path, Access.READ):
-                return (
-                    f"{_shown(text)} leads out of the folders that this server lets requests read, by its"
-                    f" {_shown(os.path.relpath(path, folder))}; copy what is needed into the checkpoint"
-                )
-        if in_use and (base := _adapter_base(folder)) and (problem := self.checkpoint_problem(base, in_use=False)):
-            return f"the model under the adapter in {_shown(text)}: {problem}"
-        return ""
+                return leads_out(text, os.path.relpath(path, folder))
+        base = _adapter_base(folder) if in_use else ""
+        problem = self.checkpoint_problem(base) if base else ""
+        if base and not problem and os.path.exists(base):  # noqa: PTH110 - does not fail for what is no path
+            problem = self.path_problem(base, Access.READ)  # a folder here goes before the hub
+        return f"the model under the adapter in {_shown(text)}: {problem}" if problem else ""
 
 
 def resolve(text: str) -> Path | None:
@@ -163,11 +172,11 @@ def resolve(text: str) -> Path | None:
 
 def looks_like_path(text: str) -> bool:
     """Whether a string among other settings is most likely a path."""
-    return text.startswith(_PATH_STARTS) or ".." in text.split("/")
+    return text[:6].lower().startswith(_PATH_STARTS) or ".." in text.split("/")
 
 
 def strings(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Every string in plain JSON, keys included, with its place."""
+    """Every string in plain JSON that is no key, with its place."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from strings(item, f"{field}.{key}")
@@ -187,6 +196,23 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
+
+
+def leads_out(checkpoint: str, name: str) -> str:
+    """What is told of a checkpoint with a file that may not be read."""
+    return (
+        f"{_shown(checkpoint)} leads out of the folders that this server lets requests read, by its {_shown(name)};"
+        " copy what is needed into the checkpoint"
+    )
+
+
+def links_in(folder: Path) -> list[str]:
+    """The symbolic links right in a folder; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_symlink()]
+    except OSError:
+        return []  # whoever reads it says why it cannot be
 
 
 def _named_files(folder: Path) -> Iterator[str]:

@@ -20,7 +20,7 @@ from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line
-from lmms_eval_grpc.engine.record.redact import REDACTED, redact
+from lmms_eval_grpc.engine.record.redact import REDACTED, redact, secret_values
 from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS, WrittenResults, model_folder, write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord, to_lmms_eval_sample
 from lmms_eval_grpc.engine.tasks.load import load_tasks
@@ -180,6 +180,22 @@ def test_secrets_are_taken_out() -> None:
         "base_url": f"https://{REDACTED}@host/v1",
         "mail": "user@host",
     }
+
+
+def test_all_texts_under_a_secrets_key_are_secret() -> None:
+    given = {
+        "api_keys": ["first-key", "second-key"],
+        "credentials": {"user": "somebody", "parts": ["long-secret", 7]},
+        "extra_headers": {"Authorization": ["Bearer in-a-list"]},
+        "stop_token": ["<end>"],
+    }
+    assert redact(given) == {
+        "api_keys": [REDACTED, REDACTED],
+        "credentials": {"user": REDACTED, "parts": [REDACTED, 7]},
+        "extra_headers": {"Authorization": [REDACTED]},
+        "stop_token": ["<end>"],
+    }
+    assert {"first-key", "second-key", "somebody", "long-secret", "in-a-list"} <= set(secret_values(given))
 
 
 @pytest.mark.parametrize(

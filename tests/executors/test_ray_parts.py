@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from lmms_eval_grpc.executors.ray.actor import ActorSettings, JobActor
+from lmms_eval_grpc.executors.ray.executor import RayExecutor
 from lmms_eval_grpc.executors.ray.job_files import CHUNK_BYTES, FileChange, FolderSource, apply, snapshot
-from lmms_eval_grpc.executors.ray.messages import Node
+from lmms_eval_grpc.executors.ray.messages import Node, Nodes
 from lmms_eval_grpc.executors.ray.slots import Roster
 from lmms_eval_grpc.jobs.events import Failed, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
+from lmms_eval_grpc.jobs.secrets import PLACEHOLDER, SecretsLost
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
 from lmms_eval_grpc.jobs.state import JobState
 
@@ -51,6 +53,15 @@ def test_nodes_of_one_address_have_numbers_and_a_machine_that_comes_back_its_old
     assert names(roster, one, two) == ["10.0.0.3/cpu:0", "10.0.0.3-2/cpu:0"]
     assert names(roster, two) == ["10.0.0.3-2/cpu:0"]
     assert names(roster, two, Node("again", "10.0.0.3", gpus=0, cpus=1)) == ["10.0.0.3/cpu:0", "10.0.0.3-2/cpu:0"]
+
+
+async def test_of_a_job_that_lacks_its_secrets_nothing_is_kept(tmp_path: Path) -> None:
+    executor = RayExecutor()
+    executor._take(Nodes((CPU_NODE,)))
+    spec = EvaluationSpec("openai", ("t",), {"model": "m", "api_key": PLACEHOLDER})
+    with pytest.raises(SecretsLost):
+        await executor.execute(Job("j", spec, JobState.RUNNING, 0.0, 1, attempt=1), executor.devices, tmp_path)
+    assert not executor._executions  # which the executor's end would wait for
 
 
 def copy_growth(source: FolderSource, there: Path) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +69,23 @@ def test_numbers_of_results_stay_where_a_secret_is_digits_only(tmp_path: Path) -
     (tmp_path / "results.json").write_text(json.dumps({"score": 0.1234567, "tokens": 123456}))
     secrets.clear(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == {"score": 0.1234567, "tokens": 123456}
+
+
+def test_a_file_that_cannot_be_overwritten_keeps_no_secret_from_being_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secrets.write(tmp_path, KEPT)
+    program = tmp_path / "a-program"
+    shutil.copy(shutil.which("sleep") or "", program)
+    (tmp_path / "worker.log").write_text("the-key-1234")
+    with subprocess.Popen([program, "600"]) as running:  # nobody may write to a program that runs
+        try:
+            secrets.clear(tmp_path)
+        finally:
+            running.kill()
+    assert not (tmp_path / SECRETS_FILE).exists()
+    assert (tmp_path / "worker.log").read_text() == "*" * 12
+    assert "a-program may hold secrets" in caplog.text
 
 
 def test_what_an_earlier_server_left_is_cleared_but_not_of_jobs_that_go_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lmms_eval_grpc.server import ServerArgs
 from lmms_eval_grpc.server.app import EvaluationServer
 from lmms_eval_grpc.server.settings import ConfigError
 from lmms_eval_grpc.server.state_dir import ServerStartError, make_state_dir
+from lmms_eval_grpc.server.transport import Listener
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 from lmms_eval_grpc.v1 import job_pb2
@@ -131,6 +133,33 @@ async def test_the_address_is_written_once_ready_and_removed_at_the_end(new_rig:
     assert file.read_text() == f"{rig.server.address}\n"
     await rig.server.stop(0)
     assert not file.exists()
+
+
+async def test_a_unix_socket_is_private_from_its_first_moment(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    modes = []
+
+    class Looking:
+        """A server that looks at its socket as soon as it is bound."""
+
+        def __init__(self) -> None:
+            self.server = grpc.aio.server()
+
+        def add_insecure_port(self, address: str) -> int:
+            port = self.server.add_insecure_port(address)
+            modes.append(path.stat().st_mode & 0o777)
+            return port
+
+    looking: Any = Looking()
+    mask = os.umask(0)
+    try:
+        async with AsyncExitStack() as cleanup:
+            Listener(ServerArgs(unix_socket=path)).open(looking, cleanup)
+            await looking.server.stop(0)
+        assert modes == [0o600]
+        assert os.umask(0) == 0
+    finally:
+        os.umask(mask)
 
 
 async def test_a_unix_socket_is_private_and_belongs_to_one_server(new_rig: NewRig, tmp_path: Path) -> None:

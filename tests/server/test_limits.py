@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_eval_grpc.jobs.errors import TooManyWatches
-from lmms_eval_grpc.server import app, limits, streams
+from lmms_eval_grpc.server import app, streams
 from lmms_eval_grpc.server.limits import Pacer, StreamLimits
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
@@ -144,7 +144,7 @@ async def test_a_principal_has_so_many_streams_over_all_its_connections(new_guar
 async def test_strangers_take_no_streams_from_those_who_may_watch(
     new_guarded: NewGuarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "STRANGERS", 2)
+    monkeypatch.setattr(interceptors, "OPEN_TO_ALL", 2)
     guarded = await new_guarded(max_watches=1)
     health = health_pb2_grpc.HealthStub(guarded.rig.channel)
     watching = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]

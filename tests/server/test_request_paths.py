@@ -11,9 +11,11 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.struct_pb2 import Struct
 
+from lmms_eval_grpc.engine.checkpoints.companions import find_companions
+from lmms_eval_grpc.engine.checkpoints.layouts import find_shards
 from lmms_eval_grpc.engine.models import registry
 from lmms_eval_grpc.jobs.secrets import SECRETS_FILE
-from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeSpec
+from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeMode, MergeSpec
 from lmms_eval_grpc.server.state_dir import ServerStartError
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
@@ -224,6 +226,97 @@ async def test_without_roots_only_the_servers_own_state_is_closed(rig: Rig, tmp_
     await rig.stub.Evaluate(pb.EvaluateRequest(spec=spec, validate_only=True))
 
 
+@pytest.mark.parametrize("field", ["chat_template", "system_prompt", "reasoning_prompt"])
+async def test_a_relative_name_does_not_lead_into_the_servers_state(
+    rig: Rig, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers have the server's working folder."""
+    folder = rig.job_dir((await rig.submit()).job_id)
+    (folder / SECRETS_FILE).write_text("{}")
+    monkeypatch.chdir(rig.server.state_dir.parent)
+    spec = rig.spec()
+    spec.model_args[field] = str((folder / SECRETS_FILE).relative_to(rig.server.state_dir.parent))
+    found = await refused(rig, spec)
+    assert "state of the server" in found[f"spec.model_args.{field}"]
+    monkeypatch.chdir(rig.server.state_dir)
+    spec.model_args[field] = f"jobs/{folder.name}/{SECRETS_FILE}"
+    assert "state of the server" in (await refused(rig, spec))[f"spec.model_args.{field}"]
+    for text in ("Answer yes/no.", "a/" * 4000):
+        spec.model_args[field] = text
+        await rig.stub.Evaluate(pb.EvaluateRequest(spec=spec, validate_only=True))
+
+
+@pytest.fixture
+def shards(folders: Path) -> Path:
+    """A checkpoint in shards, by the names of its files, and beside a folder that is private one with its files."""
+    checkpoint = folders / "allowed/in/run/checkpoint-7"
+    (checkpoint / "pytorch_model_fsdp_0").mkdir(parents=True)
+    for name in (".metadata", "__0_0.distcp"):
+        (checkpoint / "pytorch_model_fsdp_0" / name).write_bytes(b"")
+    for folder in (checkpoint, folders / "private"):
+        (folder / "config.json").write_text('{"model_type": "llava"}')
+    (folders / "private/tokenizer.json").write_text("{}")
+    return checkpoint
+
+
+def merges(checkpoint: str, folders: Path) -> list[Any]:
+    """Both ways to have a checkpoint merged."""
+    arguments = {"pretrained": checkpoint}
+    return [
+        MergeSpec(checkpoint, str(folders / "allowed/out/m")),
+        EvaluationSpec("idefics3", (TASK,), arguments, merge=MergeMode.AUTO),
+    ]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "tokenizer.json",
+        "pytorch_model_fsdp_0/__1_0.distcp",
+        "pytorch_model_fsdp_0/tokenizer.model",
+        "chat_templates/a.jinja",
+        "../hf",
+    ],
+)
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_a_merge_reads_and_copies_is_no_link_that_leads_out(
+    folders: Path, shards: Path, link: str, which: int
+) -> None:
+    rules = PathRules((str(folders / "allowed/in"),), (str(folders / "allowed/out"),))
+    spec = merges(str(shards), folders)[which]
+    assert not list(refused_paths(spec, rules))
+    if link == "../hf":
+        (shards / "config.json").unlink()  # so that it is looked for above
+    target = folders / ("private" if link == "../hf" else "private/tokenizer.json")
+    (shards / link).parent.mkdir(exist_ok=True)
+    (shards / link).symlink_to(target)
+    for in_use in (False, True):
+        assert [problem for _, problem in refused_paths(spec, rules, in_use=in_use) if "leads out" in problem]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_merge_looks_above_the_checkpoint_and_nowhere_else(folders: Path, shards: Path, which: int) -> None:
+    rules = PathRules((str(folders / "allowed/in/run"),), (str(folders / "allowed/out"),))
+    (shards / "config.json").rename(folders / "allowed/in/config.json")
+    assert not list(refused_paths(merges(str(shards), folders)[which], rules))
+    (folders / "allowed/in/config.json").unlink()
+    shards.rename(folders / "allowed/ckpt")
+    rules = PathRules((str(folders / "allowed"),), (str(folders / "allowed/out"),))
+    # Above by the letters of the path only.
+    roundabout = f"{folders}/private/../allowed/ckpt"
+    assert find_companions(find_shards(Path(roundabout)), None).config_folder.name == "private"
+    problems = [problem for _, problem in refused_paths(merges(roundabout, folders)[which], rules)]
+    assert len(problems) == 1
+    assert "leads out" in problems[0]
+
+
+async def test_a_merge_of_a_checkpoint_that_leads_out_is_refused(bounded: Rig, folders: Path, shards: Path) -> None:
+    (shards / "tokenizer.json").symlink_to(folders / "private/tokenizer.json")
+    spec = job_pb2.MergeSpec(checkpoint_path=str(shards), output_path=str(folders / "allowed/out/m"))
+    found = violations(await failure(bounded.stub.MergeCheckpoint(pb.MergeCheckpointRequest(spec=spec))))
+    assert "'tokenizer.json'" in found["spec.checkpoint_path"]
+
+
 async def test_the_results_of_jobs_are_a_baseline_with_roots_too(bounded: Rig) -> None:
     folder = bounded.job_dir((await bounded.submit()).job_id)
     (folder / "samples.jsonl").write_text("{}")
@@ -266,6 +359,19 @@ def test_every_argument_that_may_name_a_file_is_classified() -> None:
                 assert {entry.names(name) for name in (key, *argument.other_names)} == {"checkpoint"}
 
 
+@pytest.mark.parametrize("model", ["vllm", "sglang", "transformers_serve"])
+def test_requests_to_a_server_that_the_job_starts_name_nothing_outside_the_roots(folders: Path, model: str) -> None:
+    rules = PathRules((str(folders / "allowed/in"),))
+    outside, inside = f"{folders}/private/a.png", f"{folders}/allowed/in/a.png"
+    for url, field in ((f"file://{outside}", "u"), (f"FILE://{outside}", "u"), (inside, ""), ("http://a/b", "")):
+        body = {"messages": [{"u": url}]}
+        spec = EvaluationSpec(model, (TASK,), {"pretrained": str(folders / "allowed/in/ckpt"), "extra_body": body})
+        found = [place for place, _ in refused_paths(spec, rules)]
+        assert found == ([f"spec.model_args.extra_body.messages[0].{field}"] if field else [])
+    elsewhere = {"model": "m", "base_url": "http://a/v1", "extra_body": {"path": "/private"}}
+    assert not list(refused_paths(EvaluationSpec("openai", (TASK,), elsewhere), rules))
+
+
 @pytest.mark.parametrize("use", [Use.READ, Use.WRITE])
 def test_a_link_that_is_set_later_is_found_when_the_path_is_used(folders: Path, use: Use) -> None:
     rules = PathRules((str(folders / "allowed/in"),), (str(folders / "allowed/out"),))
@@ -280,7 +386,7 @@ def test_a_link_that_is_set_later_is_found_when_the_path_is_used(folders: Path, 
     assert list(refused_paths(spec, PathRules.of_environment(rules.environment()), in_use=True))
 
 
-def test_what_a_checkpoint_names_is_looked_at_when_it_is_used(folders: Path) -> None:
+def test_what_a_checkpoint_names_is_looked_at_when_it_is_used(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = PathRules((str(folders / "allowed/in"),))
     folder = folders / "allowed/in/ckpt"
     assert not rules.checkpoint_problem(str(folder), in_use=True)
@@ -290,6 +396,10 @@ def test_what_a_checkpoint_names_is_looked_at_when_it_is_used(folders: Path) -> 
     index.write_text('{"weight_map": {"a": "model-1.safetensors"}}')
     assert not rules.checkpoint_problem(str(folder), in_use=True)
     (folder / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{folders}/private/ckpt"}}')
+    assert "adapter" in rules.checkpoint_problem(str(folder), in_use=True)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "private/ckpt"}')
+    assert not rules.checkpoint_problem(str(folder), in_use=True)
+    monkeypatch.chdir(folders)
     assert "adapter" in rules.checkpoint_problem(str(folder), in_use=True)
 
 

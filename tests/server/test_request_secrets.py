@@ -88,6 +88,29 @@ async def test_a_refusal_does_not_quote_the_secret(rig: Rig) -> None:
     assert not any(secret in whole for secret in (KEY, "pa55word", "hf_abc"))
 
 
+async def test_a_refusal_does_not_quote_the_secret_in_pythons_quotes(rig: Rig) -> None:
+    secret = "pass\\word'\"-é\u200b"
+    error = await failure(
+        rig.stub.Evaluate(pb.EvaluateRequest(spec=secret_spec(api_key=secret, max_retries=f"see {secret}")))
+    )
+    (told,) = [text for field, text in violations(error).items() if field == "spec.model_args.max_retries"]
+    assert "[redacted]" in told
+    assert "word" not in told
+
+
+async def test_a_secret_is_hidden_in_every_place_of_the_arguments(rig: Rig) -> None:
+    spec = secret_spec(extra_body={"user": f"team {KEY}"})
+    spec.gen_kwargs["until"] = KEY
+    job = await rig.submit(spec=spec)
+    execution = await rig.executor.execution(job.job_id)
+    assert KEY not in str(job)
+    assert holders(rig.server.state_dir) == {SECRETS_FILE}
+    kept = json.loads((rig.job_dir(job.job_id) / SECRETS_FILE).read_text())["fields"]
+    assert kept["gen_kwargs"] == {"until": KEY}
+    assert kept["model_args"]["extra_body"] == {"user": f"team {KEY}"}
+    execution.complete()
+
+
 def test_digests_tell_requests_apart_and_give_no_secret_away(tmp_path: Path) -> None:
     one, other = RequestDigests(b"1" * 32), RequestDigests(b"2" * 32)
     plain = pb.EvaluateRequest(spec=job_pb2.EvaluationSpec(model="m"), request_id="a")

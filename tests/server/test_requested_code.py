@@ -48,6 +48,23 @@ async def test_code_that_is_fetched_needs_permission(new_rig: NewRig, field: str
     assert set(found) == {field}
 
 
+@pytest.mark.parametrize("model", ["vllm", "sglang", "transformers_serve"])
+def test_no_argument_is_an_option_of_an_inference_server_in_disguise(model: str) -> None:
+    everything = CodeRules(trust_remote_code=True, allow_server_args=True)
+    for rules in (CodeRules(), everything):
+        for key, value in (
+            ("pretrained", "--trust-remote-code"),
+            ("pretrained", "--config=/tmp/mine.yaml"),
+            ("model", "--middleware=mine.Middleware"),
+            ("dtype", "-x"),
+            ("chat_template", "--config=/tmp/mine.yaml"),
+        ):
+            spec = EvaluationSpec(model, (TASK,), {"pretrained": "org/model", key: value})
+            assert [found.field for found in refused_code(spec, rules)] == [f"spec.model_args.{key}"]
+        prompt = EvaluationSpec(model, (TASK,), {"pretrained": "org/my-model", "system_prompt": "- be brief"})
+        assert not list(refused_code(prompt, rules))
+
+
 async def test_switches_that_are_off_are_no_code(new_rig: NewRig) -> None:
     rig = await new_rig()
     spec = rig.spec()

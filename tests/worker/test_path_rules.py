@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.executors.ray.actor import _LocalFolder
 from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, JobSpec, MergeSpec
 from lmms_eval_grpc.worker.ahead import check_paths, read_config
@@ -60,6 +62,21 @@ def test_what_is_allowed_passes(job: RunJob, tmp_path: Path) -> None:
     results = tmp_path / "jobs/other/samples.jsonl"
     spec = EvaluationSpec("idefics3", ("t",), {"pretrained": str(tmp_path / "in/good")}, baseline=str(results))
     check_paths(job, spec)
+
+
+def test_what_is_beside_a_jobs_folder_on_a_node_of_ray_is_no_results(
+    job: RunJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = _LocalFolder()
+    job.job_dir = str(folder.path)
+    good = {"pretrained": str(tmp_path / "in/good")}
+    check_paths(job, EvaluationSpec("idefics3", ("t",), good, output_dir=str(tmp_path / "out/r")))
+    with pytest.raises(EvaluationError, match="baseline"):
+        check_paths(job, EvaluationSpec("idefics3", ("t",), good, baseline=str(tmp_path / "private")))
+    before = set(tmp_path.iterdir())
+    folder.remove()
+    assert len(before - set(tmp_path.iterdir())) == 1
 
 
 def test_without_rules_nothing_is_refused(job: RunJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ _SECRET_ENDINGS = (
         "_credentials",
     ),
     *("api_key", "apikey", "access_key", "secret_key", "private_key", "account_key", "_credentials"),
+    *("api_keys", "apikeys", "access_keys", "secret_keys", "private_keys", "passwords"),
 )
 _TOKENS_OF_TEXT = frozenset(
     {
@@ -99,8 +100,10 @@ def hide_in_json(text: str, known: Iterable[str]) -> str:
 
 
 def secret_values(value: Any) -> tuple[str, ...]:
-    """The secrets in plain JSON that are long enough to be looked for elsewhere, the longest first."""
-    found = {text for text in _secrets(value) if len(text) >= SHORTEST_KNOWN and text.upper() not in _NO_SECRETS}
+    """The secrets in plain JSON that are long enough to be looked for elsewhere, the longest first; also as Python and
+    JSON quote them."""
+    plain = {text for text in _secrets(value) if len(text) >= SHORTEST_KNOWN and text.upper() not in _NO_SECRETS}
+    found = {form for text in plain for form in (text, repr(text)[1:-1], json.dumps(text)[1:-1])}
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
 
 
@@ -150,11 +153,11 @@ def _redact(value: Any, known: Sequence[str]) -> Any:
 
 
 def _redact_item(key: Any, item: Any, known: Sequence[str]) -> Any:
-    if _is_secret(key) and _holds_text(item):
-        return REDACTED
+    if _is_secret(key):
+        return _hide_all(item)
     if _are_headers(key, item):
         return {
-            name: REDACTED if _is_secret_header(name, text) else _redact(text, known) for name, text in item.items()
+            name: _hide_all(text) if _is_secret_header(name) else _redact(text, known) for name, text in item.items()
         }
     return _redact(item, known)
 
@@ -167,11 +170,11 @@ def _secrets(value: Any) -> Iterator[str]:
     """Every text that :func:`redact` replaces."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if _is_secret(key) and _holds_text(item):
-                yield from _parts(item)
+            if _is_secret(key):
+                yield from _all_parts(item)
             elif _are_headers(key, item):
                 for name, text in item.items():
-                    yield from _parts(text) if _is_secret_header(name, text) else _secrets(text)
+                    yield from _all_parts(text) if _is_secret_header(name) else _secrets(text)
             else:
                 yield from _secrets(item)
     elif isinstance(value, list | tuple):
@@ -187,10 +190,26 @@ def _secrets(value: Any) -> Iterator[str]:
         yield from (match["value"].partition(":")[2] for match in _LOGIN.finditer(value))
 
 
-def _parts(text: str) -> Iterator[str]:
-    """A secret, and without the word in front of it: ``Bearer SECRET``."""
-    yield text
-    yield text.strip().rpartition(" ")[2]
+def _hide_all(value: Any) -> Any:
+    """What a secret's key stands over, every text in it replaced. ``token: true`` tells to use the stored token, and is
+    no secret."""
+    if isinstance(value, Mapping):
+        return {key: _hide_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide_all(item) for item in value]
+    return REDACTED if isinstance(value, str) and value else value
+
+
+def _all_parts(value: Any) -> Iterator[str]:
+    """The texts that :func:`_hide_all` replaces, each also without the word in front of it: ``Bearer SECRET``."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _all_parts(item)
+    elif isinstance(value, str):
+        yield value
+        yield value.strip().rpartition(" ")[2]
 
 
 def _is_secret(key: Any) -> bool:
@@ -204,11 +223,5 @@ def _are_headers(key: Any, item: Any) -> bool:
     return isinstance(item, Mapping) and str(key).lower() in _HEADERS
 
 
-def _is_secret_header(name: Any, text: Any) -> bool:
-    known = _is_secret(name) or str(name).lower().replace("-", "_").endswith(_SECRET_HEADER_ENDINGS)
-    return known and _holds_text(text)
-
-
-def _holds_text(value: Any) -> bool:
-    """``token: true`` tells to use the stored token, and is no secret."""
-    return isinstance(value, str) and bool(value)
+def _is_secret_header(name: Any) -> bool:
+    return _is_secret(name) or str(name).lower().replace("-", "_").endswith(_SECRET_HEADER_ENDINGS)

@@ -221,13 +221,16 @@ class _LocalFolder:
 
     def __init__(self) -> None:
         _remove_abandoned()
-        self.path = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._home = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+        self._lock = os.open(self._home, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # A folder in it, as on the server: what is beside a job's folder belongs to other jobs, and to no request.
+        self.path = self._home / "job"
+        self.path.mkdir()
         self.source = FolderSource(self.path)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)
         os.close(self._lock)
 
     def receive(self, change: FileChange) -> None:

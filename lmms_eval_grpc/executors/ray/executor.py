@@ -165,10 +165,11 @@ class RayExecutor:
 
     async def execute(self, job: Job, devices: Sequence[Device], job_dir: Path) -> RayExecution:
         """See :class:`~lmms_eval_grpc.executors.base.Executor`."""
-        execution = RayExecution(next(self._numbers), devices, self._cancel)
-        self._executions[execution.number] = execution
-        execution.when_ended(lambda: self._executions.pop(execution.number, None))
-        order = self._order(execution.number, job, devices, job_dir)
+        number = next(self._numbers)
+        order = self._order(number, job, devices, job_dir)  # which may raise: nothing of it is kept then
+        execution = RayExecution(number, devices, self._cancel)
+        self._executions[number] = execution
+        execution.when_ended(lambda: self._executions.pop(number, None))
         if self._driver is None or order is None or not self._driver.send(order):
             trouble = "" if self._driver is None else self._driver.trouble
             why = f"the node of {devices[0].name} has left the cluster" if order is None else trouble

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from lmms_eval_grpc.jobs.errors import Unauthenticated
 from lmms_eval_grpc.server.auth.access_file import read_entries
-from lmms_eval_grpc.server.auth.entries import BadEntry, Entry, hash_token
+from lmms_eval_grpc.server.auth.entries import BadEntry, Entry, check_name, hash_token
 from lmms_eval_grpc.server.principals import ANONYMOUS, Principal, Role
 
 logger = logging.getLogger(__name__)
@@ -93,18 +93,21 @@ class Access:
             Unauthenticated: nobody that is known. A wrong token is not made up for by a right certificate.
         """
         if self._path is None:
-            return Grant(ANONYMOUS if certificate is None else Principal(certificate, Role.ADMIN))
+            return Grant(ANONYMOUS if certificate is None else _administrator(certificate))
         self._refresh(self._path)
         if authorization:
             return self._valid(self._find_token(authorization), "token")
         if certificate is None:
             raise Unauthenticated(f"this server asks who you are: {_HOW}")
-        for entry in self._entries:
-            if entry.kind == "certificate" and entry.name == certificate:
-                return self._valid(entry, "certificate")
-        raise Unauthenticated(
-            f"the name {certificate!r} of the client certificate is not in the server's access list; ask who runs it"
-        )
+        named = [entry for entry in self._entries if entry.kind == "certificate" and entry.name == certificate]
+        if not named:
+            raise Unauthenticated(
+                f"the name {certificate!r} of the client certificate is not in the server's access list; ask who runs"
+                " it"
+            )
+        now = self._now()
+        # A name may have several, of which some have expired.
+        return self._valid(next((entry for entry in named if entry.is_valid(now)), named[0]), "certificate")
 
     async def while_valid(self, grant: Grant, work: Awaitable[T]) -> T:
         """Does the work of a call, for as long as its credentials are valid. Raises Unauthenticated once they are not,
@@ -169,6 +172,15 @@ class Access:
 
     def _now(self) -> datetime:
         return datetime.now(UTC) if self._clock is None else datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _administrator(certificate: str) -> Principal:
+    """The holder of a certificate where there is no list. Raises Unauthenticated: nobody can have that name."""
+    try:
+        check_name(certificate, "certificate")
+    except BadEntry as error:
+        raise Unauthenticated(f"the client certificate cannot be used: {error}") from None
+    return Principal(certificate, Role.ADMIN)
 
 
 def _mark(path: Path) -> object:

@@ -98,10 +98,22 @@ def _change(path: Path, change: Callable[[list[tuple[str, Entry | None]]], Seque
 def _locked(path: Path) -> Iterator[None]:
     lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _PRIVATE)
     try:
+        _give_to_owner(lock, path)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
+
+
+def _give_to_owner(descriptor: int, path: Path) -> None:
+    """Makes an open file that of the owner of ``path``. Only root needs that: what it changes for the server's user
+    that user must be able to read, or a token that was revoked would stay valid."""
+    try:
+        owner = path.stat()
+    except FileNotFoundError:
+        return
+    if os.geteuid() == 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -110,6 +122,7 @@ def _replace(path: Path, text: str) -> None:
     try:
         descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE)
         with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor: its mode is right at once)
+            _give_to_owner(descriptor, path)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

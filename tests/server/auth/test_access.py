@@ -176,6 +176,25 @@ async def test_names_of_certificates_have_roles_of_their_own(tmp_path: Path, acc
         checked.identify([], "trainer 7")
 
 
+async def test_of_a_certificates_entries_one_that_is_valid_counts(
+    tmp_path: Path, access: Callable[..., Access]
+) -> None:
+    file = tmp_path / "access"
+    past, now = datetime.now(UTC) - timedelta(seconds=1), datetime.now(UTC)
+    for entry in (
+        Entry("certificate", "trainer", Role.READ, past, expires=past),
+        Entry("certificate", "trainer", Role.SUBMIT, now),
+    ):
+        add_entry(file, entry, another=True)
+    assert access(file).identify([], "trainer").principal == Principal("trainer", Role.SUBMIT)
+
+
+@pytest.mark.parametrize("name", ["anonymous", "unknown", "two\nlines", "\x1b[31mred", "x" * 256])
+def test_without_a_list_no_certificate_has_a_name_that_nobody_can_have(name: str) -> None:
+    with pytest.raises(Refused, match="the client certificate cannot be used: name: "):
+        Access(None).identify([], name)
+
+
 def test_without_a_list_everybody_is_an_administrator_by_the_certificates_name_if_there_is_one() -> None:
     nobody_asked = Access(None)
     assert nobody_asked.identify([], None).principal == ANONYMOUS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -126,6 +127,19 @@ def test_comments_and_links_stay(tmp_path: Path) -> None:
     assert file.read_text().startswith("# trainers\n\n{")
     remove_entries(link, "alice")
     assert file.read_text() == "# trainers\n\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_changes_stays_its_owners(tmp_path: Path) -> None:
+    """Or the server, which runs as another user, could not read that a token was revoked."""
+    file = tmp_path / "access"
+    give_token(file, "alice", Role.READ)
+    for path in (file, file.with_name(".access.lock")):
+        os.chown(path, 12345, 23456)
+    file.with_name(".access.lock").unlink()
+    remove_entries(file, "alice")
+    for path in (file, file.with_name(".access.lock")):
+        assert (path.stat().st_uid, path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (12345, 23456, 0o600)
 
 
 def test_those_who_change_it_at_once_lose_nothing(tmp_path: Path) -> None:
