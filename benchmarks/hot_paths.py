@@ -40,7 +40,7 @@ from lmms_eval_grpc.engine.tasks.load import load
 from lmms_eval_grpc.engine.tasks.task import Task
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.scheduler.journal import Journal
-from lmms_eval_grpc.server.watch import watch_job
+from lmms_eval_grpc.server.watch import serialize, watch_job
 from lmms_eval_grpc.store.sqlite import SqliteStore
 from lmms_eval_grpc.v1.evaluation_service_pb2 import WatchJobRequest
 from tests.jobs.examples import progress, result, submitted
@@ -143,7 +143,7 @@ class Sink:
         self.messages = 0
 
     async def write(self, message: Any) -> None:
-        assert message.SerializeToString()
+        assert serialize(message)
         self.messages += 1
 
 
