@@ -108,9 +108,10 @@ class Validator:
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(hide_secrets(_distinct(violations), spec))
-        spec = settle_checkpoint(spec)
-        if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
+        settled = settle_checkpoint(spec)
+        if settled is not spec and (forbidden := self._forbidden(settled)):  # the newest of its checkpoints is elsewhere
             raise InvalidRequest(forbidden)
+        spec = settled
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
         if track != spec.track:
             spec = dataclasses.replace(spec, track=track)
