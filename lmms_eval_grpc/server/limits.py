@@ -1,7 +1,8 @@
-"""What keeps one caller from taking the server away from the others: bounds on open streams, on the time of a call, on
-the rate of a stream, and on the checks of submissions that run at once.
+"""What keeps one caller from taking the server away from the others: bounds on open streams, on the time of a call, and
+on the rate of a stream.
 
-How many jobs a principal may have and submit is the scheduler's: see :mod:`lmms_eval_grpc.scheduler.quotas`.
+How many jobs a principal may have and submit is the scheduler's: see :mod:`lmms_eval_grpc.scheduler.quotas`. How many
+submissions are checked at once is the validator's.
 """
 
 from __future__ import annotations
@@ -9,23 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
-from lmms_eval_grpc.scheduler.carry import carry_through
 from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
 from lmms_eval_grpc.server.principals import current_principal
 
 if TYPE_CHECKING:
     from lmms_eval_grpc.server.around import Handler
-
-T = TypeVar("T")
-
-CHECKS_AT_ONCE = 4
-"""Submissions that are checked at the same time. A check uses a thread and looks at disks, which may be slow or gone;
-all other calls use threads of the same pool for reading."""
 
 
 class StreamLimits:
@@ -101,25 +95,6 @@ class LimitTime(Around):
             if not limit.expired() or self._seconds is None:
                 raise
             raise CallTimedOut(self._seconds) from None
-
-
-class Turns:
-    """Lets few of many do something at once; the others wait for their turn."""
-
-    def __init__(self, at_once: int) -> None:
-        self._free = asyncio.Semaphore(at_once)
-
-    async def take(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What ``work`` comes to. A caller that is cut off while it waits leaves; once the work has begun its turn
-        lasts until the work is done, for a thread that hangs on a disk cannot be taken back."""
-        await self._free.acquire()
-        return await carry_through(self._turn(work))
-
-    async def _turn(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        try:
-            return await work()
-        finally:
-            self._free.release()
 
 
 class Pacer:

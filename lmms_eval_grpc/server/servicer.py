@@ -18,7 +18,7 @@ from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
 from lmms_eval_grpc.server.convert_catalog import ServerFacts, write_principal, write_server
 from lmms_eval_grpc.server.convert_job import shows_results, write_job
 from lmms_eval_grpc.server.convert_spec import Request, Submission
-from lmms_eval_grpc.server.limits import CHECKS_AT_ONCE, Pacer, Turns
+from lmms_eval_grpc.server.limits import Pacer
 from lmms_eval_grpc.server.principals import Role, current_principal
 from lmms_eval_grpc.server.validate import Validator
 from lmms_eval_grpc.store.base import JobStore, SampleStore
@@ -74,12 +74,11 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
         self._facts = facts
         self._max_submit_priority = max_submit_priority
         self._stream_rate = stream_rate
-        self._checks = Turns(CHECKS_AT_ONCE)
 
     async def Evaluate(self, request: pb.EvaluateRequest, context: Context) -> pb.EvaluateResponse:
         check_may_prefer(current_principal(), request.priority, self._max_submit_priority)
         try:
-            submission = await self._checks.take(lambda: self._validator.check(request))
+            submission = await self._validator.check(request)
         except InvalidRequest:
             # A call repeated after its checkpoint was removed gets its job, not a complaint about the checkpoint.
             known = None if request.validate_only else await self._find_repeated(request)
@@ -145,7 +144,7 @@ class EvaluationServicer(pb_grpc.EvaluationServiceServicer):
     async def MergeCheckpoint(self, request: pb.MergeCheckpointRequest, context: Context) -> pb.MergeCheckpointResponse:
         check_may_prefer(current_principal(), request.priority, self._max_submit_priority)
         try:
-            submission = await self._checks.take(lambda: self._validator.check_merge(request))
+            submission = await self._validator.check_merge(request)
         except InvalidRequest:
             # A call repeated after its job was done gets the job, not a complaint that the output exists.
             known = await self._find_repeated(request)

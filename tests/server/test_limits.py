@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from lmms_eval_grpc.jobs.errors import TooManyWatches
 from lmms_eval_grpc.server import app, streams
-from lmms_eval_grpc.server.limits import Pacer, StreamLimits, Turns
+from lmms_eval_grpc.server.limits import Pacer, StreamLimits
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
-from tests.scheduler.doubles import PATIENCE, FailingStore, until
+from tests.scheduler.doubles import FailingStore, until
 from tests.server.conftest import NewRig, Rig, detail, failure, following
 from tests.server.principals import by, name_callers
 from tests.server.test_streams import append, logs, record, samples
@@ -244,46 +244,6 @@ async def test_streams_are_not_cut_off(new_rig: NewRig) -> None:
         if len(told) == 3:
             break
     assert [message.WhichOneof("message") for message in told] == ["snapshot", "heartbeat", "heartbeat"]
-
-
-async def test_of_many_only_a_few_have_their_turn_and_who_left_gives_it_up_when_done() -> None:
-    turns = Turns(2)
-    gate = asyncio.Event()
-    begun: list[int] = []
-
-    async def work(number: int) -> int:
-        begun.append(number)
-        await gate.wait()
-        return number
-
-    def enter(number: int) -> asyncio.Task[int]:
-        return asyncio.create_task(turns.take(lambda: work(number)))
-
-    calls = [enter(number) for number in range(4)]
-    await until(lambda: len(begun) == 2)
-    calls[0].cancel()  # It has begun: its turn lasts until it is done.
-    calls[2].cancel()  # It still waits: it never begins.
-    await asyncio.wait([calls[0], calls[2]])
-    await asyncio.sleep(0)
-    assert begun == [0, 1]
-    gate.set()
-    async with asyncio.timeout(PATIENCE):
-        assert await calls[1] == 1
-        assert await calls[3] == 3
-        assert await enter(5) == 5
-    assert begun == [0, 1, 3, 5]
-
-
-async def test_a_check_that_fails_gives_its_turn_up() -> None:
-    turns = Turns(1)
-
-    async def fail() -> None:
-        raise ValueError("no")
-
-    async with asyncio.timeout(PATIENCE):
-        for _ in range(3):
-            with pytest.raises(ValueError):
-                await turns.take(fail)
 
 
 @given(rate=st.integers(1024, 10**9), sizes=st.lists(st.integers(1, 2**20), max_size=20))
