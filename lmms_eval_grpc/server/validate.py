@@ -111,9 +111,8 @@ class Validator:
         if violations:
             raise InvalidRequest(hide_secrets(_distinct(violations), spec))
         settled = settle_checkpoint(spec)
-        if settled is not spec and (
-            forbidden := self._forbidden(settled)
-        ):  # the newest of its checkpoints is elsewhere
+        # The newest of its checkpoints may be elsewhere.
+        if settled is not spec and (forbidden := self._forbidden(settled)):
             raise InvalidRequest(forbidden)
         spec = settled
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
