@@ -123,8 +123,9 @@ def _shown(plain: Any) -> str:
 
 
 def _from_union(kinds: tuple[Any, ...], plain: Any) -> Any:
-    if isinstance(plain, dict) and plain.get("type") in _BY_TAG:
-        return from_plain(_BY_TAG[plain["type"]], plain)
+    tagged = _BY_TAG.get(plain.get("type", "")) if isinstance(plain, dict) else None
+    if tagged is not None and tagged in kinds:
+        return from_plain(tagged, plain)
     inner = [kind for kind in kinds if kind is not type(None)]
     if len(inner) > 1:
         told = plain.get("type") if isinstance(plain, dict) else plain

@@ -12,6 +12,7 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import logging
 import time
 import weakref
 from collections import OrderedDict
@@ -27,6 +28,8 @@ from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through, wait_for
 from lmms_eval_grpc.scheduler.signal import Signal, Turns
 from lmms_eval_grpc.store.base import JobStore
+
+_LOG = logging.getLogger(__name__)
 
 _sequence_of = attrgetter("sequence")
 
@@ -116,7 +119,8 @@ class Journal:
 
     def listen(self, listener: Listener) -> None:
         """Calls ``listener(job, event)`` with every event that becomes durable from now on, in order, in the step of
-        the event loop in which it becomes visible. It must be quick and must not raise."""
+        the event loop in which it becomes visible. It must be quick; what it raises is for the log: the event has
+        happened, and the other listeners are told."""
         self._listeners.append(listener)
 
     async def create(self, job: Job) -> Job:
@@ -243,7 +247,10 @@ class Journal:
             self._live.pop(job.job_id, None)
             self._keep(log)
         for listener in self._listeners:
-            listener(job, event)
+            try:
+                listener(job, event)
+            except Exception:
+                _LOG.exception("a listener failed at event %d of job %s", event.sequence, job.job_id)
 
     def _keep(self, log: JobLog) -> None:
         self._logs.add(log)

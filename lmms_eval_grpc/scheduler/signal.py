@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections import deque
 from collections.abc import Iterable
 
 Waiter = asyncio.Future[bool]
 
 _PATIENCE = 0.02
+_SLOW = 0.25
 """Seconds."""
+
+Busy = tuple[int, float]
+"""Somebody who is busy: a number, and since when."""
 
 
 class Turns:
@@ -17,7 +23,8 @@ class Turns:
     else there is to do comes in between, however many they are. Lives on one event loop.
 
     Those who say when they are busy are so many at once at most, unless they are slow: after :data:`_PATIENCE` seconds
-    without an end nobody waits for them any more.
+    without an end nobody waits for them any more, nor after :data:`_SLOW` seconds for one alone. Whoever was slow is
+    not to count until it has been quick, or a few of them would have all others go on one by one.
     """
 
     def __init__(self, at_once: int = 32, most_busy: int = 64) -> None:
@@ -25,8 +32,9 @@ class Turns:
         self._most_busy = most_busy
         self._waiting: deque[Waiter] = deque()
         self._next: asyncio.Handle | None = None
-        self._busy = 0
-        self._round = 0
+        # Those who count, by number, with the time of their beginning; who began first comes first.
+        self._busy: dict[int, float] = {}
+        self._number = 0
 
     async def take(self) -> None:
         """Returns when it is the caller's turn, in a later step of the event loop."""
@@ -43,23 +51,30 @@ class Turns:
         if self._next is None:
             self._go_on()
 
-    def begin(self) -> int:
-        """Notes that somebody is busy. What it returns is for :meth:`end`."""
-        self._busy += 1
-        return self._round
+    def begin(self, *, counts: bool = True) -> Busy:
+        """Notes that somebody is busy, one of the many or not. What it returns is for :meth:`end`."""
+        self._number += 1
+        begun = (self._number, time.monotonic())
+        if counts:
+            self._busy[self._number] = begun[1]
+        return begun
 
-    def end(self, begun: int) -> None:
-        """Notes that somebody who began is not busy any more."""
-        if begun != self._round:
-            return  # Nobody waited for it.
-        self._busy -= 1
-        if self._waiting and self._busy == self._most_busy - 1:
+    def end(self, begun: Busy) -> bool:
+        """Notes that somebody who began is not busy any more, and tells whether that was slow."""
+        number, since = begun
+        if self._busy.pop(number, None) is not None and self._waiting and len(self._busy) == self._most_busy - 1:
             if self._next is not None:
                 self._next.cancel()
             self._next = asyncio.get_running_loop().call_soon(self._go_on)
+        return time.monotonic() - since >= _SLOW
 
     def _go_on(self) -> None:
-        left = min(self._at_once, self._most_busy - self._busy)
+        if not self._waiting:
+            self._next = None
+            return
+        if self._most_busy - len(self._busy) < self._at_once:
+            self._forget_slow()
+        left = min(self._at_once, self._most_busy - len(self._busy))
         gone = 0
         while self._waiting and gone < left:
             gone += _settle(self._waiting.popleft(), True)
@@ -69,9 +84,14 @@ class Turns:
         else:
             self._next = loop.call_soon(self._go_on) if gone else None
 
+    def _forget_slow(self) -> None:
+        before = time.monotonic() - _SLOW
+        slow = list(itertools.takewhile(lambda number: self._busy[number] <= before, self._busy))
+        for number in slow:
+            del self._busy[number]
+
     def _give_up(self) -> None:
-        self._busy = 0
-        self._round += 1
+        self._busy.clear()
         self._go_on()
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.config_sources import describe
@@ -52,15 +53,24 @@ def set_up_logging(level: str, form: str = "text") -> None:
         logging.getLogger().addHandler(handler)
 
 
-def collect_less() -> None:
-    """Has Python look for garbage less often, and never in what a started program keeps for good.
+def collect_less() -> Callable[[], None]:
+    """Has Python look for garbage less often, and never in what a started program keeps for good. Returns what undoes
+    that.
 
     Thousands of open streams are many objects, none of them garbage. By default every 700 new ones have some of them
     looked through again: a fifth of the time in which an event is told to all watchers.
     """
+    threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+    def undo() -> None:
+        gc.set_threshold(*threshold)
+        if not frozen:
+            gc.unfreeze()
+
+    return undo
 
 
 async def _serve(args: ServerArgs) -> None:
@@ -90,11 +100,14 @@ async def _serve(args: ServerArgs) -> None:
         if asked.is_set():
             return
         raise
-    collect_less()
-    over = {asyncio.create_task(asked.wait()), asyncio.create_task(server.wait_closed())}
-    await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
-    for waiting in over:
-        waiting.cancel()
-    # It has stopped already if it was drained.
-    await server.stop()
-    await asyncio.gather(*hurrying)
+    collect_as_before = collect_less()
+    try:
+        over = {asyncio.create_task(asked.wait()), asyncio.create_task(server.wait_closed())}
+        await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in over:
+            waiting.cancel()
+        # It has stopped already if it was drained.
+        await server.stop()
+        await asyncio.gather(*hurrying)
+    finally:
+        collect_as_before()

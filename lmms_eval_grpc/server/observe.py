@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -18,6 +19,8 @@ from lmms_eval_grpc.jobs.errors import ServiceError
 from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context, Encoder
 from lmms_eval_grpc.server.errors import TABLE
 from lmms_eval_grpc.server.principals import current_principal
+
+logger = logging.getLogger(__name__)
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key under which a caller may name a call, to find it in the server's log."""
@@ -55,7 +58,7 @@ class Call:
 
 
 class CallObserver(Protocol):
-    """Follows calls. Must be quick and must not raise; it is called in the call's own task."""
+    """Follows calls. Must be quick; it is called in the call's own task. What it raises is for the log."""
 
     def begins(self, call: Call) -> None:
         """The call has arrived."""
@@ -114,7 +117,10 @@ class ObserveCalls(Around):
         task_context.request_id.set(call.request_id)
         task_context.job_id.set("")
         for observer in self._observers:
-            observer.begins(call)
+            try:
+                observer.begins(call)
+            except Exception:
+                logger.exception("%s failed", type(observer).__name__)
         try:
             response = await behaviour(request, context)
         except asyncio.CancelledError:
@@ -138,7 +144,10 @@ class ObserveCalls(Around):
             call.job_id = task_context.job_id.get()
             call.principal = current_principal().name
             for observer in self._observers:
-                observer.ends(call)
+                try:
+                    observer.ends(call)
+                except Exception:
+                    logger.exception("%s failed", type(observer).__name__)
 
 
 def _name(method: str) -> str:

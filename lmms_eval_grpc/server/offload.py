@@ -1,8 +1,7 @@
 """Short work that may touch a disk, off the event loop: as ``asyncio.to_thread``, at a fraction of its cost.
 
 A submission is checked in less time than the default pool takes to hand it to a thread and back; and threads that all
-want to run Python at once take turns at a price. So one thread does everything as long as it gets on with it. There are
-few of them, and they are nobody else's: work that waits for a disk that is gone holds up no other calls.
+want to run Python at once take turns at a price. So one thread does everything as long as it gets on with it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -23,15 +23,25 @@ _STUCK = 0.05
 _IDLE = 10.0
 """Seconds after which a thread without work ends."""
 
-Work = tuple[asyncio.Future[Any], Callable[[], Any]]
+
+@dataclass(slots=True)
+class _Work:
+    future: asyncio.Future[Any]
+    call: Callable[[], Any] | None
+    """None: nobody waits for it any more. Behind work that hangs there may be much that is, so it keeps nothing."""
 
 
 class Offload:
-    """At most so many threads. Lives on one event loop."""
+    """A few threads. Lives on one event loop.
 
-    def __init__(self, most: int = 4) -> None:
+    A caller that is cut off while its work waits leaves, and the work is not begun. Once it has begun, the thread is
+    taken until it is done, for one that hangs on a disk cannot be taken back; the others wait.
+    """
+
+    def __init__(self, most: int) -> None:
+        """``most``: threads, and so pieces of work that are done at once."""
         self._most = most
-        self._waiting: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
@@ -40,19 +50,23 @@ class Offload:
         self._watching: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        """What ``function`` returns or raises. Context variables are as they are here. Work whose caller is cancelled
-        before it begins is left out; what has begun goes on, and keeps its thread until it is done."""
+        """What ``function`` returns or raises. Context variables are as they are here."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-        self._waiting.put((future, lambda: context.run(function, *arguments, **options)))
+        work = _Work(future, lambda: context.run(function, *arguments, **options))
+        self._waiting.put(work)
         if self._threads == 0:
             with self._lock:
                 if self._threads == 0:
                     self._start(loop)
         if self._watching is None:
             self._watching = loop.call_later(_STUCK, self._watch, loop, self._finished)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            work.call = None
+            raise
 
     def _watch(self, loop: asyncio.AbstractEventLoop, finished: int) -> None:
         """Looks, as long as work waits, whether anything is done."""
@@ -71,22 +85,21 @@ class Offload:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
             try:
-                future, work = self._waiting.get(timeout=_IDLE)
+                work = self._waiting.get(timeout=_IDLE)
             except queue.Empty:
                 with self._lock:
                     if self._waiting.empty():
                         self._threads -= 1
                         return
                 continue
-            if future.cancelled():
-                del future, work
+            if (call := work.call) is None:
                 continue
             value, problem = None, None
             try:
-                value = work()
+                value = call()
             except BaseException as error:
                 problem = error
-            self._done.append((future, value, problem))
+            self._done.append((work.future, value, problem))
             self._finished += 1  # Two threads at once may count one: that something was done is all that matters.
             if not self._told:
                 self._told = True
@@ -94,7 +107,7 @@ class Offload:
                     loop.call_soon_threadsafe(self._deliver)
                 except RuntimeError:
                     return  # The loop is closed: nobody waits any more.
-            del future, work, value, problem  # Or they would be kept until the next.
+            del work, call, value, problem  # Or they would be kept until the next.
 
     def _deliver(self) -> None:
         self._told = False

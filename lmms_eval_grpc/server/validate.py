@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest, MergeCheckpointRequest
     from lmms_eval_grpc.v1.job_pb2 import EvaluationSpec as MessageSpec
 
+CHECKS_AT_ONCE = 4
+"""Submissions that are checked at the same time. A check looks at disks, which may be slow or gone."""
 MAX_PRIORITY = 1000
 MAX_BATCH_SIZE = 65_536
 MAX_SPEC_BYTES = 256 * 1024
@@ -76,7 +78,7 @@ class Validator:
         self._code_rules = code_rules
         self._digests = digests
         self._track = tuple(track)
-        self._offload = Offload()
+        self._offload = Offload(CHECKS_AT_ONCE)
 
     async def check(self, request: EvaluateRequest) -> Submission:
         """The submission that ``request`` makes. Works in a thread; touches folders, but reads no data and no weights.
@@ -108,9 +110,11 @@ class Validator:
             violations += _check_size(request.spec, violations)
         if violations:
             raise InvalidRequest(hide_secrets(_distinct(violations), spec))
-        spec = settle_checkpoint(spec)
-        if forbidden := self._forbidden(spec):  # the newest of its checkpoints is elsewhere
+        settled = settle_checkpoint(spec)
+        # The newest of its checkpoints may be elsewhere.
+        if settled is not spec and (forbidden := self._forbidden(settled)):
             raise InvalidRequest(hide_secrets(forbidden, spec))
+        spec = settled
         track = tuple(dict.fromkeys((*spec.track, *self._track)))
         if track != spec.track:
             spec = dataclasses.replace(spec, track=track)

@@ -77,6 +77,17 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
     """
     heartbeat = _heartbeat_interval(request.heartbeat_interval if request.HasField("heartbeat_interval") else None)
     log, turns = await journal.log(request.job_id), journal.turns
+    slow = False
+
+    async def tell(message: WatchJobResponse | bytes) -> None:
+        """The fewer writes are under way, the sooner grpc.aio, which serves one thing after the other, is at a call."""
+        nonlocal slow
+        begun = turns.begin(counts=not slow)
+        try:
+            await context.write(message)
+        finally:
+            slow = turns.end(begun)
+
     if request.HasField("after_sequence"):
         cursor = request.after_sequence
         if cursor < 0:
@@ -92,14 +103,9 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
         await context.write(WatchJobResponse(snapshot=snapshot))
     while True:
         for event in log.after(cursor):
-            # The fewer writes are under way, the sooner grpc.aio, which serves one thing after the other, is at a call.
-            begun = turns.begin()
-            try:
-                with readable(request.job_id):
-                    message = _EVENTS.message(event)
-                await context.write(message)
-            finally:
-                turns.end(begun)
+            with readable(request.job_id):
+                message = _EVENTS.message(event)
+            await tell(message)
             cursor = event.sequence
         if log.job.state.ended and cursor >= log.job.sequence:
             return
@@ -109,7 +115,10 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
             # There was more during the write. On a server that is behind all followers find that, all the time.
             await turns.take()
         elif not await log.wait_beyond(cursor, heartbeat) and not journal.closed:
-            await context.write(WatchJobResponse(heartbeat=_heartbeat(log.job.sequence)))
+            # Those who were told the last event together are all due together, too.
+            await turns.take()
+            if log.job.sequence == cursor and not journal.closed:
+                await tell(WatchJobResponse(heartbeat=_heartbeat(cursor)))
 
 
 async def watch_queue(request: WatchQueueRequest, context: Context, scheduler: Scheduler) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import sqlite3
 import threading
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 Operation = Callable[[sqlite3.Connection], Any]
 CommitObserver = Callable[[float, int], None]
@@ -35,8 +38,8 @@ class GroupWriter:
     """Runs operations on one connection in the order in which they were submitted.
 
     An operation that raises fails its own caller only: the transaction is run again with a savepoint for each, by which
-    that one is undone. When the transaction as a whole is lost (the disk is full, the file is locked), its operations
-    are tried again one by one, so that only those fail that do not fit.
+    that one is undone. When the transaction as a whole is lost (the disk is full), its operations are tried again one
+    by one, so that only those fail that do not fit. While another process holds the file for too long, all fail.
     """
 
     def __init__(self, connection: sqlite3.Connection, committed: CommitObserver | None = None) -> None:
@@ -93,7 +96,13 @@ class GroupWriter:
 
     def _commit(self, batch: list[_Request]) -> None:
         # Nearly always nothing goes wrong, and savepoints would be half of the statements.
-        if self._attempt(batch, self._run_all) is None:
+        problem = self._attempt(batch, self._run_all)
+        if problem is None:
+            return
+        if getattr(problem, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            # Another process holds the file. To wait for it again for each would take as many times as long.
+            for request in batch:
+                request.error = problem
             return
         if len(batch) > 1 and self._attempt(batch, self._run_guarded) is None:
             return
@@ -116,7 +125,10 @@ class GroupWriter:
             return error
         self.commits += 1
         if self._committed is not None:
-            self._committed(time.monotonic() - began, len(batch))
+            try:
+                self._committed(time.monotonic() - began, len(batch))
+            except Exception:
+                _LOG.exception("what follows commits has failed")  # Without this thread nothing would be written.
         return None
 
     def _run_all(self, batch: list[_Request]) -> None:

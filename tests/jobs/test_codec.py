@@ -169,3 +169,13 @@ def test_the_text_is_plain_json_with_tagged_unions() -> None:
     assert plain["type"] == "completed"
     assert plain["result"]["type"] == "evaluation_result"
     assert plain["result"]["task_results"][0]["metrics"][0]["name"] == "exact_match"
+
+
+def test_a_part_of_another_kind_than_belongs_there_is_damage() -> None:
+    job = json.loads(encode(submitted(1)))
+    job["spec"] = json.loads(encode(task_result()))
+    for text in (encode(StateChange(None, JobState.QUEUED, 0)), encode(spec())):
+        with pytest.raises(DecodeError):
+            decode(TaskResult | Progress, text)
+    with pytest.raises(DecodeError, match="task_result"):
+        decode(Job, json.dumps(job))

@@ -281,3 +281,20 @@ async def test_a_log_that_was_being_read_during_the_removal_is_not_kept(
     assert (await reading).job == job
     with pytest.raises(JobNotFound):
         await journal.log(job.job_id)
+
+
+async def test_a_listener_that_fails_keeps_nothing_from_the_others(
+    store: FailingStore, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[int] = []
+
+    def fail(job: Job, event: JobEvent) -> None:
+        raise ValueError("a bug in what only counts")
+
+    journal.listen(fail)
+    journal.listen(lambda job, event: told.append(event.sequence))
+    job = await journal.create(submitted(1))
+    job = await journal.enter(job.job_id, JobState.RUNNING)
+    assert told == [1, 2]
+    assert await store.get(job.job_id) == job
+    assert "a bug in what only counts" in caplog.text

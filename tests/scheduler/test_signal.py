@@ -6,7 +6,10 @@ import asyncio
 import itertools
 import time
 
-from lmms_eval_grpc.scheduler.signal import Signal, Turns
+import pytest
+
+from lmms_eval_grpc.scheduler import signal as signals
+from lmms_eval_grpc.scheduler.signal import Busy, Signal, Turns
 from tests.scheduler.doubles import PATIENCE
 
 
@@ -125,3 +128,52 @@ async def test_those_who_are_slow_are_not_waited_for() -> None:
     turns.end(busy.pop())
     async with asyncio.timeout(PATIENCE):
         await late
+
+
+async def test_who_comes_when_all_are_done_has_its_turn_at_once() -> None:
+    turns = Turns(at_once=2, most_busy=2)
+
+    async def go_on() -> Busy:
+        await turns.take()
+        return turns.begin()
+
+    begun = await asyncio.gather(go_on(), go_on())
+    # As many are busy as may be, and nobody waits.
+    await step()
+    for one in begun:
+        turns.end(one)
+    late = asyncio.create_task(turns.take())
+    await step()
+    assert late.done()
+
+
+async def test_those_who_are_slow_do_not_make_the_others_go_on_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_SLOW", 0.05)
+    turns = Turns(at_once=4, most_busy=4)
+    stalled = [turns.begin() for _ in range(3)]
+    busy = most = 0
+
+    async def go_on() -> None:
+        nonlocal busy, most
+        while most < 2:
+            await turns.take()
+            begun = turns.begin()
+            busy += 1
+            most = max(most, busy)
+            await asyncio.sleep(0)
+            busy -= 1
+            turns.end(begun)
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(go_on() for _ in range(20)))
+    assert all(turns.end(begun) for begun in stalled)
+
+
+async def test_of_one_known_to_be_slow_nobody_takes_notice() -> None:
+    turns = Turns(at_once=2, most_busy=2)
+    begun = [turns.begin(counts=False) for _ in range(10)]
+    waiting = [asyncio.create_task(turns.take()) for _ in range(2)]
+    await step()
+    assert all(task.done() for task in waiting)
+    # It has become quick again.
+    assert not any(turns.end(one) for one in begun)

@@ -15,7 +15,8 @@ from typing import Any
 import grpc
 import pytest
 
-from lmms_eval_grpc.server.call_log import AddContext, JsonFormatter, TextFormatter
+from lmms_eval_grpc.server.call_log import AddContext, JsonFormatter, LogCalls, TextFormatter
+from lmms_eval_grpc.server.observe import Call
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 from tests.scheduler.doubles import PATIENCE, until
@@ -154,3 +155,17 @@ def test_warnings_of_other_packages_are_in_the_log_too() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=4 * PATIENCE, check=True)
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["message"] == "late"
+
+
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+async def test_what_follows_calls_cannot_make_them_fail(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
+    def fail(self: LogCalls, call: Call) -> None:
+        raise ValueError("a bug in what only looks on")
+
+    monkeypatch.setattr(LogCalls, moment, fail)
+    assert (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).server.version
+    error = await failure(rig.stub.GetJob(pb.GetJobRequest(job_id="nope")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    await until(lambda: "a bug in what only looks on" in caplog.text)

@@ -160,3 +160,29 @@ def test_the_settings_can_be_imported_without_grpc(tmp_path: Path) -> None:
     code = "import sys, lmms_eval_grpc.server; print(sorted({'grpc', 'google.protobuf', 'asyncio'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE, check=True, cwd=tmp_path)
     assert done.stdout.strip() == b"[]"
+
+
+EMBEDDED = """
+import gc, os, signal, sys, threading, time
+from lmms_eval_grpc.server import ServerArgs, launch_server
+before = (gc.get_threshold(), gc.get_freeze_count())
+state = sys.argv[1]
+found = []
+
+def stop():
+    while not os.path.exists(f"{state}/address") or gc.get_threshold() == before[0]:
+        time.sleep(0.01)
+    found.append(gc.get_threshold())
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=stop, daemon=True).start()
+launch_server(ServerArgs(port=0, state_dir=state, address_file=f"{state}/address", use_template=False))
+assert found and found[0] != before[0], found
+assert (gc.get_threshold(), gc.get_freeze_count()) == before, (gc.get_threshold(), gc.get_freeze_count())
+"""
+
+
+def test_a_program_that_goes_on_after_its_server_collects_garbage_as_before(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", EMBEDDED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_eval_grpc.jobs.errors import TooManyWatches
-from lmms_eval_grpc.server import app, streams
+from lmms_eval_grpc.server import app, interceptors, streams
 from lmms_eval_grpc.server.limits import Pacer, StreamLimits
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc

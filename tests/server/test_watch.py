@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from lmms_eval_grpc.jobs.errors import NotAccepting
 from lmms_eval_grpc.jobs.events import Completed, JobEvent
+from lmms_eval_grpc.scheduler.journal import Journal
 from lmms_eval_grpc.server import watch
+from lmms_eval_grpc.store.sqlite import SqliteStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 from lmms_eval_grpc.v1 import job_pb2
-from tests.jobs.examples import progress, result, task_result
+from tests.jobs.examples import progress, result, submitted, task_result
 from tests.scheduler.doubles import PATIENCE, ScriptedExecution, until
 from tests.server.conftest import NewRig, Rig, detail, failure, following, states
 
@@ -154,6 +159,43 @@ async def test_a_silent_watch_sends_heartbeats(rig: Rig, monkeypatch: pytest.Mon
     times = [heartbeat.server_time.ToNanoseconds() for heartbeat in heartbeats]
     assert times == sorted(times)
     assert times[1] - times[0] >= 15_000_000
+
+
+class Sink:
+    """The writing side of a watcher's call, on which a write takes a few steps of the event loop."""
+
+    def __init__(self) -> None:
+        self.busy = self.most = self.heartbeats = 0
+
+    async def write(self, message: pb.WatchJobResponse | bytes) -> None:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.busy -= 1
+        if isinstance(message, pb.WatchJobResponse):
+            self.heartbeats += message.HasField("heartbeat")
+
+
+async def test_many_heartbeats_that_are_due_at_once_are_not_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SHORTEST_HEARTBEAT", 0.5)
+    store = SqliteStore(tmp_path / "jobs.sqlite3")
+    await store.open()
+    journal = Journal(store)
+    job = await journal.create(submitted(1))
+    request = pb.WatchJobRequest(job_id=job.job_id, after_sequence=1)
+    request.heartbeat_interval.FromMilliseconds(1)
+    nobody: Any = None  # only snapshots ask the scheduler
+    sink: Any = Sink()
+    watching = [asyncio.create_task(watch.watch_job(request, sink, journal, nobody)) for _ in range(1000)]
+    await until(lambda: sink.heartbeats >= 1000)
+    assert sink.most < 500
+    journal.close()
+    endings = await asyncio.gather(*watching, return_exceptions=True)
+    assert all(isinstance(ending, NotAccepting) for ending in endings)
+    await store.close()
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(None, 15.0), (0.001, 1.0), (-5.0, 1.0), (20.0, 20.0), (1e6, 300.0)])

@@ -13,6 +13,7 @@ from lmms_eval_grpc.store.base import JobFilter
 from lmms_eval_grpc.store.sqlite import SqliteStore
 from lmms_eval_grpc.store.writer import GroupWriter
 from tests.jobs.examples import queued
+from tests.scheduler.doubles import PATIENCE
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -114,3 +115,32 @@ async def test_a_closed_writer_refuses(tmp_path: Path) -> None:
     await writer.close()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         await writer.write(put(1))
+
+
+async def test_an_observer_that_fails_stops_no_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(seconds: float, writes: int) -> None:
+        raise ValueError("a bug in what only counts")
+
+    writer = GroupWriter(connect(tmp_path / "db"), fail)
+    async with asyncio.timeout(PATIENCE):
+        assert [await writer.write(put(number)) for number in (1, 2)] == [1, 2]
+    await writer.close()
+    assert numbers(tmp_path / "db") == [1, 2]
+    assert "a bug in what only counts" in caplog.text
+
+
+async def test_a_file_that_another_holds_is_not_waited_for_once_per_write(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    connection = connect(path)
+    connection.execute("PRAGMA busy_timeout = 50")
+    begun: list[str] = []
+    connection.set_trace_callback(lambda statement: begun.append(statement) if statement.startswith("BEGIN") else None)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writer = GroupWriter(connection)
+    outcomes = await asyncio.gather(*(writer.write(put(number)) for number in range(100)), return_exceptions=True)
+    assert all(isinstance(outcome, sqlite3.OperationalError) for outcome in outcomes)
+    assert len(begun) < 50
+    other.close()
+    assert await writer.write(put(1)) == 1
+    await writer.close()

@@ -52,11 +52,13 @@ class TraceJobs:
     async def resume(self, store: JobStore) -> None:
         """Goes on with the jobs that an earlier server left. Raises StoreUnavailable."""
         for job in (await store.unfinished()).jobs:
+            if not job.trace_parent:
+                continue  # Its events are not followed.
             if job.state is not JobState.QUEUED:
                 self._open[job.job_id] = _Open(job.start_time, job.attempt)
             elif job.attempt == 0:
                 self._open[job.job_id] = _Open(job.create_time)
-            elif job.trace_parent:
+            else:
                 with contextlib.suppress(JobUnreadable):
                     events = await store.events(job.job_id)
                     changes = [event.time for event in events if isinstance(event.body, StateChange)]
