@@ -2,9 +2,9 @@
 
     python -m benchmarks.suite.raw_loop CHECKPOINT DATA
 
-The process reads lines of JSON, ``{"tasks": [NAME, …], "batch_size": N, "samples": N}``, and answers each
-with the wall and CPU seconds that the samples took. Documents in order, one call of the processor and one of
-``generate`` for each batch; nothing is recorded or scored.
+The process reads lines of JSON, ``{"tasks": [NAME, …], "batch_size": N, "samples": N}``, and answers each with the wall
+and CPU seconds that the samples took, and how many tokens their prompts had. Documents in order, one call of the
+processor and one of ``generate`` for each batch; nothing is recorded or scored.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Loop:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self._best: dict[tuple[str, ...], int] = {}
+        self.prompt_tokens = 0
+        """Of the last run; whoever is compared with it must have read as many."""
 
     @classmethod
     @contextmanager
@@ -56,7 +58,7 @@ class Loop:
         assert self._process.stdin is not None
         order = {"tasks": list(tasks), "batch_size": batch_size, "samples": samples}
         print(json.dumps(order), file=self._process.stdin, flush=True)
-        wall, cpu = self._hear()
+        wall, cpu, self.prompt_tokens = self._hear()
         return wall, cpu
 
     def best_batch_size(self, tasks: Sequence[str], samples: int = 300) -> int:
@@ -99,33 +101,28 @@ def main() -> None:
     def prompt(task: str, index: int) -> str:
         text = " ".join([QUESTION] * 8) if task == MIXED_TASK and index % 2 == 0 else QUESTION
         content = [{"type": "image"}, {"type": "text", "text": text}]
-        messages = [
-            {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
-            {"role": "user", "content": content},
-        ]
-        return str(processor.apply_chat_template(messages, add_generation_prompt=True))
+        return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
     @torch.inference_mode()
     def answer(task: str, size: int, samples: int) -> int:
         documents = data[{COSTLY_TASK: "large", MANY_TASK: "many"}.get(task, "digits")]
-        answered = 0
+        prompt_tokens = 0
         for start in range(0, samples, size):
             stop = min(start + size, samples)
             images = [image.convert("RGB") for image in documents[start:stop]["image"]]
             prompts = [prompt(task, index) for index in range(start, stop)]
             inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt")
             output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-            texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            answered += len(texts)
-        return answered
+            processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            prompt_tokens += int(inputs["attention_mask"].sum())
+        return prompt_tokens
 
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         wall, cpu = time.perf_counter(), time.process_time()
-        for task in order["tasks"]:
-            answer(task, order["batch_size"], order["samples"])
-        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+        tokens = sum(answer(task, order["batch_size"], order["samples"]) for task in order["tasks"])
+        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, tokens]), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ def test_secrets_that_are_lost_are_told(tmp_path: Path, text: str | None) -> Non
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_numbers_of_results_stay_where_a_secret_is_digits_only(tmp_path: Path) -> None:
+    secrets.write(tmp_path, Secrets({"model_args": {}}, ("123456",)))
+    (tmp_path / "results.json").write_text(json.dumps({"score": 0.1234567, "tokens": 123456}))
+    secrets.clear(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == {"score": 0.1234567, "tokens": 123456}
+
+
 def test_what_is_kept_is_not_printed() -> None:
     assert "the-key" not in repr(KEPT)
 
@@ -62,13 +69,6 @@ def test_an_ended_job_keeps_no_secret_in_its_folder(tmp_path: Path) -> None:
     assert results["b"] == f"{'*' * 12} " * 3
     assert set(results["a"]) == {"x", " ", "*"}
     secrets.clear(tmp_path)  # again does no harm
-
-
-def test_numbers_of_results_stay_where_a_secret_is_digits_only(tmp_path: Path) -> None:
-    secrets.write(tmp_path, Secrets({"model_args": {}}, ("123456",)))
-    (tmp_path / "results.json").write_text(json.dumps({"score": 0.1234567, "tokens": 123456}))
-    secrets.clear(tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text()) == {"score": 0.1234567, "tokens": 123456}
 
 
 def test_a_file_that_cannot_be_overwritten_keeps_no_secret_from_being_removed(

@@ -9,6 +9,7 @@ from benchmarks.suite import ours, theirs
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.figures import LOOP, OURS, THEIRS, CaseResult, Series, interleave, ratio
 from benchmarks.suite.inputs import COSTLY_TASK, MIXED_TASK, SAMPLES, SECOND_TASK, TASK, TOKENS
+from benchmarks.suite.processes import Failed
 from benchmarks.suite.raw_loop import Loop
 
 BEST_BATCH = 16
@@ -53,6 +54,9 @@ def _measure(
         cpu, began = server.cpu(), time.perf_counter()
         done = server.wait(server.submit(tasks))
         wall = time.perf_counter() - began
+        read = done.evaluation_result.usage.input_tokens
+        if read != loop.prompt_tokens:
+            raise Failed(f"{kind}: our prompts have {read} tokens and the loop's {loop.prompt_tokens}")
         stage.values.append(done.evaluation_result.throughput.stage_elapsed["generating"].ToTimedelta().total_seconds())
         return wall, server.cpu() - cpu
 
