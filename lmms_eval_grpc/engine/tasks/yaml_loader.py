@@ -195,9 +195,9 @@ def _absolute(value: Any, directory: Path) -> Any:
 def _data_file_candidates(name: str, directory: Path) -> Iterator[Path]:
     yield directory / name
     # Some tasks name their files from the root of the checkout, as lmms_eval/tasks/x/data/y.json.
-    first = Path(name).parts[0]
+    first = Path(name).parts[:1]  # of "." there is none
     for ancestor in directory.resolve().parents:
-        if ancestor.name == first:
+        if (ancestor.name,) == first:
             yield ancestor.parent / name
 
 

@@ -15,7 +15,7 @@ from lmms_eval_grpc.cli.config_file import expand, exported, read_runs
 from lmms_eval_grpc.cli.eval_settings import EvalSettings, make_settings, resolve_values
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.flags_eval import DEFAULTS
-from lmms_eval_grpc.cli.parser import build_parser, name_command
+from lmms_eval_grpc.cli.parser import TLS_FLAGS, build_parser, name_command
 from lmms_eval_grpc.cli.usage import UsageError
 
 TASK = "handwritten_digits"
@@ -72,7 +72,8 @@ def test_every_name_is_a_flag_and_no_flag_has_a_hidden_default() -> None:
     assert flags() == {}, "a default set by the parser could not be told from a flag that was given"
     parser = build_parser(["eval"])
     taken = vars(parser.parse_args(["eval"]))
-    assert set(DEFAULTS) == set(taken) - {"command", "address", "json", "plain"}, "a flag that nobody reads"
+    of_all_commands = {"command", "address", "json", "plain", "token_file", "plaintext_token", *TLS_FLAGS}
+    assert set(DEFAULTS) == set(taken) - of_all_commands, "a flag that nobody reads"
 
 
 def test_how_many_failures_are_borne_is_a_flag_and_a_key(tmp_path: Path, checkpoint: Path) -> None:
