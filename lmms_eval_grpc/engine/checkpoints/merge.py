@@ -16,6 +16,7 @@ from lmms_eval_grpc.engine.api import EvaluationCancelled, ProgressReport, Repor
 from lmms_eval_grpc.engine.checkpoints.companions import Companions, find_companions
 from lmms_eval_grpc.engine.checkpoints.layouts import find_shards, merged_name
 from lmms_eval_grpc.engine.checkpoints.naming import Naming, decide_names
+from lmms_eval_grpc.engine.checkpoints.opening import open_shards
 from lmms_eval_grpc.engine.checkpoints.safetensors_file import (
     DEFAULT_MAX_BYTES,
     PlannedTensor,
@@ -24,7 +25,7 @@ from lmms_eval_grpc.engine.checkpoints.safetensors_file import (
     write_file,
     write_index,
 )
-from lmms_eval_grpc.engine.checkpoints.shards import Shards, open_shards
+from lmms_eval_grpc.engine.checkpoints.shards import Shards
 from lmms_eval_grpc.engine.checkpoints.staging import staged
 
 logger = logging.getLogger(__name__)

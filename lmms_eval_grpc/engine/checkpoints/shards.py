@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 
 from lmms_eval_grpc.engine.api import EvaluationError
-from lmms_eval_grpc.engine.checkpoints.layouts import ShardedCheckpoint, ShardFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +44,6 @@ class Shards(Protocol):
 
         Holds at most the tensor and one shard of it in memory. Raises EvaluationError ``SHARDS_UNREADABLE``.
         """
-
-
-def open_shards(checkpoint: ShardedCheckpoint) -> Shards:
-    """A reader of the checkpoint's format.
-
-    Raises:
-        EvaluationError: ``SHARDS_UNREADABLE``: files are missing, damaged, or say something that is not understood.
-    """
-    if checkpoint.format is ShardFormat.DISTRIBUTED_CHECKPOINT:
-        from lmms_eval_grpc.engine.checkpoints.dcp import DistributedCheckpoint
-
-        return DistributedCheckpoint(checkpoint.shards)
-    from lmms_eval_grpc.engine.checkpoints.rank_files import RankFiles
-
-    return RankFiles(checkpoint.shards)
 
 
 def unreadable(folder: Path, why: str) -> EvaluationError:
