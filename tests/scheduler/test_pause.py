@@ -67,7 +67,7 @@ async def test_when_a_pause_is_acknowledged_no_start_is_under_way(service: Servi
         service.store.gate.set()
         job = await submitting
         service.store.gate.clear()
-        await until(lambda: bool(service.scheduler._runs))  # its start is being recorded
+        await until(lambda: any(slot.job_id for slot in service.scheduler.queue().slots))  # its start is being recorded
         pausing = asyncio.create_task(service.scheduler.pause("now"))
         await settled(service)
         assert not pausing.done()

@@ -20,7 +20,8 @@ from tests.scheduler.doubles import until
 async def crash(service: Service) -> None:
     """Leaves the store as a killed server does: nothing more is written, nobody is told anything."""
     service.running = False
-    tasks = [*service.scheduler._carrying, service.scheduler._dispatcher]
+    dispatcher = service.scheduler._dispatcher
+    tasks = [*dispatcher._carrying, dispatcher._task]
     for task in tasks:
         assert task is not None
         task.cancel()
