@@ -227,10 +227,9 @@ async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.Log
     async def write_to_nobody(request: Any, context: Any) -> None:
         raise grpc.aio.InternalError("the call is over")
 
-    details: Any = SimpleNamespace(method="/service/Method")
     codes: list[grpc.StatusCode] = []
     context: Any = SimpleNamespace(set_code=codes.append)
-    assert await MaskErrors().call(write_to_nobody, None, context, details) is None
+    assert await MaskErrors().call(write_to_nobody, None, context, "/service/Method") is None
     assert codes == [grpc.StatusCode.CANCELLED]
     assert not caplog.records
 
@@ -241,4 +240,4 @@ async def test_a_cancelled_call_stays_cancelled() -> None:
 
     context: Any = None
     with pytest.raises(asyncio.CancelledError):
-        await MaskErrors().call(be_cancelled, None, context, context)
+        await MaskErrors().call(be_cancelled, None, context, "/service/Method")
