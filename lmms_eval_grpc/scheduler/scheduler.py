@@ -87,6 +87,7 @@ class Scheduler:
         self._starts_none = False
         self._stopping = False
         self._horizon: tuple[int, int, int] | None = None
+        """Place in the queue of the last job that comes next, where those take all devices."""
         self._jobs_started = 0
         self._pace = Pace()
 
@@ -386,8 +387,6 @@ class Scheduler:
             if self._starts_none or self._pause_reason is not None
             else list(assign(self._waiting(), devices, frozenset(range(len(devices)))))
         )
-        if upcoming and sum(len(one.indices) for one in upcoming) == len(devices):
-            self._horizon = upcoming[-1].job.queue_key
         expect(
             [
                 ExpectedJob(one.job, tuple(devices[index] for index in one.indices), self.job_dir(one.job.job_id))
@@ -395,6 +394,8 @@ class Scheduler:
             ],
             self._runs.keys(),
         )
+        if upcoming and sum(len(one.indices) for one in upcoming) == len(devices):
+            self._horizon = upcoming[-1].job.queue_key
 
     def _let_rest(self, job: Job) -> None:
         """Keeps a job whose attempt failed from its next one for a while; those behind it go first meanwhile."""
