@@ -144,8 +144,11 @@ class ObserveCalls(Around):
             call.seconds = time.monotonic() - call.began
             call.job_id = task_context.job_id.get()
             call.principal = current_principal().name
-            # In the next step of the loop: gRPC sends the answer at the end of this one.
-            asyncio.get_running_loop().call_soon(self._tell_end, call)
+            if call.code == grpc.StatusCode.OK.name:
+                # In the next step of the loop: gRPC sends the answer at the end of this one.
+                asyncio.get_running_loop().call_soon(self._tell_end, call)
+            else:  # what has been sent already
+                self._tell_end(call)
 
     def _tell_end(self, call: Call) -> None:
         for observer in self._observers:

@@ -21,6 +21,7 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, StoreUnavailable, Violati
 from lmms_eval_grpc.scheduler import Scheduler
 from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, Status, status_of
 from lmms_eval_grpc.server.interceptors import MaskErrors
+from lmms_eval_grpc.server.observe import Call, ObserveCalls
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.server.conftest import NewRig, Rig, detail, failure, status, violations
 
@@ -221,6 +222,20 @@ async def test_an_oversized_name_does_not_break_the_status(rig: Rig) -> None:
     assert error.code() is grpc.StatusCode.NOT_FOUND
     assert detail(error, "ErrorInfo").reason == "JOB_NOT_FOUND"
     assert isinstance(error, grpc.aio.AioRpcError)
+
+
+async def test_observers_hold_up_no_answer() -> None:
+    told: list[Call] = []
+    observer = SimpleNamespace(begins=lambda call: None, ends=told.append, unknown=lambda: None)
+    context: Any = SimpleNamespace(invocation_metadata=lambda: (), peer=lambda: "peer", code=lambda: None)
+
+    async def answer(request: Any, context: Any) -> str:
+        return "answer"
+
+    assert await ObserveCalls([observer]).call(answer, None, context, "/service/Method") == "answer"
+    assert not told
+    await asyncio.sleep(0)
+    assert [(call.method, call.code) for call in told] == [("service/Method", "OK")]
 
 
 async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
