@@ -90,6 +90,8 @@ def _check_model(config: EvaluationConfig) -> Iterator[Problem]:
 def _check_checkpoint(field: str, pretrained: Any, merge: bool) -> Iterator[Problem]:
     if not (isinstance(pretrained, str) and pretrained.startswith(_PATH_STARTS)):
         return
+    if "~" not in pretrained and is_loadable(pretrained):  # as nearly always: with as few looks at the disk as can be
+        return
     problems = tuple(_check_folder(field, pretrained, "the checkpoint"))
     yield from problems
     if problems:

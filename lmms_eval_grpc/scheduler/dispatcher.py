@@ -53,6 +53,8 @@ class Dispatcher:
         self._runs: dict[str, Run] = {}
         self._carrying: set[asyncio.Task[None]] = set()
         self._resting: set[str] = set()
+        self._horizon: tuple[int, int, int] | None = None
+        """Place in the queue of the last job that comes next, where those take all devices."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._pace = Pace()
@@ -88,6 +90,12 @@ class Dispatcher:
     def wake(self) -> None:
         """Something has changed: a job may be started now that could not be before."""
         self._wake.set()
+
+    def joined(self, job: Job) -> None:
+        """A job has joined the queue. Nearly all do that are submitted faster than they run, far behind what starts now
+        and what comes next, and then nothing has changed."""
+        if self._horizon is None or self._slots.free or job.queue_key <= self._horizon:
+            self._wake.set()
 
     async def start_none(self) -> None:
         """Starts no job any more, and returns when no start is under way."""
@@ -164,14 +172,14 @@ class Dispatcher:
 
     def _look_ahead(self) -> None:
         """Tells the executor which jobs come next: those that would start if every device were free."""
+        self._horizon = None
         # By the name of its one method, after every change of any job: to ask a protocol takes longer than the rest.
         expect: Callable[[Sequence[ExpectedJob], Collection[str]], None] | None
         if (expect := getattr(self._executor, LooksAhead.expect.__name__, None)) is None:
             return
         devices = self._slots.devices
-        upcoming = (
-            () if self.starts_none or self.paused else assign(self._waiting(), devices, frozenset(range(len(devices))))
-        )
+        waiting = () if self.starts_none or self.paused else self._waiting()
+        upcoming = list(assign(waiting, devices, frozenset(range(len(devices)))))
         expect(
             [
                 ExpectedJob(one.job, tuple(devices[index] for index in one.indices), self._job_dir(one.job.job_id))
@@ -179,6 +187,8 @@ class Dispatcher:
             ],
             self._runs.keys(),
         )
+        if upcoming and sum(len(one.indices) for one in upcoming) == len(devices):
+            self._horizon = upcoming[-1].job.queue_key
 
     async def _start(self, assignment: Assignment) -> None:
         """Records that the job runs, then starts its worker: never the other way round, for a worker that nobody knows

@@ -295,10 +295,12 @@ class Scheduler:
             self._intake.queued(job.job_id)
             self._quotas.opened(job.owner, job.job_id)
             self._queue.add(job)
+            self._dispatcher.joined(job)
             if change.error is not None:
                 self._dispatcher.let_rest(job)
         else:
             self._queue.discard(job.job_id)
+            self._dispatcher.wake()
         if change.state is JobState.RUNNING:
             self._running[job.job_id] = None
         elif change.state is not JobState.CANCELLING:
@@ -307,4 +309,3 @@ class Scheduler:
         if change.state.ended:
             self._quotas.ended(job.owner, job.job_id)
             self._retention.ended(job.job_id)
-        self._dispatcher.wake()

@@ -202,6 +202,7 @@ class EvaluationServer:
         facts: ServerFacts,
         digests: RequestDigests,
     ) -> None:
+        state_dir = self.state_dir.resolve()
         servicer = EvaluationServicer(
             store=store,
             samples=FileSampleStore(),
@@ -213,7 +214,7 @@ class EvaluationServer:
                 self._executor,
                 include_paths=self.args.include_path,
                 path_rules=dataclasses.replace(
-                    path_rules(self.args), state_dir=str(self.state_dir), jobs_dir=str(self.state_dir / JOBS_NAME)
+                    path_rules(self.args), state_dir=str(state_dir), jobs_dir=str(state_dir / JOBS_NAME)
                 ),
                 code_rules=code_rules(self.args),
                 digests=digests,

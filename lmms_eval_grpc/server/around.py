@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,10 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 
-class CallDetails:
-    """What an interceptor is told of a call."""
-
-    __slots__ = ("_context", "method")
-
-    def __init__(self, method: str, context: Context) -> None:
-        self.method = method
-        self._context = context
-
-    @property
-    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """What came with the call."""
-        metadata: Any = self._context.invocation_metadata()
-        return tuple(metadata or ())
+def metadata_of(context: Context) -> Sequence[tuple[str, str | bytes]]:
+    """What came with a call."""
+    metadata: Any = context.invocation_metadata()
+    return tuple(metadata or ())
 
 
 class AllAround(grpc.aio.ServerInterceptor):
@@ -73,13 +64,9 @@ class Around(abc.ABC):
         """``handler`` of ``method`` with this around it, for all calls."""
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
-
-        async def wrapped(request: Any, context: Context) -> Any:
-            return await self.call(behaviour, request, context, CallDetails(method, context))
-
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(
-            wrapped,
+            functools.partial(self.call, behaviour, method=method),
             request_deserializer=self.decoder(handler.request_deserializer),
             response_serializer=self.encoder(handler.response_serializer, method, streaming=handler.response_streaming),
         )
@@ -94,7 +81,7 @@ class Around(abc.ABC):
         return encode
 
     @abc.abstractmethod
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
         """Runs ``behaviour(request, context)``, and whatever belongs around it."""
 
 

@@ -107,8 +107,10 @@ def _write_job(job: Job, full: bool, queue_position: int | None) -> job_pb2.Job:
 
 def _shrink(job: job_pb2.Job) -> None:
     """Leaves out of the result what is largest and can be had elsewhere, until the job fits."""
+    if job.ByteSize() <= MAX_JOB_BYTES:
+        return
     result = job.evaluation_result
-    if job.ByteSize() > MAX_JOB_BYTES and result.results_json:
+    if result.results_json:
         result.results_json, result.results_json_omitted = "", True
     if job.ByteSize() > MAX_JOB_BYTES:
         result.manifest_json = ""

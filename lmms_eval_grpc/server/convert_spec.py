@@ -12,7 +12,6 @@ from lmms_eval_grpc.jobs.errors import Violation
 from lmms_eval_grpc.jobs.results import JobErrorCode
 from lmms_eval_grpc.jobs.secrets import Secrets
 from lmms_eval_grpc.jobs.spec import (
-    BOOTSTRAP_ITERS,
     CheckpointKind,
     EvaluationSpec,
     JobSpec,
@@ -106,64 +105,50 @@ def payload_of(request: Request) -> bytes:
 def read_evaluation_spec(message: job_pb2.EvaluationSpec) -> tuple[EvaluationSpec, list[Violation]]:
     """The specification with its defaults filled in, and what the domain's types cannot express to be wrong."""
     violations: list[Violation] = []
-    spec = EvaluationSpec(
-        model=message.model,
-        tasks=tuple(message.tasks),
-        model_args=read_struct(message.model_args),
-        num_fewshot=message.num_fewshot if message.HasField("num_fewshot") else None,
-        batch_size=_read_batch_size(message, violations),
-        max_batch_size=message.max_batch_size or None,
-        device=message.device,
-        limit_count=message.limit.count if message.limit.WhichOneof("limit") == "count" else None,
-        limit_fraction=message.limit.fraction if message.limit.WhichOneof("limit") == "fraction" else None,
-        offset=message.offset,
-        gen_kwargs=read_struct(message.gen_kwargs),
-        log_samples=message.log_samples if message.HasField("log_samples") else True,
-        predict_only=message.predict_only,
-        num_gpus=message.num_gpus or 1,
-        output_dir=message.output_dir,
-        seeds=_read_seeds(message.seeds),
-        repeats=message.repeats or 1,
-        system_instruction=message.system_instruction,
-        apply_chat_template=message.apply_chat_template,
-        fewshot_as_multiturn=message.fewshot_as_multiturn,
-        reasoning_tags=message.reasoning_tags,
-        force_simple=message.force_simple,
-        trust_remote_code=message.trust_remote_code,
-        use_cache=message.use_cache,
-        agentic_trace_mode=message.agentic_trace_mode or "basic",
-        baseline=message.baseline,
-        max_tokens=message.max_tokens,
-        run_timeout=read_duration(message.run_timeout) if message.HasField("run_timeout") else None,
-        include_path=tuple(message.include_path),
-        **({"max_error_share": message.max_error_share} if message.HasField("max_error_share") else {}),
-        retry_policy=_read_retry_policy(message.retry_policy, violations) if message.HasField("retry_policy") else None,
-        stall_timeout=read_duration(message.stall_timeout) if message.HasField("stall_timeout") else None,
-        merge=_read_merge_mode(message.merge, violations),
-        track=tuple(message.track),
-        process_with_media=message.process_with_media,
-        bootstrap_iters=message.bootstrap_iters if message.HasField("bootstrap_iters") else BOOTSTRAP_ITERS,
-        override_tasks=message.override_tasks,
-        timezone=message.timezone or "UTC",
-        compat=tuple(message.compat),
-    )
-    if message.HasField("limit") and message.limit.WhichOneof("limit") is None:
-        violations.append(Violation("spec.limit", "neither count nor fraction is set; set one, or leave limit out"))
-    return spec, violations
+    given: dict[str, Any] = {"model": "", "tasks": ()}
+    # Only what is set, which is little of all that there is; the domain's defaults are the contract's.
+    for field, value in message.ListFields():
+        name = field.name
+        match name:
+            case "model_args" | "gen_kwargs":
+                given[name] = read_struct(value)
+            case "batch_size":
+                given[name] = _read_batch_size(value, violations)
+            case "limit":
+                given |= _read_limit(value, violations)
+            case "seeds":
+                given[name] = _read_seeds(value)
+            case "run_timeout" | "stall_timeout":
+                given[name] = read_duration(value)
+            case "retry_policy":
+                given[name] = _read_retry_policy(value, violations)
+            case "merge":
+                given[name] = _read_merge_mode(value, violations)
+            case "tasks" | "include_path" | "track" | "compat":
+                given[name] = tuple(value)
+            case _:
+                given[name] = value
+    return EvaluationSpec(**given), violations
 
 
-def _read_batch_size(message: job_pb2.EvaluationSpec, violations: list[Violation]) -> int | None:
-    if not message.HasField("batch_size"):
-        return None
-    match message.batch_size.WhichOneof("size"):
+def _read_batch_size(message: job_pb2.BatchSize, violations: list[Violation]) -> int | None:
+    match message.WhichOneof("size"):
         case "fixed":
-            return message.batch_size.fixed
+            return message.fixed
         case "automatic":
             return None
         case _:
             description = "neither fixed nor automatic is set; set one, or leave batch_size out"
             violations.append(Violation("spec.batch_size", description))
             return None
+
+
+def _read_limit(message: job_pb2.SampleLimit, violations: list[Violation]) -> dict[str, Any]:
+    kind = message.WhichOneof("limit")
+    if kind is None:
+        violations.append(Violation("spec.limit", "neither count nor fraction is set; set one, or leave limit out"))
+        return {}
+    return {f"limit_{kind}": getattr(message, kind)}
 
 
 def _read_retry_policy(message: job_pb2.RetryPolicy, violations: list[Violation]) -> RetryPolicy:

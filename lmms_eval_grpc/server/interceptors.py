@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, ServiceError, StoreUnavailable
-from lmms_eval_grpc.server.around import AllAround, Around, Behaviour, CallDetails, Context
+from lmms_eval_grpc.server.around import AllAround, Around, Behaviour, Context
 from lmms_eval_grpc.server.caps import check_caps
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.errors import internal_status, status_of
@@ -43,22 +43,22 @@ def build_interceptors(
 class MaskErrors(Around):
     """Turns whatever a handler raises into a status. Of a bug the client learns an id, the log everything."""
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
         try:
             return await behaviour(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except ServiceError as error:
             if isinstance(error, StoreUnavailable):
-                logger.error("%s: %s", details.method, error)
+                logger.error("%s: %s", method, error)
             await status_of(error).abort(context)
         except Exception as error:
             if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
-                logger.debug("%s: the client went away: %r", details.method, error)
+                logger.debug("%s: the client went away: %r", method, error)
                 context.set_code(grpc.StatusCode.CANCELLED)
                 return None
             error_id = uuid.uuid4().hex[:12]
-            logger.exception("%s: internal error %s", details.method, error_id)
+            logger.exception("%s: internal error %s", method, error_id)
             await internal_status(error_id).abort(context)
 
 
@@ -72,7 +72,7 @@ class CheckCaps(Around):
         own = method.startswith(_OWN_SERVICES) and method.rpartition("/")[2] not in self._CHECKED_BY_VALIDATOR
         return super().wrap(handler, method) if own else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
         # A request of a stream that is no message is told by the outermost interceptor.
         if isinstance(request, Message) and (violations := check_caps(request)):
             raise InvalidRequest(violations)

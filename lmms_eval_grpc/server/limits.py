@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval_grpc.jobs.errors import CallTimedOut, TooManyWatches
-from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context
+from lmms_eval_grpc.server.around import Around, Behaviour, Context
 from lmms_eval_grpc.server.auth.table import MINIMUM_ROLES
 from lmms_eval_grpc.server.principals import Role, current_principal
 
@@ -72,8 +72,8 @@ class LimitStreams(Around):
     def wrap(self, handler: Handler, method: str) -> Handler:
         return super().wrap(handler, method) if handler.response_streaming else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        limits = self._of_open_to_all if MINIMUM_ROLES.get(details.method) is Role.NONE else self._limits
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
+        limits = self._of_open_to_all if MINIMUM_ROLES.get(method) is Role.NONE else self._limits
         with limits.hold(client_of(context.peer()), current_principal().name):
             return await behaviour(request, context)
 
@@ -94,7 +94,7 @@ class LimitTime(Around):
         unary = not handler.response_streaming and not handler.request_streaming
         return super().wrap(handler, method) if unary and self._seconds is not None else handler
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
         limit = asyncio.timeout(self._seconds)
         try:
             async with limit:

@@ -16,7 +16,7 @@ import grpc.aio
 
 from lmms_eval_grpc.jobs import context as task_context
 from lmms_eval_grpc.jobs.errors import ServiceError
-from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context, Encoder
+from lmms_eval_grpc.server.around import Around, Behaviour, Context, Encoder, metadata_of
 from lmms_eval_grpc.server.errors import TABLE
 from lmms_eval_grpc.server.principals import current_principal
 
@@ -58,13 +58,14 @@ class Call:
 
 
 class CallObserver(Protocol):
-    """Follows calls. Must be quick; it is called in the call's own task. What it raises is for the log."""
+    """Follows calls. Must be quick; it is called on the event loop, in the call's context. What it raises is for the
+    log."""
 
     def begins(self, call: Call) -> None:
         """The call has arrived."""
 
     def ends(self, call: Call) -> None:
-        """The call is over; all of ``call`` is filled in."""
+        """The call is over, and its answer on its way; all of ``call`` is filled in."""
 
     def unknown(self) -> None:
         """Somebody called a method that there is none of."""
@@ -103,14 +104,14 @@ class ObserveCalls(Around):
 
         return encode_and_count
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        method = _name(details.method)
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
+        name, metadata = _name(method), metadata_of(context)
         call = Call(
-            method=method,
-            streaming=method in self.sent,
-            metadata=details.invocation_metadata or (),
+            method=name,
+            streaming=name in self.sent,
+            metadata=metadata,
             peer=context.peer(),
-            request_id=_id_of(details),
+            request_id=_id_of(metadata),
             job_id="",
             began=time.monotonic(),
         )
@@ -143,19 +144,26 @@ class ObserveCalls(Around):
             call.seconds = time.monotonic() - call.began
             call.job_id = task_context.job_id.get()
             call.principal = current_principal().name
-            for observer in self._observers:
-                try:
-                    observer.ends(call)
-                except Exception:
-                    logger.exception("%s failed", type(observer).__name__)
+            if call.code == grpc.StatusCode.OK.name:
+                # In the next step of the loop: gRPC sends the answer at the end of this one.
+                asyncio.get_running_loop().call_soon(self._tell_end, call)
+            else:  # what has been sent already
+                self._tell_end(call)
+
+    def _tell_end(self, call: Call) -> None:
+        for observer in self._observers:
+            try:
+                observer.ends(call)
+            except Exception:
+                logger.exception("%s failed", type(observer).__name__)
 
 
 def _name(method: str) -> str:
     return method.removeprefix("/")
 
 
-def _id_of(details: CallDetails) -> str:
-    for key, value in details.invocation_metadata or ():
+def _id_of(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _ACCEPTABLE_ID.fullmatch(value):
             return value
     return secrets.token_hex(8)

@@ -31,11 +31,11 @@ def split_secrets(spec: JobSpec) -> tuple[JobSpec, Secrets]:
     if not isinstance(spec, EvaluationSpec):
         return spec, Secrets()
     given = {name: getattr(spec, name) for name in FIELDS}
+    if redact(given) == given:
+        return spec, Secrets()
     known = secret_values(given)  # which may stand in other places too
     shown = {name: redact(values, known) for name, values in given.items()}
     hidden = {name: values for name, values in given.items() if shown[name] != values}
-    if not hidden:
-        return spec, Secrets()
     return dataclasses.replace(spec, **shown), Secrets(hidden, secret_values(hidden))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 
 import pytest
@@ -95,6 +96,29 @@ async def test_a_cancelled_job_is_expected_no_more(new_service: NewService) -> N
     await until(lambda: told.ids == [waiting[0].job_id])
     await service.scheduler.cancel(waiting[0].job_id, "")
     await until(lambda: told.ids == [waiting[1].job_id])
+
+
+async def test_jobs_behind_all_that_come_next_are_no_news_until_they_come_next(service: Service) -> None:
+    told = look_ahead(service)
+    running = [await service.submit() for _ in range(2)]
+    waiting = [await service.submit() for _ in range(2)]
+    await until(lambda: told.ids == [job.job_id for job in waiting])
+    times_told = len(told.kept)
+    waiting += [await service.submit() for _ in range(8)]
+    await asyncio.sleep(0)
+    assert len(told.kept) == times_told
+    urgent = await service.submit(priority=1)
+    await until(lambda: told.ids == [urgent.job_id, waiting[0].job_id])
+    await service.scheduler.set_priority(urgent.job_id, -1)
+    await until(lambda: told.ids == [job.job_id for job in waiting[:2]])
+    for job in waiting[:9]:
+        await service.scheduler.cancel(job.job_id, "")
+    await until(lambda: told.ids == [waiting[9].job_id, urgent.job_id])
+    late = await service.submit()
+    await until(lambda: told.ids == [waiting[9].job_id, late.job_id])
+    for job in (*running, waiting[9], late, urgent):
+        (await service.executor.execution(job.job_id)).complete()
+        await service.reaches(job.job_id, JobState.COMPLETED)
 
 
 async def test_a_server_that_stops_expects_nothing(new_service: NewService) -> None:

@@ -21,6 +21,7 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, StoreUnavailable, Violati
 from lmms_eval_grpc.scheduler import Scheduler
 from lmms_eval_grpc.server.errors import MAX_WIRE_BYTES, TABLE, Status, status_of
 from lmms_eval_grpc.server.interceptors import MaskErrors
+from lmms_eval_grpc.server.observe import Call, ObserveCalls
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.server.conftest import NewRig, Rig, detail, failure, status, violations
 
@@ -223,14 +224,27 @@ async def test_an_oversized_name_does_not_break_the_status(rig: Rig) -> None:
     assert isinstance(error, grpc.aio.AioRpcError)
 
 
+async def test_observers_hold_up_no_answer() -> None:
+    told: list[Call] = []
+    observer = SimpleNamespace(begins=lambda call: None, ends=told.append, unknown=lambda: None)
+    context: Any = SimpleNamespace(invocation_metadata=lambda: (), peer=lambda: "peer", code=lambda: None)
+
+    async def answer(request: Any, context: Any) -> str:
+        return "answer"
+
+    assert await ObserveCalls([observer]).call(answer, None, context, "/service/Method") == "answer"
+    assert not told
+    await asyncio.sleep(0)
+    assert [(call.method, call.code) for call in told] == [("service/Method", "OK")]
+
+
 async def test_a_client_that_is_gone_during_a_write_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
     async def write_to_nobody(request: Any, context: Any) -> None:
         raise grpc.aio.InternalError("the call is over")
 
-    details: Any = SimpleNamespace(method="/service/Method")
     codes: list[grpc.StatusCode] = []
     context: Any = SimpleNamespace(set_code=codes.append)
-    assert await MaskErrors().call(write_to_nobody, None, context, details) is None
+    assert await MaskErrors().call(write_to_nobody, None, context, "/service/Method") is None
     assert codes == [grpc.StatusCode.CANCELLED]
     assert not caplog.records
 
@@ -241,4 +255,4 @@ async def test_a_cancelled_call_stays_cancelled() -> None:
 
     context: Any = None
     with pytest.raises(asyncio.CancelledError):
-        await MaskErrors().call(be_cancelled, None, context, context)
+        await MaskErrors().call(be_cancelled, None, context, "/service/Method")

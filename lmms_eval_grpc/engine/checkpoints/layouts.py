@@ -116,7 +116,7 @@ def merged_name(checkpoint: ShardedCheckpoint, *, ema: bool) -> Path:
     return checkpoint.folder.parent / f"merged-{'ema-' if ema else ''}{checkpoint.folder.name}"
 
 
-def is_loadable(folder: Path) -> bool:
+def is_loadable(folder: Path | str) -> bool:
     """Whether ``from_pretrained`` would find a configuration and weights in ``folder``."""
     # Asked at every submission: by strings, which are made in a fraction of the time of paths.
     return os.path.isfile(f"{folder}/config.json") and any(os.path.isfile(f"{folder}/{name}") for name in WEIGHT_FILES)  # noqa: PTH113

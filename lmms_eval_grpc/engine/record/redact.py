@@ -140,15 +140,15 @@ def _hide_known(value: Any, known: Sequence[str]) -> Any:
 
 
 def _redact(value: Any, known: Sequence[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _redact_item(key, item, known) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redact(item, known) for item in value]
     if isinstance(value, str):
         text = hide(value, known)
         if "=" in text:
             text = _SIGNATURE.sub(rf"\g<name>{REDACTED}", _ASSIGNMENT.sub(_redact_assignment, text))
         return text
+    if isinstance(value, Mapping):
+        return {key: _redact_item(key, item, known) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact(item, known) for item in value]
     return value
 
 
@@ -220,7 +220,7 @@ def _is_secret(key: Any) -> bool:
 
 
 def _are_headers(key: Any, item: Any) -> bool:
-    return isinstance(item, Mapping) and str(key).lower() in _HEADERS
+    return not isinstance(item, str) and isinstance(item, Mapping) and str(key).lower() in _HEADERS
 
 
 def _is_secret_header(name: Any) -> bool:

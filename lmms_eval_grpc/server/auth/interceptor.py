@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, PermissionDenied, ServiceError, Unauthenticated, Violation
-from lmms_eval_grpc.server.around import Around, Behaviour, CallDetails, Context, Decoder
+from lmms_eval_grpc.server.around import Around, Behaviour, Context, Decoder, metadata_of
 from lmms_eval_grpc.server.auth.access import Access, Grant
 from lmms_eval_grpc.server.auth.audit_log import AuditLog
 from lmms_eval_grpc.server.auth.table import AUDITED, MINIMUM_ROLES
@@ -53,25 +53,24 @@ class Authenticate(Around):
     def decoder(self, decode: Decoder | None) -> Decoder | None:
         return None if decode is None else lambda data: Undecoded(data, decode)
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
         try:
-            grant = self._admit(context, details)
+            grant = self._admit(context, method)
         except (Unauthenticated, PermissionDenied) as error:
-            self._note_refusal(error, context, details)
+            self._note_refusal(error, context, method)
             raise
         message = request.read() if isinstance(request, Undecoded) else _read_all(request)
         note_job(message)
         return await self._access.while_valid(grant, behaviour(message, context))
 
-    def _admit(self, context: Context, details: CallDetails) -> Grant:
+    def _admit(self, context: Context, method: str) -> Grant:
         """Whose call it is, once it is clear that it may be made; notes who it is in any case."""
-        method: str = details.method
         needed = MINIMUM_ROLES.get(method)
         if needed is Role.NONE:
             principal = UNKNOWN if self._access.is_asked_for else ANONYMOUS
             set_principal(principal)
             return Grant(principal)
-        values = [value for key, value in details.invocation_metadata or () if key.lower() == AUTHORIZATION]
+        values = [value for key, value in metadata_of(context) if key.lower() == AUTHORIZATION]
         grant = self._access.identify(values, certificate_name(context.auth_context()))
         set_principal(grant.principal)
         if needed is None:
@@ -79,11 +78,11 @@ class Authenticate(Around):
         _check_role(grant.principal, needed, method)
         return grant
 
-    def _note_refusal(self, error: ServiceError, context: Context, details: CallDetails) -> None:
+    def _note_refusal(self, error: ServiceError, context: Context, method: str) -> None:
         if self._log is not None:
             principal = current_principal()
             caller = client_of(context.peer()) if principal is UNKNOWN else principal.name
-            self._log.write_refusal(caller, _line(error, context, details))
+            self._log.write_refusal(caller, _line(error, context, method))
 
 
 def _check_role(principal: Principal, needed: Role, method: str) -> None:
@@ -106,8 +105,8 @@ class Audit(Around):
     def __init__(self, log: AuditLog) -> None:
         self._log = log
 
-    async def call(self, behaviour: Behaviour, request: Any, context: Context, details: CallDetails) -> Any:
-        if details.method not in AUDITED:
+    async def call(self, behaviour: Behaviour, request: Any, context: Context, method: str) -> Any:
+        if method not in AUDITED:
             return await behaviour(request, context)
         error: BaseException | None = None
         response = None
@@ -118,21 +117,21 @@ class Audit(Around):
             error = raised
             raise
         finally:
-            line = {**_line(error, context, details), **_about(request, response)}
+            line = {**_line(error, context, method), **_about(request, response)}
             if isinstance(error, PermissionDenied):
                 self._log.write_refusal(current_principal().name, line)
             else:
                 self._log.write(line)
 
 
-def _line(error: BaseException | None, context: Context, details: CallDetails) -> dict[str, object]:
+def _line(error: BaseException | None, context: Context, method: str) -> dict[str, object]:
     """Who called what, from where, and how it ended."""
     principal = current_principal()
     return {
         "principal": principal.name,
         "role": principal.role.word,
         "peer": context.peer(),
-        "method": details.method.lstrip("/"),
+        "method": method.lstrip("/"),
         "code": _code_of(error),
     }
 
