@@ -26,7 +26,7 @@ from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobError
 from lmms_eval_grpc.jobs.state import IllegalTransition, JobState
 from lmms_eval_grpc.scheduler.carry import carry_through, wait_for
-from lmms_eval_grpc.scheduler.signal import Signal, Turns
+from lmms_eval_grpc.scheduler.signal import Alarm, Signal, Turns
 from lmms_eval_grpc.store.base import JobStore
 
 _LOG = logging.getLogger(__name__)
@@ -69,8 +69,9 @@ class JobLog:
             return []
         return self._events[bisect.bisect_right(self._events, sequence, key=_sequence_of) :]
 
-    async def wait_beyond(self, sequence: int, timeout: float | None) -> bool:
+    async def wait_beyond(self, sequence: int, timeout: float | None, alarm: Alarm | None = None) -> bool:
         """Whether there is an event after ``sequence`` within ``timeout`` seconds (None: however long it takes).
+        ``alarm``: of a caller that waits often.
 
         False at once when the journal is closed. An ended job has no further events: look at ``job.state.ended`` first.
         """
@@ -79,7 +80,7 @@ class JobLog:
             remaining = None if deadline is None else deadline - time.monotonic()
             if self._closed or (remaining is not None and remaining <= 0):
                 return False
-            await self._signal.wait(remaining)
+            await self._signal.wait(remaining, alarm)
         return True
 
     def _publish(self, job: Job, event: JobEvent) -> None:

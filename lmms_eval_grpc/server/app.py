@@ -170,8 +170,9 @@ class EvaluationServer:
             asyncio.to_thread(available_models),
             asyncio.to_thread(tasks.index),
         )
+        guards = make_guards(self.args, self._stack)
         self._grpc = grpc.aio.server(
-            interceptors=build_interceptors(self.args, observability.calls, make_guards(self.args, self._stack)),
+            interceptors=build_interceptors(self.args, observability.calls, guards, self._journal.turns.give_way),
             options=channel_options(self.args),
         )
         self._add_services(store, tasks, models, facts, digests)

@@ -27,12 +27,14 @@ def metadata_of(context: Context) -> Sequence[tuple[str, str | bytes]]:
 class AllAround(grpc.aio.ServerInterceptor):
     """All interceptors, outermost first, as one: each method's handler is wrapped once, and not for every call.
 
-    ``unknown`` is called for a call of a method that there is none of.
+    ``unknown`` is called for a call of a method that there is none of, ``unary`` for one that is answered with one
+    message.
     """
 
-    def __init__(self, parts: Sequence[Around], unknown: Callable[[], None]) -> None:
+    def __init__(self, parts: Sequence[Around], unknown: Callable[[], None], unary: Callable[[], None]) -> None:
         self._parts = tuple(parts)
         self._unknown = unknown
+        self._unary = unary
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -44,6 +46,8 @@ class AllAround(grpc.aio.ServerInterceptor):
         if handler is None:
             self._unknown()
             return None
+        if not handler.response_streaming:
+            self._unary()
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -29,15 +29,15 @@ _OWN_SERVICES = "/lmms_eval_grpc."
 
 
 def build_interceptors(
-    args: ServerArgs, calls: ObserveCalls, guards: Sequence[Around]
+    args: ServerArgs, calls: ObserveCalls, guards: Sequence[Around], unary: Callable[[], None]
 ) -> list[grpc.aio.ServerInterceptor]:
     """The interceptors in their order, as one. ``guards`` decide who may call; those that they refuse are logged, but
-    hold nothing."""
+    hold nothing. ``unary`` is called when a call comes that is no stream."""
     # Streams that need no credentials are counted apart: nobody without any may take the places of those who have.
     streams = StreamLimits(args.max_watches, args.max_watches_per_client, args.max_watches_per_principal)
     limit_streams = LimitStreams(streams, StreamLimits(OPEN_TO_ALL, OPEN_TO_ALL))
     parts = [calls, MaskErrors(), *guards, limit_streams, LimitTime(args.unary_timeout), CheckCaps()]
-    return [AllAround(parts, unknown=calls.note_unknown)]
+    return [AllAround(parts, unknown=calls.note_unknown, unary=unary)]
 
 
 class MaskErrors(Around):

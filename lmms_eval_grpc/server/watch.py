@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
 from lmms_eval_grpc.jobs.errors import InvalidRequest, NotAccepting, Violation
+from lmms_eval_grpc.scheduler.signal import Alarm
 from lmms_eval_grpc.server.convert_catalog import write_queue, write_queue_change
 from lmms_eval_grpc.server.convert_job import readable, shows_results, write_event, write_job
 from lmms_eval_grpc.server.convert_values import read_duration, write_time
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
     from lmms_eval_grpc.jobs.events import JobEvent
-    from lmms_eval_grpc.scheduler.journal import Journal
+    from lmms_eval_grpc.scheduler.journal import JobLog, Journal
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
     from lmms_eval_grpc.v1.evaluation_service_pb2 import WatchJobRequest, WatchQueueRequest
 
@@ -41,12 +43,13 @@ class EventMessages:
         # By identity: an event is never changed, and to compare two of them would take longer than to write one.
         self._known: dict[int, tuple[JobEvent, bytes]] = {}
 
-    def message(self, event: JobEvent) -> bytes:
-        """A serialized WatchJobResponse with this event."""
+    def message(self, job_id: str, event: JobEvent) -> bytes:
+        """A serialized WatchJobResponse with this event of a job. Raises JobUnreadable."""
         known = self._known.get(id(event))
         if known is not None and known[0] is event:
             return known[1]
-        message = WatchJobResponse(event=write_event(event)).SerializeToString()
+        with readable(job_id):
+            message = WatchJobResponse(event=write_event(event)).SerializeToString()
         if len(message) <= self._largest:
             while len(self._known) >= self._kept:
                 del self._known[next(iter(self._known))]
@@ -76,18 +79,7 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
         NotAccepting: the server is being stopped.
     """
     heartbeat = _heartbeat_interval(request.heartbeat_interval if request.HasField("heartbeat_interval") else None)
-    log, turns = await journal.log(request.job_id), journal.turns
-    slow = False
-
-    async def tell(message: WatchJobResponse | bytes) -> None:
-        """The fewer writes are under way, the sooner grpc.aio, which serves one thing after the other, is at a call."""
-        nonlocal slow
-        begun = turns.begin(counts=not slow)
-        try:
-            await context.write(message)
-        finally:
-            slow = turns.end(begun)
-
+    log = await journal.log(request.job_id)
     if request.HasField("after_sequence"):
         cursor = request.after_sequence
         if cursor < 0:
@@ -101,11 +93,29 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
             job, full=shows_results(request.view, default=True), queue_position=scheduler.position(job.job_id)
         )
         await context.write(WatchJobResponse(snapshot=snapshot))
+    alarm = Alarm()
+    try:
+        # In a task of its own, for each step would go through all that is around the handler.
+        await asyncio.create_task(_follow(log, cursor, heartbeat, alarm, context, journal))
+    finally:
+        alarm.cancel()
+
+
+async def _follow(log: JobLog, cursor: int, heartbeat: float, alarm: Alarm, context: Context, journal: Journal) -> None:
+    """Writes all events after ``cursor``. Once per event of every watcher: as little as can be.
+
+    The fewer writes are under way, the sooner grpc.aio, which serves one thing after the other, is at a call.
+    """
+    turns = journal.turns
+    slow = False
     while True:
         for event in log.after(cursor):
-            with readable(request.job_id):
-                message = _EVENTS.message(event)
-            await tell(message)
+            message = _EVENTS.message(log.job.job_id, event)
+            begun = turns.begin(counts=not slow)
+            try:
+                await context.write(message)
+            finally:
+                slow = turns.end(begun)
             cursor = event.sequence
         if log.job.state.ended and cursor >= log.job.sequence:
             return
@@ -114,11 +124,15 @@ async def watch_job(request: WatchJobRequest, context: Context, journal: Journal
         if log.job.sequence > cursor:
             # There was more during the write. On a server that is behind all followers find that, all the time.
             await turns.take()
-        elif not await log.wait_beyond(cursor, heartbeat) and not journal.closed:
+        elif not await log.wait_beyond(cursor, heartbeat, alarm) and not journal.closed:
             # Those who were told the last event together are all due together, too.
             await turns.take()
             if log.job.sequence == cursor and not journal.closed:
-                await tell(WatchJobResponse(heartbeat=_heartbeat(cursor)))
+                begun = turns.begin(counts=not slow)
+                try:
+                    await context.write(WatchJobResponse(heartbeat=_heartbeat(cursor)))
+                finally:
+                    slow = turns.end(begun)
 
 
 async def watch_queue(request: WatchQueueRequest, context: Context, scheduler: Scheduler) -> None:

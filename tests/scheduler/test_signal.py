@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lmms_eval_grpc.scheduler import signal as signals
-from lmms_eval_grpc.scheduler.signal import Busy, Signal, Turns
+from lmms_eval_grpc.scheduler.signal import Alarm, Busy, Signal, Turns
 from tests.scheduler.doubles import PATIENCE
 
 
@@ -36,6 +36,31 @@ async def test_one_that_gives_up_leaves_the_others_waiting() -> None:
     assert await patient is True
     assert cancelled.cancelled()
     assert not signal._waiters
+
+
+async def test_one_alarm_ends_any_of_many_waits() -> None:
+    signal, alarm = Signal(), Alarm()
+    for _ in range(3):
+        waiting = asyncio.create_task(signal.wait(PATIENCE, alarm))
+        await asyncio.sleep(0)
+        signal.notify()
+        assert await waiting is True
+    # Sooner than those before it would have, though the timer of the first is still under way.
+    assert await signal.wait(0.01, alarm) is False
+    # Not when the one before it would have.
+    began = time.monotonic()
+    waiting = asyncio.create_task(signal.wait(0.01, alarm))
+    await asyncio.sleep(0)
+    signal.notify()
+    assert await waiting is True
+    assert await signal.wait(0.05, alarm) is False
+    assert time.monotonic() - began > 0.049
+    waiting = asyncio.create_task(signal.wait(None, alarm))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    signal.notify()
+    assert await waiting is True
+    assert alarm._timer is None
 
 
 async def cost(waiters: int) -> float:
@@ -110,7 +135,30 @@ async def test_no_more_go_on_than_may_be_busy_until_some_are_done() -> None:
     assert not any(task.done() for task in late)
     turns.end(begun.pop())
     await step()
+    # They go on together, not one by one.
+    assert not any(task.done() for task in late)
+    turns.end(begun.pop())
+    await step()
     assert all(task.done() for task in late)
+
+
+async def test_fewer_are_busy_after_others_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_COURTESY", PATIENCE)
+    turns = Turns(at_once=4, most_busy=8)
+    begun = [turns.begin() for _ in range(2)]
+    turns.give_way()
+    late = [asyncio.create_task(turns.take()) for _ in range(8)]
+    await step()
+    assert not any(task.done() for task in late)
+    turns.end(begun.pop())
+    turns.end(begun.pop())
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*late)
+    monkeypatch.setattr(signals, "_COURTESY", 0.0)
+    begun = [turns.begin() for _ in range(7)]
+    late = [asyncio.create_task(turns.take())]
+    await step()
+    assert late[0].done()
 
 
 async def test_those_who_are_slow_are_not_waited_for() -> None:

@@ -361,12 +361,12 @@ async def test_a_running_job_may_be_watched_across_a_cancellation(rig: Rig) -> N
 def test_an_event_is_serialized_once_for_all_who_follow() -> None:
     messages = watch.EventMessages(kept=2, largest=10_000)
     events = [JobEvent(number, 1000.0 + number, task_result(f"task-{number}")) for number in range(1, 5)]
-    first = messages.message(events[0])
+    first = messages.message("job", events[0])
     assert pb.WatchJobResponse.FromString(first).event.task_result.task == "task-1"
-    assert messages.message(events[0]) is first
+    assert messages.message("job", events[0]) is first
     for event in events:
-        assert pb.WatchJobResponse.FromString(messages.message(event)).event.sequence == event.sequence
+        assert pb.WatchJobResponse.FromString(messages.message("job", event)).event.sequence == event.sequence
     assert len(messages._known) == 2
     large = JobEvent(9, 1009.0, task_result("x" * 10_000))
-    assert messages.message(large) == messages.message(large)
-    assert messages.message(large) is not messages.message(large)
+    assert messages.message("job", large) == messages.message("job", large)
+    assert messages.message("job", large) is not messages.message("job", large)

@@ -211,7 +211,8 @@ async def test_a_method_that_is_served_and_has_no_role_is_nobodys(
         return current_principal().name.encode()
 
     for checked in (access(tmp_path / "access"), Access(None)):
-        server = grpc.aio.server(interceptors=[AllAround([MaskErrors(), Authenticate(checked)], unknown=lambda: None)])
+        around = AllAround([MaskErrors(), Authenticate(checked)], unknown=lambda: None, unary=lambda: None)
+        server = grpc.aio.server(interceptors=[around])
         handler: Any = grpc.unary_unary_rpc_method_handler(answer)
         handlers = {"New": handler, "Check": handler}
         for service in ("lmms_eval_grpc.v1.EvaluationService", "grpc.health.v1.Health"):
