@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.inputs import MODEL, ROOT, Inputs
+from benchmarks.suite.outcome import Outcome
 from benchmarks.suite.processes import Failed, environment, memory, run, stop, tail, tree, tree_cpu
 from lmms_eval_grpc import EvalClient
 
@@ -71,6 +72,15 @@ class Server:
             raise Failed(f"our job: {job.error.message}\n{job.error.log_tail}")
         return job
 
+    def outcome(self, job_id: str) -> Outcome:
+        """What a job that has completed found."""
+        found = Outcome()
+        for record in self.client.iter_samples(job_id):
+            found.answers[record["task"], record["doc_id"]] = record["filtered_responses"][0]
+        for task in self.client.get(job_id).evaluation_result.task_results:
+            found.scores[task.task] = next(metric.value for metric in task.metrics if metric.name == "exact_match")
+        return found
+
     def wait_warm(self) -> None:
         """Until workers are forked from a process that has imported torch."""
         while not self.client.server_info().template_warm:
@@ -102,7 +112,7 @@ def server(inputs: Inputs, folder: Path, *flags: str, variables: Mapping[str, st
         while not address.exists():
             if process.poll() is not None:
                 raise Failed(f"our server: {tail(log)}")
-            time.sleep(0.002)
+            time.sleep(0.005)
         found = Server(process, address.read_text().strip(), inputs)
         found.client.wait_for_ready(timeout=60)
         yield found

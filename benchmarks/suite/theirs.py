@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.inputs import MODEL, REFERENCE, Inputs
+from benchmarks.suite.outcome import Outcome, of_files
 from benchmarks.suite.processes import Failed, environment, run, stop, tail, tree_cpu
 
 POLL = 0.02
@@ -90,6 +91,11 @@ class Server:
                 raise Failed(f"lmms-eval's job: {job['error']}")
             time.sleep(POLL)
 
+    def outcome(self, job_id: str) -> Outcome:
+        """What a job that has completed found; its server answers with paths of its disk."""
+        (files,) = self.ask(f"/jobs/{job_id}")["result"].values()
+        return of_files(Path(files["results"]), map(Path, files["samples"]))
+
 
 @contextmanager
 def server(inputs: Inputs, folder: Path) -> Iterator[Server]:
@@ -103,8 +109,10 @@ def server(inputs: Inputs, folder: Path) -> Iterator[Server]:
         port = free.getsockname()[1]
     log = folder / "server.log"
     command = [str(REFERENCE), "-m", "lmms_eval.launch_server", "--host", "127.0.0.1", "--port", str(port)]
+    # It never removes the folders that it makes for its jobs.
+    variables = environment(folder, TMPDIR=str(folder))
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=environment(folder))
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=variables)
     try:
         found = Server(process, port, inputs)
         deadline = time.monotonic() + 120
@@ -115,7 +123,7 @@ def server(inputs: Inputs, folder: Path) -> Iterator[Server]:
             except (urllib.error.URLError, ConnectionError) as error:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise Failed(f"lmms-eval's server: {tail(log)}") from error
-                time.sleep(POLL)
+                time.sleep(0.005)
         yield found
     finally:
         stop(process)
