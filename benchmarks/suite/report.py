@@ -18,6 +18,7 @@ from benchmarks.suite.inputs import REFERENCE
 _PACKAGES = ("torch", "transformers", "datasets", "grpcio", "protobuf", "numpy")
 _COLOURS = {OURS: "#1b7f5c", LOOP: "#777777"}
 _OTHER = "#c4622d"
+_VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
 def machine() -> dict[str, Any]:
@@ -54,9 +55,17 @@ def read(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{name}.json").read_text()) for name in names if (folder / f"{name}.json").exists()]
 
 
-def table(cases: Sequence[dict[str, Any]]) -> str:
-    """Every case in Markdown: what is compared, the ratios with their targets, and all that was measured."""
-    lines = ["# Beside lmms-eval", ""]
+def table(cases: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
+    """Every case in Markdown: all targets first, then what is compared, the ratios, and all that was measured.
+    ``missing``: names of cases that have not been run."""
+    lines = ["# Beside lmms-eval", "", "## Targets", ""]
+    lines += ["| ratio or figure | median | target | | case |", "|---|---:|---|---|---|"]
+    for case in cases:
+        for told in case["comparisons"]:
+            if "target" in told:
+                median, verdict = quantity(told["value"], told["unit"]), _VERDICT[told["met"]]
+                lines.append(f"| {told['title']} | {median} | {told['target']} | {verdict} | {case['name']} |")
+    lines += ["", *([f"Not run yet: {', '.join(missing)}.", ""] if missing else [])]
     for case in cases:
         facts = case["machine"]
         load = case["load_average"][0]
@@ -79,18 +88,21 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
 
 def _comparison(told: dict[str, Any]) -> str:
     spread = f"{_number(told['least'])} – {_number(told['most'])}" if "least" in told else ""
-    met = {True: "met", False: "**missed**", None: ""}[told.get("met")]
-    return (
-        f"| {told['title']} | {_number(told['value'])} {told['unit']} | {spread} | {told.get('target', '')} | {met} |"
-    )
+    median = quantity(told["value"], told["unit"])
+    return f"| {told['title']} | {median} | {spread} | {told.get('target', '')} | {_VERDICT[told.get('met')]} |"
+
+
+def quantity(value: float, unit: str) -> str:
+    """For people."""
+    return f"{_number(value)} {unit}".rstrip()
 
 
 def _series(told: dict[str, Any]) -> str:
-    quantity = told["quantity"] + (f" ({told['note']})" if "note" in told else "")
+    what = told["quantity"] + (f" ({told['note']})" if "note" in told else "")
     cpu = _number(told["cpu_median"]) if "cpu_median" in told else ""
     spread = f"{_number(told['least'])} – {_number(told['most'])}"
-    median = f"{_number(told['median'])} {told['unit']}"
-    return f"| {quantity} | {told['system']} | {median} | {spread} | {cpu} | {len(told['values'])} |"
+    median = quantity(told["median"], told["unit"])
+    return f"| {what} | {told['system']} | {median} | {spread} | {cpu} | {len(told['values'])} |"
 
 
 def _number(value: float) -> str:
