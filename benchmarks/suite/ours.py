@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.suite.inputs import MODEL, ROOT, Inputs
 from benchmarks.suite.outcome import Outcome
-from benchmarks.suite.processes import Failed, environment, memory, run, stop, tail, tree, tree_cpu
+from benchmarks.suite.processes import Failed, environment, peak_memory, run, stop, tail, tree, tree_cpu
 from lmms_eval_grpc import EvalClient
 
 
@@ -56,8 +56,8 @@ class Server:
         return tree_cpu(self.process.pid)
 
     def largest_child(self) -> int:
-        """Bytes of the largest process below the server: of a running job's worker."""
-        return max(map(memory, tree(self.process.pid)[1:]), default=0)
+        """Bytes that the largest process below the server, a running job's worker, has had in memory at most."""
+        return max(map(peak_memory, tree(self.process.pid)[1:]), default=0)
 
     def submit(self, tasks: Sequence[str], checkpoint: Path | None = None, **more: Any) -> str:
         model_args = self._inputs.model_args | ({"pretrained": str(checkpoint)} if checkpoint else {})

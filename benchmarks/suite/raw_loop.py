@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.suite.processes import Failed, environment, stop, tail
+
 BATCH_SIZES = (32, 64, 128, 300)
 """Of smaller ones none was best for any of the tasks."""
 
@@ -25,8 +27,9 @@ BATCH_SIZES = (32, 64, 128, 300)
 class Loop:
     """The process, from outside."""
 
-    def __init__(self, process: subprocess.Popen[str], quick: bool) -> None:
+    def __init__(self, process: subprocess.Popen[str], quick: bool, log: Path) -> None:
         self._process = process
+        self._log = log
         self._quick = quick
         self._best: dict[tuple[str, ...], int] = {}
         self.prompt_tokens = 0
@@ -37,19 +40,21 @@ class Loop:
     def start(cls, bench: Any) -> Iterator[Loop]:
         """Returns when the model is loaded."""
         from benchmarks.suite.inputs import ROOT
-        from benchmarks.suite.processes import environment, stop
 
         folder = bench.new_folder()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.suite.raw_loop", str(bench.inputs.checkpoint), str(bench.inputs.tasks)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment(folder),
-        )
+        command = [sys.executable, "-m", "benchmarks.suite.raw_loop", bench.inputs.checkpoint, bench.inputs.tasks]
+        with (folder / "loop.log").open("w") as log:
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=environment(folder),
+            )
         try:
-            loop = cls(process, bench.quick)
+            loop = cls(process, bench.quick, folder / "loop.log")
             loop._hear()
             yield loop
         finally:
@@ -79,7 +84,7 @@ class Loop:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the loop's process ended with status {self._process.wait()}")
+            raise Failed(f"the loop's process ended with status {self._process.wait()}: {tail(self._log)}")
         return json.loads(line)
 
 

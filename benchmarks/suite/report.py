@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks.suite.inputs import REFERENCE
 _PACKAGES = ("torch", "transformers", "datasets", "grpcio", "protobuf", "numpy")
 _COLOURS = {OURS: "#1b7f5c", LOOP: "#777777"}
 _OTHER = "#c4622d"
+_SECONDS = {"s": 1.0, "ms": 0.001}
 _VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
@@ -110,27 +112,45 @@ def _number(value: float) -> str:
 
 
 def plot(folder: Path, case: dict[str, Any]) -> None:
-    """A bar for each series measured in seconds: the median, a line from the least to the most; a logarithmic axis."""
+    """A bar for each time that was measured: the median, a line from the least to the most; a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    shown = [series for series in case["series"] if series["unit"] == "s" and series["median"] > 0]
+    shown = [series for series in case["series"] if series["unit"] in _SECONDS and series["least"] > 0]
     if not shown:
         return
-    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.34 * len(shown)), layout="constrained")
-    for place, series in enumerate(reversed(shown)):
-        median = series["median"]
-        axes.barh(place, median, color=_COLOURS.get(series["system"], _OTHER), height=0.7)
-        axes.plot([series["least"], series["most"]], [place, place], color="black", linewidth=1)
-        axes.text(max(median, series["most"]) * 1.08, place, f"{_number(median)} s", va="center", fontsize=8)
-    labels = [f"{series['system']}: {series['quantity']}" for series in reversed(shown)]
+    figure, axes = pyplot.subplots(figsize=(10, 1.2 + 0.3 * len(shown)), layout="constrained")
+    labels = []
+    for number, series in enumerate(shown):
+        least, median, most = (series[name] * _SECONDS[series["unit"]] for name in ("least", "median", "most"))
+        system = series["system"]
+        known = any(earlier["system"] == system for earlier in shown[:number])
+        axes.barh(number, median, color=_COLOURS.get(system, _OTHER), height=0.7, label=None if known else system)
+        axes.plot([least, most], [number, number], color="black", linewidth=1)
+        told = quantity(series["median"], series["unit"])
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        axes.annotate(told, (max(median, most), number), **beside)
+        # Of two systems side by side the first one's name stands for both.
+        above = shown[number - 1] if number else {"quantity": ""}
+        labels.append("" if above["quantity"] == series["quantity"] else series["quantity"])
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.set_xlabel("seconds, logarithmic")
-    axes.set_title(case["title"], fontsize=10)
+    values = [series[name] * _SECONDS[series["unit"]] for series in shown for name in ("least", "most")]
+    # Whole decades below the least and room for the longest bar's figure.
+    axes.set_xlim(10 ** math.floor(math.log10(min(values) / 2)), max(values) * 4)
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _time(value)))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.set_title(case["title"] + " (logarithmic scale)", fontsize=10)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / f"{case['name']}.png", dpi=110)
     pyplot.close(figure)
+
+
+def _time(seconds: float) -> str:
+    return next(
+        f"{seconds / size:g} {unit}" for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)) if seconds >= 0.999 * size
+    )

@@ -24,7 +24,7 @@ def run(bench: Bench) -> CaseResult:
     rest = Series(OURS, "from the second start to the result")
     their_again = Series(THEIRS, "samples answered a second time, with its response cache", "%")
     their_rest = Series(THEIRS, "from the second start to the result")
-    for _ in range(bench.rounds(5, 1)):
+    for _ in range(bench.rounds()):
         repeated, seconds = _ours(bench)
         again.values.append(repeated)
         rest.values.append(seconds)

@@ -81,7 +81,7 @@ def _measure(
         if not bench.quick:
             run = partial(theirs.command_line, batch_size=BEST_BATCH)
             runs.append((theirs_best, lambda: run(bench.inputs, bench.new_folder(), tasks)))
-    interleave(bench.rounds(5, 1), runs)
+    interleave(bench.rounds(), runs)
     if kind == "digits":
         result.notes.append(agree(server.outcome(jobs[-1]), in_folder(folder / "output"), SAMPLES))
     result.series += [series for series in (whole, stage, raw, theirs_default, theirs_best) if series.values]

@@ -37,7 +37,7 @@ def run(bench: Bench) -> CaseResult:
         server.wait_warm()
         server.wait(server.submit([MANY_TASK], limit=8))
         for count in counts:
-            for _ in range(bench.rounds(1 if count == MANY else 3, 1)):
+            for _ in range(bench.rounds(1 if count == MANY else 3)):
                 seconds, memory = _job(server, count)
                 times[count].values.append(1000 * seconds / count)
                 peaks[count].values.append(memory / 2**20)
@@ -56,15 +56,15 @@ def run(bench: Bench) -> CaseResult:
                 return wall, server.cpu() - cpu
 
             loop.run([MANY_TASK], best, samples=LARGE)
-            interleave(bench.rounds(5, 1), [(whole, job), (raw, lambda: loop.run([MANY_TASK], best, samples=LARGE))])
+            interleave(bench.rounds(), [(whole, job), (raw, lambda: loop.run([MANY_TASK], best, samples=LARGE))])
     shares = [loop / job for loop, job in zip(raw.values, whole.values, strict=True)]
     growth = 100 * (peaks[most].median / peaks[LARGE].median - 1)
     return CaseResult(
         "scaling",
         "Scaling",
-        "Jobs of the running server at its defaults, from submission to result. A worker's memory is its own and its"
-        " share of what it has in common with the process that it was forked from, looked at five times a second. The"
-        " loop holds the model already and only prepares and generates. Queues are made of jobs that wait in a paused"
+        "Jobs of the running server at its defaults, from submission to result. A worker's memory is the most"
+        " that it ever had, as the kernel counts it, with what it has in common with the process that it was forked from."
+        " The loop holds the model already and only prepares and generates. Queues are made of jobs that wait in a paused"
         " queue. Watchers belong to two client processes on this machine and follow one job of a server whose worker is"
         " played, one event at a time: from the worker's report until the last of them has it.",
         [*times.values(), *peaks.values(), whole, raw, *_queue(bench), *_watchers(bench)],
@@ -133,12 +133,12 @@ def _queue(bench: Bench) -> list[Series]:
             while waiting < length:
                 server.submit([MANY_TASK], limit=1)
                 waiting += 1
-            asked = Series(OURS, f"queue status with {length:,} jobs waiting", "ms")
+            asked = Series(OURS, f"queue status with {_jobs(length)} waiting", "ms")
             for _ in range(CALLS):
                 began = time.perf_counter()
                 server.client.get_queue_status()
                 asked.values.append(1000 * (time.perf_counter() - began))
-            sent = Series(OURS, f"submission with {length:,} jobs waiting", "ms")
+            sent = Series(OURS, f"submission with {_jobs(length)} waiting", "ms")
             for _ in range(CALLS):
                 began = time.perf_counter()
                 server.submit([MANY_TASK], limit=1)
@@ -147,6 +147,10 @@ def _queue(bench: Bench) -> list[Series]:
             status.append(asked)
             submit.append(sent)
     return [*submit, *status]
+
+
+def _jobs(number: int) -> str:
+    return f"{number:,} job" + ("s" if number > 1 else "")
 
 
 def _watchers(bench: Bench) -> list[Series]:

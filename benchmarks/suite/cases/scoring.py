@@ -37,7 +37,7 @@ def run(bench: Bench) -> CaseResult:
             (our[count], program(OURS, count, sys.executable, "-m", "benchmarks.suite.scoring_ours")),
             (their[count], program(THEIRS, count, REFERENCE, theirs)),
         ]
-        interleave(bench.rounds(5, 1) if count == counts[0] else 1, runs)
+        interleave(bench.rounds() if count == counts[0] else 1, runs)
         if scores[OURS, count] != scores[THEIRS, count]:
             raise Failed(f"the scores are {scores[OURS, count]} and {scores[THEIRS, count]}")
     most = counts[-1]

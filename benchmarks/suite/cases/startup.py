@@ -49,7 +49,7 @@ def run(bench: Bench) -> CaseResult:
         return program(*listed)()
 
     interleave(
-        bench.rounds(5, 1),
+        bench.rounds(),
         [
             (our[SERVER], lambda: _start(lambda: ours.server(bench.inputs, bench.new_folder()))),
             (their[SERVER], lambda: _start(lambda: theirs.server(bench.inputs, bench.new_folder()))),
@@ -88,7 +88,7 @@ def run(bench: Bench) -> CaseResult:
             (after_pause, lambda: _after_pause(server.client.list_tasks)),
             (their[LISTING], lambda: ask(THEIRS, their_tasks)),
         ]
-        interleave(bench.rounds(5, 1), asked)
+        interleave(bench.rounds(), asked)
     number, missing = len(first[OURS]), set(first[THEIRS]) - set(first[OURS])
     if missing:
         raise Failed(f"our list lacks {len(missing)} of lmms-eval's names, such as {sorted(missing)[:3]}")

@@ -59,7 +59,7 @@ def run(bench: Bench) -> CaseResult:
         def nobody() -> tuple[float, None]:
             return _train(bench.new_folder(), "nobody", "", checkpoints)["step_ms"], None
 
-        interleave(bench.rounds(5, 1), [(wait, our_run), (alone, nobody)])
+        interleave(bench.rounds(), [(wait, our_run), (alone, nobody)])
         # It takes minutes and many times as long as ours: once is enough.
         interleave(1, [(their_wait, lambda: train("theirs", their_server, their_step, batch_size=THEIR_BATCH))])
         same = agree(server.outcome(last_jobs["ours"]), their_server.outcome(last_jobs["theirs"]), 2 * samples)

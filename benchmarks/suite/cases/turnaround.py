@@ -34,7 +34,7 @@ def run(bench: Bench) -> CaseResult:
         their_server.wait(their_first)
         same = agree(server.outcome(ours_first), their_server.outcome(their_first), SAMPLES)
         interleave(
-            bench.rounds(5, 1),
+            bench.rounds(),
             [
                 (warm, lambda: warm_job(server, stages)),
                 (http, lambda: their_job(their_server)),
@@ -45,7 +45,7 @@ def run(bench: Bench) -> CaseResult:
         )
         jobs, their_jobs = (10, 1) if bench.quick else (50, 3)
         interleave(
-            bench.rounds(5, 1),
+            bench.rounds(),
             [
                 (row, lambda: queue_of_one_sample_jobs(server, jobs)),
                 (their_row, lambda: queue_of_one_sample_jobs(their_server, their_jobs)),
