@@ -62,9 +62,9 @@ def run(bench: Bench) -> CaseResult:
     return CaseResult(
         "scaling",
         "Scaling",
-        "Jobs of the running server at its defaults, from submission to result. A worker's memory is the most"
-        " that it ever had, as the kernel counts it, with what it has in common with the process that it was forked from."
-        " The loop holds the model already and only prepares and generates. Queues are made of jobs that wait in a paused"
+        "Jobs of the running server at its defaults, from submission to result. A worker's memory is the most that it"
+        " ever had, as the kernel counts it, with what it has in common with the process that it was forked from. The"
+        " loop holds the model already and only prepares and generates. Queues are made of jobs that wait in a paused"
         " queue. Watchers belong to two client processes on this machine and follow one job of a server whose worker is"
         " played, one event at a time: from the worker's report until the last of them has it.",
         [*times.values(), *peaks.values(), whole, raw, *_queue(bench), *_watchers(bench)],
