@@ -69,14 +69,14 @@ class Loop:
         return wall, cpu
 
     def best_batch_size(self, tasks: Sequence[str]) -> int:
-        """That of the least CPU time of two runs each: on a busy machine wall time would choose by chance. A quick run
-        takes the largest, which on two cores is always among the best."""
+        """That of the least CPU time: on a busy machine wall time would choose by chance. A quick run takes the
+        largest, which on two cores is always among the best."""
         if self._quick:
             return BATCH_SIZES[-1]
         key = tuple(tasks)
         if key not in self._best:
             self.run(tasks, 64)
-            cost = {size: min(self.run(tasks, size)[1] for _ in range(2)) for size in BATCH_SIZES}
+            cost = {size: self.run(tasks, size)[1] for size in BATCH_SIZES}
             self._best[key] = min(BATCH_SIZES, key=lambda size: cost[size])
         return self._best[key]
 

@@ -43,7 +43,7 @@ def run(bench: Bench) -> CaseResult:
                 (their_line, lambda: theirs.command_line(bench.inputs, bench.new_folder(), [TASK], limit=SAMPLES)),
             ],
         )
-        jobs, their_jobs = (10, 1) if bench.quick else (50, 3)
+        jobs, their_jobs = (10, 1) if bench.quick else (50, 2)
         interleave(
             bench.rounds(),
             [
