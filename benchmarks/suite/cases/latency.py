@@ -99,7 +99,7 @@ def run(bench: Bench) -> CaseResult:
                 if end.values
                 else []
             ),
-            ratio("one job: lmms-eval / ours", their_get, get, headline="reading one job", why=SMALL),
+            ratio("one job: lmms-eval / ours", their_get, get, why=SMALL),
             ratio("queue status: lmms-eval / ours", their_listing, listing, why=SMALL),
             ratio(
                 "submit: lmms-eval, in memory / ours, durable",

@@ -20,7 +20,7 @@ from benchmarks.suite.processes import run as run_program
 SERVER, CLIENT, HELP = "server answers", "import of the client", "help of the evaluation command"
 COLD, WARM = "task list on the command line, first time", "task list on the command line, again"
 FIRST_LIST, LISTING = "task list of the running server, first time", "task list of the running server, again"
-HEADLINES = {CLIENT: "import of the client", COLD: "list of tasks on the command line, first time"}
+IN_MS = (FIRST_LIST, LISTING)
 WHY = {SERVER: "ours opens its database, reads its index of tasks and finds the devices before it answers"}
 IN_A_ROW = 20
 """Lists that are asked of our server one after another; their median is the round's value."""
@@ -29,9 +29,9 @@ IN_A_ROW = 20
 def run(bench: Bench) -> CaseResult:
     """Whole processes, in turn."""
     names = (SERVER, CLIENT, HELP, COLD, WARM, FIRST_LIST, LISTING)
-    our = {name: Series(OURS, name) for name in names}
-    their = {name: Series(THEIRS, name) for name in names}
-    after_pause = Series(OURS, "task list of the running server, a second after the last one")
+    our = {name: Series(OURS, name, "ms" if name in IN_MS else "s") for name in names}
+    their = {name: Series(THEIRS, name, "ms" if name in IN_MS else "s") for name in names}
+    after_pause = Series(OURS, "task list of the running server, a second after the last one", "ms")
     package = theirs.package()
     folder = bench.new_folder()
     cache = folder / "cache"
@@ -73,7 +73,7 @@ def run(bench: Bench) -> CaseResult:
         def ask(system: str, call: Callable[[], list[str]]) -> tuple[float, None]:
             began = time.perf_counter()
             first[system] = call()
-            return time.perf_counter() - began, None
+            return 1000 * (time.perf_counter() - began), None
 
         their_tasks = lambda: their_server.ask("/tasks")["tasks"]  # noqa: E731
         interleave(
@@ -106,15 +106,14 @@ def run(bench: Bench) -> CaseResult:
             figure(
                 f"our running server lists {number:,} tasks in",
                 our[LISTING],
-                at_most=0.01,
+                at_most=10,
                 headline=f"list of {number:,} tasks by a running server",
-                why="the list is sent in pages, and each entry is written anew for each of them",
+                why="the entries are copied into one message of 380 KB, and out of it into Python",
             ),
             *(
                 ratio(
                     f"{name}: lmms-eval / ours",
                     *(their[name], our[name]),
-                    headline=HEADLINES.get(name, ""),
                     why=WHY.get(name, ""),
                 )
                 for name in names
@@ -128,7 +127,7 @@ def _median(call: Callable[[], Any]) -> tuple[float, None]:
     for _ in range(IN_A_ROW):
         began = time.perf_counter()
         call()
-        taken.append(time.perf_counter() - began)
+        taken.append(1000 * (time.perf_counter() - began))
     return statistics.median(taken), None
 
 
@@ -137,7 +136,7 @@ def _after_pause(call: Callable[[], Any]) -> tuple[float, None]:
     time.sleep(1.1)
     began = time.perf_counter()
     call()
-    return time.perf_counter() - began, None
+    return 1000 * (time.perf_counter() - began), None
 
 
 def _start(server: Callable[[], Any]) -> tuple[float, float]:

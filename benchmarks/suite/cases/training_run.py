@@ -82,7 +82,6 @@ def run(bench: Bench) -> CaseResult:
             ratio(
                 "training step: with lmms-eval / with ours",
                 *(their_step, step),
-                headline="a training step meanwhile, on the same two cores",
                 why="ours already generates, and prepares beside it; lmms-eval still starts up, on one core",
             ),
         ],
