@@ -13,12 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite.figures import LOOP, OURS, CaseResult
+from benchmarks.suite.figures import OURS, THEIRS, CaseResult
 from benchmarks.suite.inputs import REFERENCE
 
 _PACKAGES = ("torch", "transformers", "datasets", "grpcio", "protobuf", "numpy")
-_COLOURS = {OURS: "#1b7f5c", LOOP: "#777777"}
-_OTHER = "#c4622d"
+_COLOURS = {OURS: "#1b7f5c", THEIRS: "#c4622d"}
+_OTHER = "#777777"
 _SECONDS = {"s": 1.0, "ms": 0.001}
 _VERDICT = {True: "met", False: "**missed**", None: ""}
 
