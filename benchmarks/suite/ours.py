@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.suite.inputs import MODEL, ROOT, Inputs
 from benchmarks.suite.outcome import Outcome
-from benchmarks.suite.processes import Failed, environment, peak_memory, run, stop, tail, tree, tree_cpu
+from benchmarks.suite.processes import Failed, environment, run, stop, tail, tree, tree_cpu
 from lmms_eval_grpc import EvalClient
 
 
@@ -55,9 +57,9 @@ class Server:
     def cpu(self) -> float:
         return tree_cpu(self.process.pid)
 
-    def largest_child(self) -> int:
-        """Bytes that the largest process below the server, a running job's worker, has had in memory at most."""
-        return max(map(peak_memory, tree(self.process.pid)[1:]), default=0)
+    def children(self) -> list[psutil.Process]:
+        """The processes below the server, of which a running job's worker is the largest."""
+        return tree(self.process.pid)[1:]
 
     def submit(self, tasks: Sequence[str], checkpoint: Path | None = None, **more: Any) -> str:
         model_args = self._inputs.model_args | ({"pretrained": str(checkpoint)} if checkpoint else {})

@@ -76,7 +76,8 @@ def tree_cpu(pid: int) -> float:
 
 
 def peak_memory(process: psutil.Process) -> int:
-    """Bytes that a process has had in memory at most, as the kernel keeps count of it; 0 once it has ended."""
+    """Bytes that a process has had in memory at most, as the kernel counts, since that count was set back; 0 once it
+    has ended."""
     try:
         status = Path("/proc", str(process.pid), "status").read_text()
     except OSError:
