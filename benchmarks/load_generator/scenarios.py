@@ -127,7 +127,7 @@ def watched(scale: Scale, folder: Path | None, stalled: int) -> tuple[Figures, l
         jobs = rig.caller.call("submit", *scripts)
         watchers = rig.new_watchers(scale.processes)
         before = rig.usage()
-        told_first = _open(watchers, jobs, scale.watchers)
+        told_first = open_watchers(watchers, jobs, scale.watchers)
         opened = rig.usage()
         if stalled:
             (sleepers,) = rig.new_watchers(1)
@@ -177,13 +177,13 @@ def fanout(scale: Scale, folder: Path | None) -> tuple[Figures, list[Target]]:
         watchers = rig.new_watchers(scale.processes)
         # What the first few bring into memory is not theirs.
         there = FIRST_FEW
-        _open(watchers, [job], there, events=3)
+        open_watchers(watchers, [job], there, events=3)
         before = rig.usage()
         for number in scale.fanout:
-            _open(watchers, [job], number - there, events=3)
+            open_watchers(watchers, [job], number - there, events=3)
             there = number
             opened = rig.usage()
-            spans = [_tell(rig, watchers, job, number) for _ in range(scale.events)]
+            spans = [tell(rig, watchers, job, number) for _ in range(scale.events)]
             late = sum(map(math.isinf, spans))
             kib = (opened.rss_bytes - before.rss_bytes) / 1024 / (number - FIRST_FEW)
             figures[str(number)] = {
@@ -202,7 +202,7 @@ def fanout(scale: Scale, folder: Path | None) -> tuple[Figures, list[Target]]:
     return figures, targets
 
 
-def _tell(rig: Rig, watchers: Sequence[Remote], job: str, number: int) -> float:
+def tell(rig: Rig, watchers: Sequence[Remote], job: str, number: int) -> float:
     """Seconds from a report of progress until the last watcher has it; infinite when some never have."""
     for one in watchers:
         one.call("expect")
@@ -259,7 +259,7 @@ def durable(scale: Scale, folder: Path | None) -> tuple[Figures, list[Target]]:
     return figures, targets
 
 
-def _open(watchers: Sequence[Remote], jobs: Sequence[str], count: int, events: int = 1) -> int:
+def open_watchers(watchers: Sequence[Remote], jobs: Sequence[str], count: int, events: int = 1) -> int:
     """Adds watchers, as many in each process, and returns how many of all were told their first events."""
     shares = [count // len(watchers) + (number < count % len(watchers)) for number in range(len(watchers))]
     for one, share in zip(watchers, shares, strict=True):

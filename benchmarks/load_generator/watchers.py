@@ -64,6 +64,17 @@ class _Watcher:
             await event.wait()
 
 
+async def _told(watchers: Sequence[_Watcher], counts: Sequence[int], patience: float) -> int:
+    """Waits until each has its count of messages, at most ``patience`` seconds. Returns how many have."""
+    if not watchers:
+        return 0
+    waiting = [asyncio.create_task(watcher.has(count)) for watcher, count in zip(watchers, counts, strict=True)]
+    done, late = await asyncio.wait(waiting, timeout=patience)
+    for task in late:
+        task.cancel()
+    return len(done)
+
+
 class Watchers:
     """The object of a client process."""
 
@@ -91,12 +102,9 @@ class Watchers:
             new.append(_Watcher(job_id, watch(request)))
         self._watchers += new
         self._following += [asyncio.create_task(watcher.follow()) for watcher in new]
-        waiting = [asyncio.create_task(watcher.has(events)) for watcher in new]
-        done, late = await asyncio.wait(waiting, timeout=patience)
-        for task in late:
-            task.cancel()
+        told = await _told(new, [events] * count, patience)
         self._came = time.time()
-        return len(done)
+        return told
 
     async def expect(self) -> None:
         """From now on, the next message is the one that :meth:`arrivals` is about."""
@@ -106,10 +114,7 @@ class Watchers:
     async def arrivals(self, patience: float) -> list[tuple[int, float]]:
         """Of the message that was expected, a progress: when its worker reported it, by the shared clock, and seconds
         until it came; one of each watcher that has it within ``patience`` seconds."""
-        waiting = [asyncio.create_task(watcher.has(watcher.expected + 1)) for watcher in self._watchers]
-        _, late = await asyncio.wait(waiting, timeout=patience)
-        for task in late:
-            task.cancel()
+        await _told(self._watchers, [watcher.expected + 1 for watcher in self._watchers], patience)
         found = []
         for watcher in self._watchers:
             if len(watcher.received) > watcher.expected:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.suite import report
+from benchmarks.suite import readme, report
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.cases import CASES
 from benchmarks.suite.inputs import REFERENCE, ROOT, make_inputs
@@ -19,11 +19,12 @@ def main() -> int:
     """Exit status 0: every case ended, whatever it found; 1: one did not."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
-    parser.add_argument("--quick", action="store_true", help="few rounds and small sizes; under ten minutes in all")
+    parser.add_argument("--quick", action="store_true", help="one round of small sizes; under ten minutes in all")
     parser.add_argument(
         "--results",
         type=Path,
-        help="folder for JSON, table and plots; default: benchmarks/results/MACHINE, or a quick-… beside it",
+        help="folder for JSON, table and plots; default: benchmarks/results/MACHINE/suite, from which the project's"
+        " README is written then, or suite-quick beside it, which git ignores",
     )
     arguments = parser.parse_args()
     unknown = [name for name in arguments.cases if name not in CASES]
@@ -31,7 +32,8 @@ def main() -> int:
         parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
     if not REFERENCE.exists():
         parser.error(f"{REFERENCE} is missing; scripts/benchmark makes it")
-    folder = arguments.results or ROOT / "benchmarks" / "results" / machine_name(arguments.quick)
+    kept = ROOT / "benchmarks" / "results" / f"{os.cpu_count()}-cores-no-gpu"
+    folder = arguments.results or kept / ("suite-quick" if arguments.quick else "suite")
     folder.mkdir(parents=True, exist_ok=True)
     facts = report.machine()
     failed = []
@@ -54,14 +56,12 @@ def main() -> int:
             told = report.read(folder, [name])
             report.plot(folder, told[0])
             print(report.table(told), flush=True)
-    (folder / "README.md").write_text(report.table(report.read(folder, list(CASES))))
+    missing = [name for name in CASES if not (folder / f"{name}.json").exists()]
+    (folder / "README.md").write_text(report.table(report.read(folder, list(CASES)), missing))
+    if not arguments.results and not arguments.quick:
+        readme.update(folder)
     print(f"written to {folder}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
-
-
-def machine_name(quick: bool) -> str:
-    """Of the results' folder: machines of one name have figures that may be put side by side."""
-    return ("quick-" if quick else "") + f"{os.cpu_count()}-cores-no-gpu"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class Bench:
     folder: Path
     quick: bool
 
-    def rounds(self, most: int = 5, quick: int = 2) -> int:
+    def rounds(self, most: int = 5, quick: int = 1) -> int:
         """How often a case measures: ``most`` times, unless there is a hurry."""
         return quick if self.quick else most
 

@@ -23,6 +23,12 @@ def main() -> None:
     for seed, folder in enumerate(sys.argv[1:]):
         torch.manual_seed(seed)
         model = build_model(processor.tokenizer, hidden=288, layers=4)
+        with torch.no_grad():
+            for weights in model.parameters():
+                # As it is made, it says one letter to every image; twice as large, it tells images apart, and still
+                # says the same in every batch, so that two systems' answers can be compared.
+                if weights.dim() > 1:
+                    weights.mul_(2)
         model.to(torch.bfloat16).save_pretrained(folder)
         processor.save_pretrained(folder)
 

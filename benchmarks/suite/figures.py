@@ -53,6 +53,13 @@ class Comparison:
     unit: str = "×"
     at_least: float | None = None
     at_most: float | None = None
+    headline: str = ""
+    """What the project's README calls it; empty: it is not shown there unless we lose."""
+    why: str = ""
+    """Where this was missed or lost: what stands behind it."""
+    ours: Series | None = None
+    other: Series | None = None
+    """The series behind it: ours, and that of lmms-eval or of the loop. Less is better in all of them."""
 
     @property
     def target(self) -> str:
@@ -68,12 +75,23 @@ class Comparison:
             return self.value >= self.at_least
         return self.value <= self.at_most if self.at_most is not None else None
 
+    @property
+    def lost(self) -> bool:
+        """Whether its target is missed, or lmms-eval is better in it."""
+        beside = self.ours is not None and self.other is not None and self.other.system == THEIRS
+        return self.met is False or (beside and self.ours.median > self.other.median)  # type: ignore[union-attr]
+
     def summary(self) -> dict[str, Any]:
         told: dict[str, Any] = {"title": self.title, "value": self.value, "unit": self.unit}
         if self.spread:
             told["least"], told["most"] = self.spread
         if self.target:
             told |= {"target": self.target, "met": self.met}
+        for name, series in (("ours", self.ours), ("other", self.other)):
+            if series is not None:
+                told[name] = {"system": series.system, "median": series.median, "unit": series.unit}
+        told["lost"] = self.lost
+        told |= {name: text for name, text in (("headline", self.headline), ("why", self.why)) if text}
         return told
 
 
@@ -106,9 +124,19 @@ class CaseResult:
         }
 
 
-def ratio(title: str, slower: Series, faster: Series, **target: float) -> Comparison:
-    """How many times longer ``slower`` takes: the ratio of the medians, with the extremes of the rounds' own ratios."""
-    return Comparison(title, slower.median / faster.median, _spread(slower.values, faster.values), **target)
+def ratio(title: str, above: Series, below: Series, **more: Any) -> Comparison:
+    """How many times as long ``above`` takes: the ratio of the medians, with the extremes of the rounds' own ratios.
+    ``more``: other fields of the comparison."""
+    series = (above, below)
+    more["ours"] = next((one for one in series if one.system == OURS), None)
+    more["other"] = next((one for one in series if one.system != OURS), None)
+    return Comparison(title, above.median / below.median, _spread(above.values, below.values), **more)
+
+
+def figure(title: str, series: Series, **more: Any) -> Comparison:
+    """The median of one of our series, for a target."""
+    spread = (min(series.values), max(series.values))
+    return Comparison(title, series.median, spread, series.unit, ours=series, **more)
 
 
 def _spread(above: Sequence[float], below: Sequence[float]) -> tuple[float, float] | None:

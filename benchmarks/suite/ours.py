@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.suite.inputs import MODEL, ROOT, Inputs
-from benchmarks.suite.processes import Failed, environment, memory, run, stop, tail, tree, tree_cpu
+from benchmarks.suite.outcome import Outcome
+from benchmarks.suite.processes import Failed, environment, run, stop, tail, tree, tree_cpu
 from lmms_eval_grpc import EvalClient
 
 
@@ -54,9 +57,9 @@ class Server:
     def cpu(self) -> float:
         return tree_cpu(self.process.pid)
 
-    def largest_child(self) -> int:
-        """Bytes of the largest process below the server: of a running job's worker."""
-        return max(map(memory, tree(self.process.pid)[1:]), default=0)
+    def children(self) -> list[psutil.Process]:
+        """The processes below the server, of which a running job's worker is the largest."""
+        return tree(self.process.pid)[1:]
 
     def submit(self, tasks: Sequence[str], checkpoint: Path | None = None, **more: Any) -> str:
         model_args = self._inputs.model_args | ({"pretrained": str(checkpoint)} if checkpoint else {})
@@ -70,6 +73,15 @@ class Server:
         if not job.HasField("evaluation_result"):
             raise Failed(f"our job: {job.error.message}\n{job.error.log_tail}")
         return job
+
+    def outcome(self, job_id: str) -> Outcome:
+        """What a job that has completed found."""
+        found = Outcome()
+        for record in self.client.iter_samples(job_id):
+            found.answers[record["task"], record["doc_id"]] = record["filtered_responses"][0]
+        for task in self.client.get(job_id).evaluation_result.task_results:
+            found.scores[task.task] = next(metric.value for metric in task.metrics if metric.name == "exact_match")
+        return found
 
     def wait_warm(self) -> None:
         """Until workers are forked from a process that has imported torch."""
@@ -102,7 +114,7 @@ def server(inputs: Inputs, folder: Path, *flags: str, variables: Mapping[str, st
         while not address.exists():
             if process.poll() is not None:
                 raise Failed(f"our server: {tail(log)}")
-            time.sleep(0.002)
+            time.sleep(0.005)
         found = Server(process, address.read_text().strip(), inputs)
         found.client.wait_for_ready(timeout=60)
         yield found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -74,12 +75,15 @@ def tree_cpu(pid: int) -> float:
     return total
 
 
-def memory(process: psutil.Process) -> int:
-    """Bytes of a process, of shared pages its share; 0 once it has ended."""
+def peak_memory(process: psutil.Process) -> int:
+    """Bytes that a process has had in memory at most, as the kernel counts, since that count was set back; 0 once it
+    has ended."""
     try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        status = Path("/proc", str(process.pid), "status").read_text()
+    except OSError:
         return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 30.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,12 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite.figures import LOOP, OURS, CaseResult
+from benchmarks.suite.figures import OURS, THEIRS, CaseResult
 from benchmarks.suite.inputs import REFERENCE
 
 _PACKAGES = ("torch", "transformers", "datasets", "grpcio", "protobuf", "numpy")
-_COLOURS = {OURS: "#1b7f5c", LOOP: "#777777"}
-_OTHER = "#c4622d"
+_COLOURS = {OURS: "#1b7f5c", THEIRS: "#c4622d"}
+_OTHER = "#777777"
+_SECONDS = {"s": 1.0, "ms": 0.001}
+_VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
 def machine() -> dict[str, Any]:
@@ -54,9 +57,17 @@ def read(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{name}.json").read_text()) for name in names if (folder / f"{name}.json").exists()]
 
 
-def table(cases: Sequence[dict[str, Any]]) -> str:
-    """Every case in Markdown: what is compared, the ratios with their targets, and all that was measured."""
-    lines = ["# Beside lmms-eval", ""]
+def table(cases: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
+    """Every case in Markdown: all targets first, then what is compared, the ratios, and all that was measured.
+    ``missing``: names of cases that have not been run."""
+    lines = ["# Beside lmms-eval", "", "## Targets", ""]
+    lines += ["| ratio or figure | median | target | | case |", "|---|---:|---|---|---|"]
+    for case in cases:
+        for told in case["comparisons"]:
+            if "target" in told:
+                median, verdict = quantity(told["value"], told["unit"]), _VERDICT[told["met"]]
+                lines.append(f"| {told['title']} | {median} | {told['target']} | {verdict} | {case['name']} |")
+    lines += ["", *([f"Not run yet: {', '.join(missing)}.", ""] if missing else [])]
     for case in cases:
         facts = case["machine"]
         load = case["load_average"][0]
@@ -79,18 +90,21 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
 
 def _comparison(told: dict[str, Any]) -> str:
     spread = f"{_number(told['least'])} – {_number(told['most'])}" if "least" in told else ""
-    met = {True: "met", False: "**missed**", None: ""}[told.get("met")]
-    return (
-        f"| {told['title']} | {_number(told['value'])} {told['unit']} | {spread} | {told.get('target', '')} | {met} |"
-    )
+    median = quantity(told["value"], told["unit"])
+    return f"| {told['title']} | {median} | {spread} | {told.get('target', '')} | {_VERDICT[told.get('met')]} |"
+
+
+def quantity(value: float, unit: str) -> str:
+    """For people."""
+    return f"{_number(value)} {unit}".rstrip()
 
 
 def _series(told: dict[str, Any]) -> str:
-    quantity = told["quantity"] + (f" ({told['note']})" if "note" in told else "")
+    what = told["quantity"] + (f" ({told['note']})" if "note" in told else "")
     cpu = _number(told["cpu_median"]) if "cpu_median" in told else ""
     spread = f"{_number(told['least'])} – {_number(told['most'])}"
-    median = f"{_number(told['median'])} {told['unit']}"
-    return f"| {quantity} | {told['system']} | {median} | {spread} | {cpu} | {len(told['values'])} |"
+    median = quantity(told["median"], told["unit"])
+    return f"| {what} | {told['system']} | {median} | {spread} | {cpu} | {len(told['values'])} |"
 
 
 def _number(value: float) -> str:
@@ -98,27 +112,45 @@ def _number(value: float) -> str:
 
 
 def plot(folder: Path, case: dict[str, Any]) -> None:
-    """A bar for each series measured in seconds: the median, a line from the least to the most; a logarithmic axis."""
+    """A bar for each time that was measured: the median, a line from the least to the most; a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    shown = [series for series in case["series"] if series["unit"] == "s" and series["median"] > 0]
+    shown = [series for series in case["series"] if series["unit"] in _SECONDS and series["least"] > 0]
     if not shown:
         return
-    figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.34 * len(shown)), layout="constrained")
-    for place, series in enumerate(reversed(shown)):
-        median = series["median"]
-        axes.barh(place, median, color=_COLOURS.get(series["system"], _OTHER), height=0.7)
-        axes.plot([series["least"], series["most"]], [place, place], color="black", linewidth=1)
-        axes.text(max(median, series["most"]) * 1.08, place, f"{_number(median)} s", va="center", fontsize=8)
-    labels = [f"{series['system']}: {series['quantity']}" for series in reversed(shown)]
+    figure, axes = pyplot.subplots(figsize=(10, 1.2 + 0.3 * len(shown)), layout="constrained")
+    labels = []
+    for number, series in enumerate(shown):
+        least, median, most = (series[name] * _SECONDS[series["unit"]] for name in ("least", "median", "most"))
+        system = series["system"]
+        known = any(earlier["system"] == system for earlier in shown[:number])
+        axes.barh(number, median, color=_COLOURS.get(system, _OTHER), height=0.7, label=None if known else system)
+        axes.plot([least, most], [number, number], color="black", linewidth=1)
+        told = quantity(series["median"], series["unit"])
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        axes.annotate(told, (max(median, most), number), **beside)
+        # Of two systems side by side the first one's name stands for both.
+        above = shown[number - 1] if number else {"quantity": ""}
+        labels.append("" if above["quantity"] == series["quantity"] else series["quantity"])
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.set_xlabel("seconds, logarithmic")
-    axes.set_title(case["title"], fontsize=10)
+    values = [series[name] * _SECONDS[series["unit"]] for series in shown for name in ("least", "most")]
+    # Whole decades below the least and room for the longest bar's figure.
+    axes.set_xlim(10 ** math.floor(math.log10(min(values) / 2)), max(values) * 4)
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _time(value)))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.set_title(case["title"] + " (logarithmic scale)", fontsize=10)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / f"{case['name']}.png", dpi=110)
     pyplot.close(figure)
+
+
+def _time(seconds: float) -> str:
+    return next(
+        f"{seconds / size:g} {unit}" for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)) if seconds >= 0.999 * size
+    )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import http
+import http.client
 import json
 import shutil
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.inputs import MODEL, REFERENCE, Inputs
+from benchmarks.suite.outcome import Outcome, of_files
 from benchmarks.suite.processes import Failed, environment, run, stop, tail, tree_cpu
 
 POLL = 0.02
@@ -59,18 +60,33 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes] | None, port: int, inputs: Inputs) -> None:
         self._process = process
         self.port = port
-        self._url = f"http://127.0.0.1:{port}"
+        self._connection: http.client.HTTPConnection | None = None
         self._inputs = inputs
 
     def cpu(self) -> float:
         assert self._process is not None
         return tree_cpu(self._process.pid)
 
-    def ask(self, path: str, body: dict[str, Any] | None = None, timeout: float = 120.0) -> Any:
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer, over a connection that is kept, as its own client does; the server closes it after some idle
+        seconds."""
+        try:
+            return self._ask(path, body)
+        except ConnectionError:
+            self._connection = None
+            return self._ask(path, body)
+
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return json.load(response)
+        headers = {"content-type": "application/json"}
+        self._connection.request("GET" if data is None else "POST", path, data, headers)
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status != http.HTTPStatus.OK:
+            raise Failed(f"lmms-eval's server: {response.status} to {path}: {answer[:500]!r}")
+        return json.loads(answer)
 
     def submit(self, tasks: Sequence[str], checkpoint: Path | None = None, **more: Any) -> str:
         # Its server takes a device and ignores it; as an argument of the model it is heeded.
@@ -90,6 +106,11 @@ class Server:
                 raise Failed(f"lmms-eval's job: {job['error']}")
             time.sleep(POLL)
 
+    def outcome(self, job_id: str) -> Outcome:
+        """What a job that has completed found; its server answers with paths of its disk."""
+        (files,) = self.ask(f"/jobs/{job_id}")["result"].values()
+        return of_files(Path(files["results"]), map(Path, files["samples"]))
+
 
 @contextmanager
 def server(inputs: Inputs, folder: Path) -> Iterator[Server]:
@@ -103,8 +124,10 @@ def server(inputs: Inputs, folder: Path) -> Iterator[Server]:
         port = free.getsockname()[1]
     log = folder / "server.log"
     command = [str(REFERENCE), "-m", "lmms_eval.launch_server", "--host", "127.0.0.1", "--port", str(port)]
+    # It never removes the folders that it makes for its jobs.
+    variables = environment(folder, TMPDIR=str(folder))
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=environment(folder))
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=variables)
     try:
         found = Server(process, port, inputs)
         deadline = time.monotonic() + 120
@@ -112,10 +135,11 @@ def server(inputs: Inputs, folder: Path) -> Iterator[Server]:
             try:
                 found.ask("/health")
                 break
-            except (urllib.error.URLError, ConnectionError) as error:
+            except OSError as error:
+                found = Server(process, port, inputs)
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise Failed(f"lmms-eval's server: {tail(log)}") from error
-                time.sleep(POLL)
+                time.sleep(0.005)
         yield found
     finally:
         stop(process)

@@ -1,10 +1,10 @@
 """A trainer that submits checkpoints as it goes; runs as a process of its own.
 
-    python -m benchmarks.suite.trainer ours|theirs|nobody ADDRESS CHECKPOINTS STEPS TASK,TASK
+    python -m benchmarks.suite.trainer ours|theirs|nobody ADDRESS CHECKPOINTS STEPS TASK,TASK OPTIONS
 
 Takes ``STEPS`` steps of a small network before each checkpoint, submits it, and goes on at once. In the end it waits
 for all results, and prints JSON: milliseconds of a step, the moment of the last submission, and that of the last
-result, in seconds of the system's monotonic clock.
+result, in seconds of the system's monotonic clock, and the jobs. OPTIONS, as JSON, are more of each submission.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.suite.inputs import Inputs
 
 
 def main() -> None:
-    system, address, folder, steps, tasks = sys.argv[1:]
+    system, address, folder, steps, tasks, options = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     checkpoints = sorted(Path(folder).iterdir())
@@ -39,12 +39,14 @@ def main() -> None:
             spent.append(time.perf_counter() - began)
         if server is not None:
             began = time.perf_counter()
-            jobs.append(server.submit(tasks.split(","), checkpoint))
+            jobs.append(server.submit(tasks.split(","), checkpoint, **json.loads(options)))
             submitted = time.monotonic()
             spent[-1] += time.perf_counter() - began
     for job_id in jobs:
         server.wait(job_id)
-    print(json.dumps({"step_ms": 1000 * sum(spent) / len(spent), "submitted": submitted, "finished": time.monotonic()}))
+    finished = time.monotonic()
+    step_ms = 1000 * sum(spent) / len(spent)
+    print(json.dumps({"step_ms": step_ms, "submitted": submitted, "finished": finished, "jobs": jobs}))
 
 
 def connect(system: str, address: str, inputs: Inputs) -> Any:

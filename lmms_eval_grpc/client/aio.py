@@ -142,7 +142,8 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
     async def list_tasks_detailed(
         self, filter: str = "", kinds: Iterable[catalog.TaskKind.ValueType] = ()
     ) -> list[catalog.TaskInfo]:
-        request = service.ListTasksRequest(filter=filter, kinds=kinds)
+        # Pages as long as there are: lmms-eval's two thousand names come in one.
+        request = service.ListTasksRequest(filter=filter, kinds=kinds, page_size=5000)
         return [
             task async for page in self._transport.pages(lambda stub: stub.ListTasks, request) for task in page.tasks
         ]

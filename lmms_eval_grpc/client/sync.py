@@ -122,7 +122,8 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
             filter: Only names that match: a prefix, or a glob when it has one of ``*``, ``?``, ``[``.
             kinds: Only names of these kinds. Empty: any.
         """
-        request = service.ListTasksRequest(filter=filter, kinds=kinds)
+        # Pages as long as there are: lmms-eval's two thousand names come in one.
+        request = service.ListTasksRequest(filter=filter, kinds=kinds, page_size=5000)
         return [task for page in self._transport.pages(lambda stub: stub.ListTasks, request) for task in page.tasks]
 
     def list_models(self) -> list[str]:

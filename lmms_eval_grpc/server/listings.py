@@ -6,6 +6,7 @@ import asyncio
 import bisect
 import contextlib
 import fnmatch
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ from lmms_eval_grpc.server.paging import fill, make_token, page_size, read_token
 from lmms_eval_grpc.v1.evaluation_service_pb2 import ListJobsResponse, ListModelsResponse, ListTasksResponse
 
 if TYPE_CHECKING:
+    from lmms_eval_grpc.engine.tasks.index import TaskIndex
     from lmms_eval_grpc.jobs.job import Job as StoredJob
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
     from lmms_eval_grpc.server.catalog import AvailableModel, TaskCatalog
     from lmms_eval_grpc.store.base import JobStore
+    from lmms_eval_grpc.v1.catalog_pb2 import TaskInfo
     from lmms_eval_grpc.v1.evaluation_service_pb2 import ListJobsRequest, ListModelsRequest, ListTasksRequest
     from lmms_eval_grpc.v1.job_pb2 import Job
 
@@ -73,11 +76,17 @@ def _list_tasks(request: ListTasksRequest, catalog: TaskCatalog) -> ListTasksRes
     selection = ("tasks", request.filter, sorted(request.kinds))
     after = read_token(request.page_token, selection, str)
     most = page_size(request.page_size, default=1000, most=5000)
-    entries = [entry for entry in catalog.index().entries() if is_wanted(entry, request)]
-    start = bisect.bisect_right(entries, str(after), key=lambda entry: entry.name) if after is not None else 0
-    tasks = fill((write_task(entry) for entry in entries[start:]), most)
-    more = start + len(tasks) < len(entries)
+    wanted = [written for entry, written in _written_tasks(catalog.index()) if is_wanted(entry, request)]
+    start = bisect.bisect_right(wanted, str(after), key=lambda task: task.name) if after is not None else 0
+    tasks = fill(wanted[start:], most)
+    more = start + len(tasks) < len(wanted)
     return ListTasksResponse(tasks=tasks, next_page_token=make_token(tasks[-1].name, selection) if more else "")
+
+
+@functools.lru_cache(maxsize=1)
+def _written_tasks(index: TaskIndex) -> tuple[tuple[TaskEntry, TaskInfo], ...]:
+    """An index's entries and what is told of them, which changes only with the index."""
+    return tuple((entry, write_task(entry)) for entry in index.entries())
 
 
 def is_wanted(entry: TaskEntry, request: ListTasksRequest) -> bool:

@@ -6,12 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.suite import report
+import pytest
+
+from benchmarks.suite import readme, report
 from benchmarks.suite.cases import CASES
 from benchmarks.suite.figures import LOOP, OURS, THEIRS, CaseResult, Comparison, Series, interleave, ratio
 from benchmarks.suite.inputs import ROOT
+from benchmarks.suite.outcome import Outcome, agree
+from benchmarks.suite.processes import Failed
 
-FACTS = {"date": "2026-01-02", "cpus": 2, "processor": "some processor", "memory_bytes": 24 << 30}
+FACTS = {
+    "date": "2026-01-02",
+    "cpus": 2,
+    "processor": "some processor",
+    "memory_bytes": 24 << 30,
+    "lmms_eval_versions": {"lmms-eval": "0.7.3"},
+}
 
 
 def result() -> CaseResult:
@@ -20,7 +30,8 @@ def result() -> CaseResult:
     loop = Series(LOOP, "generation", values=[1.5], note="batch size 8")
     size = Series(OURS, "memory", "MiB", [300.0])
     comparisons = [
-        ratio("whole: theirs / ours", slow, fast, at_least=12),
+        ratio("whole: theirs / ours", slow, fast, at_least=12, headline="a whole job", why="it is an example"),
+        ratio("whole: the loop / ours", loop, fast),
         Comparison("ready", 0.4, None, "s", at_most=1),
     ]
     return CaseResult("example", "An example", "What is compared.", [slow, fast, loop, size], comparisons, ["a note"])
@@ -55,7 +66,9 @@ def test_all_take_turns_and_the_order_turns_round() -> None:
 
 def test_the_table_tells_targets_spread_load_and_machine(tmp_path: Path) -> None:
     report.write(tmp_path, FACTS, result())
-    text = report.table(report.read(tmp_path, ["example", "never run"]))
+    text = report.table(report.read(tmp_path, ["example", "never run"]), ["never run"])
+    assert "| whole: theirs / ours | 10 × | ≥ 12 | **missed** | example |\n| ready |" in text
+    assert "Not run yet: never run." in text
     assert "| whole: theirs / ours | 10 × | 5 – 15 | ≥ 12 | **missed** |" in text
     assert "| ready | 0.4 s |  | ≤ 1 | met |" in text
     assert "| generation (batch size 8) | hand-written loop | 1.5 s | 1.5 – 1.5 |  | 1 |" in text
@@ -78,10 +91,67 @@ def test_an_unknown_case_is_refused_by_name() -> None:
     assert "no case 'nonsense'; there are turnaround" in done.stderr
 
 
-def test_kept_figures_are_of_cases_that_exist() -> None:
-    for path in (ROOT / "benchmarks" / "results").glob("*/README.md"):
-        if "# Beside lmms-eval" not in path.read_text():
-            continue
+def test_the_readme_tells_headlines_losses_and_what_was_not_measured(tmp_path: Path) -> None:
+    report.write(tmp_path, FACTS, result())
+    text = readme.section(report.read(tmp_path, ["example"]), ["never run"], "the/folder")
+    assert "2 cores (some processor), 24 GiB, no GPU, one thread for the model, 2026-01-02, lmms-eval 0.7.3" in text
+    assert "(the/folder/README.md)" in text
+    assert "| a whole job | 2 s | 20 s | 10 × | ≥ 12 ×: **missed** |" in text
+    assert "Not measured yet: never run." in text
+    lost = text.partition("Where we do not win:")[2]
+    assert (
+        "- whole: theirs / ours, 10 ×, where the target is ≥ 12 (here 2 s, lmms-eval 20 s): it is an example." in lost
+    )
+    assert lost.count("\n- ") == 1  # That the loop is quicker than a whole job is no loss.
+
+
+def test_what_lmms_eval_is_better_in_is_a_loss_without_a_target() -> None:
+    ours, theirs = Series(OURS, "a", values=[2.0]), Series(THEIRS, "a", values=[1.0])
+    assert ratio("", theirs, ours).lost
+    assert ratio("", ours, theirs).lost
+    assert not ratio("", ours, Series(THEIRS, "a", values=[3.0])).lost
+
+
+def test_a_readme_without_figures_says_how_to_take_them() -> None:
+    text = f"before\n{readme.BEGIN}benchmarks/results/nowhere -->\nold\n{readme.END}\nafter\n"
+    new = readme.written(text)
+    assert "old" not in new
+    assert "No figures are kept yet; `scripts/benchmark` takes them." in new
+    assert new.startswith("before\n")
+    assert new.endswith(f"{readme.END}\nafter\n")
+    assert readme.written(new) == new
+
+
+def test_the_readme_is_what_the_kept_figures_say() -> None:
+    text = readme.README.read_text()
+    assert readme.written(text) == text, "run python -m benchmarks.suite.readme"
+
+
+def test_kept_tables_are_what_the_kept_figures_say() -> None:
+    for path in (ROOT / "benchmarks" / "results").glob("*/suite/README.md"):
         cases = report.read(path.parent, list(CASES))
+        missing = [name for name in CASES if name not in {case["name"] for case in cases}]
         assert cases, path
-        assert path.read_text() == report.table(cases), f"{path} is not what its JSON files say: run scripts/benchmark"
+        assert path.read_text() == report.table(cases, missing), f"{path} is not what its JSON files say"
+
+
+def outcome(scores: dict[str, float], **answers: str) -> Outcome:
+    return Outcome({("task", number): answer for number, answer in enumerate(answers.values())}, scores)
+
+
+def test_systems_that_answered_alike_agree() -> None:
+    assert agree(outcome({"task": 0.5}, a="1", b="2"), outcome({"task": 0.5}, a="1", b="2"), 2).startswith("2 of 2")
+
+
+@pytest.mark.parametrize(
+    ("other", "expected", "complaint"),
+    [
+        (outcome({"task": 0.5}, a="1", b="3"), 2, "only 1 of 2 answers"),
+        (outcome({"task": 0.5}, a="1"), 2, "other documents"),
+        (outcome({"task": 0.5}, a="1", b="2"), 3, "other documents"),
+        (outcome({"task": 0.4}, a="1", b="2"), 2, "but the scores are"),
+    ],
+)
+def test_systems_that_did_not_do_the_same_are_not_compared(other: Outcome, expected: int, complaint: str) -> None:
+    with pytest.raises(Failed, match=complaint):
+        agree(outcome({"task": 0.5}, a="1", b="2"), other, expected)
