@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -51,6 +51,18 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
     if process.returncode:
         raise Failed(f"exit status {process.returncode} of {command[:4]}:\n{tail(log)}")
     return wall, usage.ru_utime + usage.ru_stime
+
+
+@contextlib.contextmanager
+def on_core(index: int) -> Iterator[None]:
+    """Has programs that are started meanwhile run on one core, and their children too: of those that may be used, that
+    of ``index``, counted as in a list."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[index]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def tail(log: Path, size: int = 2000) -> str:
