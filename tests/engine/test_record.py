@@ -234,13 +234,13 @@ def write(folder: Path, api_key: str = "sk", **changes: Any) -> WrittenResults:
     custom = MetricScore("odd", "none", math.nan)
     scores = [TaskScore("one", "2", (metric, custom), 5, 4, 1, 2.0), TaskScore("two", "2", (), 5, 0, 5)]
     first = SampleRecord("one", 0, "none", "ok", "q", "a", ("a",), ("a",), {"exact_match": 1.0}, 10, 3, doc_hash="h")
-    records = [replace(first, doc_id=doc_id, **changes) for doc_id in (2, 0, 1)]
+    records = [replace(first, doc_id=doc_id, **changes) for doc_id in (0, 1, 2)]
     records.append(SampleRecord("one", 3, "", "model_error", error="no answer"))
     return write_results(
         config,
         tasks,
         scores,
-        records,
+        {"one": records},
         build_manifest(config, tasks, {"backend": "fake"}, device={"type": "cpu"}, processor_backend="pil"),
         folder / "out",
         started=STARTED,

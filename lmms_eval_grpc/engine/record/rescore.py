@@ -61,7 +61,7 @@ def rescore(config: EvaluationConfig, samples_paths: Sequence[Path], output_dir:
         config,
         loaded.tasks,
         scores,
-        (record for one in rescored for record in one.records),
+        {one.score.task: one.records for one in rescored},
         manifest,
         output_dir,
         started=started,

@@ -74,7 +74,7 @@ def write_results(
     config: EvaluationConfig,
     tasks: Sequence[Task],
     scores: Sequence[TaskScore],
-    sample_records: Iterable[SampleRecord],
+    records: Mapping[str, Iterable[SampleRecord]],
     manifest: Mapping[str, Any],
     output_dir: Path,
     *,
@@ -88,29 +88,24 @@ def write_results(
 ) -> WrittenResults:
     """Writes ``<output_dir>/<model>/<date>_results.json`` and, per task, ``<date>_samples_<task>.jsonl`` beside it.
 
-    ``scores`` are those of ``tasks``, in their order. Samples files are written only where there are
-    ``sample_records``; within a file they are sorted by document. The date is ``started`` in the configured
-    time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response cache
-    spared; None: there was none. ``usages`` are what each task's responses cost; None: what the records say.
+    ``scores`` are those of ``tasks``, in their order. ``records`` are those of each task that has some, in the order
+    of the documents; they are gone through twice. Only such tasks get a samples file. The date is ``started`` in the
+    configured time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response
+    cache spared; None: there was none. ``usages`` are what each task's responses cost; None: what the records say.
     """
-    by_task: dict[str, list[SampleRecord]] = {task.name: [] for task in tasks}
-    for record in sample_records:
-        by_task.setdefault(record.task, []).append(record)
-    for records in by_task.values():
-        records.sort(key=lambda record: record.doc_id)
     document = build_document(
-        config, tasks, scores, by_task, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
+        config, tasks, scores, records, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
     with _reserved_date(folder, _date(config, started)) as date:
         secrets = secrets_of(config)
         samples_paths = tuple(
             write_text(
-                folder / f"{date}_samples_{safe_name(task)}.jsonl",
-                (hide_in_json(dump_line(to_lmms_eval_sample(record)), secrets) + "\n" for record in records),
+                folder / f"{date}_samples_{safe_name(task.name)}.jsonl",
+                (hide_in_json(dump_line(to_lmms_eval_sample(record)), secrets) + "\n" for record in records[task.name]),
             )
-            for task, records in by_task.items()
-            if records
+            for task in tasks
+            if task.name in records
         )
         # Last, so that whoever finds the results finds everything that belongs to them.
         results_path = write_text(folder / f"{date}_results.json", [dump_document(document)])
@@ -121,7 +116,7 @@ def build_document(
     config: EvaluationConfig,
     tasks: Sequence[Task],
     scores: Sequence[TaskScore],
-    records: Mapping[str, Sequence[SampleRecord]],
+    records: Mapping[str, Iterable[SampleRecord]],
     manifest: Mapping[str, Any],
     started: datetime,
     finished: datetime,
@@ -132,7 +127,7 @@ def build_document(
     usages: Mapping[str, TaskUsage] | None = None,
 ) -> dict[str, Any]:
     """The results document: lmms-eval's keys in its order (:data:`LMMS_EVAL_KEYS`), then those of our own."""
-    recorded = _usages(tasks, records)
+    recorded, task_hashes = _sum_up(tasks, records)
     model_name = _model_name(config)
     rows = {group.group: _group_results(group) for group in groups}
     aggregated = {group.group: rows[group.group] for group in groups if group.metrics}
@@ -161,7 +156,7 @@ def build_document(
         "throughput": dict(throughput or {}),
         "usage": _usage(config, recorded if usages is None else usages, scores, cached),
         "efficiency": _efficiency(recorded),
-        "task_hashes": {name: _task_hash(of_task) for name, of_task in records.items() if of_task},
+        "task_hashes": task_hashes,
         "model_source": config.model,
         "model_name": model_name,
         "model_name_sanitized": model_folder(config),
@@ -315,13 +310,20 @@ def _config(config: EvaluationConfig, manifest: Mapping[str, Any], batch_sizes: 
     }
 
 
-def _usages(tasks: Sequence[Task], records: Mapping[str, Sequence[SampleRecord]]) -> dict[str, TaskUsage]:
-    usages = {}
+def _sum_up(
+    tasks: Sequence[Task], records: Mapping[str, Iterable[SampleRecord]]
+) -> tuple[dict[str, TaskUsage], dict[str, str]]:
+    """Of each task with records: what they cost, and a SHA-256 over which documents were run, and what was in them."""
+    usages, hashes = {}, {}
     for task in tasks:
-        of_task = usages[task.name] = TaskUsage()
-        for record in records.get(task.name, ()):
-            of_task.add(record, task.config.score_key)
-    return {name: of_task for name, of_task in usages.items() if of_task.documents}
+        if task.name in records:
+            usage, documents = TaskUsage(), dict[str, None]()  # without repetition, in their order
+            for record in records[task.name]:
+                usage.add(record, task.config.score_key)
+                documents[f"{record.doc_id} {record.doc_hash}"] = None
+            usages[task.name] = usage
+            hashes[task.name] = hashlib.sha256("\n".join(documents).encode()).hexdigest()
+    return usages, hashes
 
 
 def _usage(
@@ -349,12 +351,6 @@ def _efficiency(usages: Mapping[str, TaskUsage]) -> dict[str, Any]:
         "overall": usage.total(usages.values()).efficiency(),
         "by_task": {name: of_task.efficiency() for name, of_task in usages.items()},
     }
-
-
-def _task_hash(records: Sequence[SampleRecord]) -> str:
-    """SHA-256 over which documents were run, and what was in them."""
-    documents = dict.fromkeys((record.doc_id, record.doc_hash) for record in records)
-    return hashlib.sha256("\n".join(f"{doc_id} {digest}" for doc_id, digest in documents).encode()).hexdigest()
 
 
 def _model_name(config: EvaluationConfig) -> str:

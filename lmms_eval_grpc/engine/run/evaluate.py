@@ -197,7 +197,7 @@ def _evaluate(
             config,
             tasks,
             scores,
-            samples.read() if samples is not None else (),
+            samples.by_task() if samples is not None else {},
             manifest,
             config.output_dir or run_dir / "results",
             started=started,

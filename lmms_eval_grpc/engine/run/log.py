@@ -61,12 +61,13 @@ class RunLog:
 
     @property
     def answers(self) -> Mapping[AnswerKey, GenerationResponse]:
-        """The newest answer to every question, failed ones (``error`` set) included."""
+        """The newest answer to every question that earlier attempts have answered, failed ones (``error`` set)
+        included. This attempt's own are on disk only: there may be many, and long."""
         return self._answers
 
     @property
     def generated_tokens(self) -> int:
-        """Output tokens of all answers that the model itself gave."""
+        """Output tokens of all these answers that the model itself gave."""
         return sum(response.output_tokens for response in self._answers.values() if not response.cached)
 
     def is_finished(self, task_identity: str) -> bool:
@@ -77,7 +78,6 @@ class RunLog:
         """Appends a batch and returns when it is on disk. ``task`` is the task's name, for whoever reads the file."""
         lines = []
         for key, response in answers:
-            self._answers[key] = response
             line = {"kind": "answer", "identity": key.task, "task": task, "doc_id": key.doc_id, "repeat": key.repeat}
             line |= {"input_tokens": response.input_tokens, "output_tokens": response.output_tokens}
             line |= {"text": response.text} if response.error is None else {"error": response.error}

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, Reporter, Stage, TaskScore
@@ -200,7 +200,7 @@ class _TaskRun:
             if isinstance(outcome, ScoringError):
                 self._fail(doc_id, outcome.outcome, outcome.message, answered)
             else:
-                self._scored.append(ScoredSample(doc_id, outcome))
+                self._scored.append(ScoredSample(doc_id, tuple(map(_without_text, outcome))))
                 self.context.progress.counters.samples_scored += 1
                 self._record(doc_id, outcome, answered)
 
@@ -257,3 +257,8 @@ class _TaskRun:
     def _describe(self, doc_id: int, answered: _Answered) -> dict[str, Any]:
         with self.context.lock:
             return describe_sample(self.task, doc_id, answered.responses, answered.prompt)
+
+
+def _without_text(score: FilteredScore) -> FilteredScore:
+    """As it is kept until the task's end: aggregations read no responses, which are long and on disk."""
+    return replace(score, filtered_responses=())
