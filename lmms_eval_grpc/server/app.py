@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import shutil
@@ -203,7 +202,6 @@ class EvaluationServer:
         facts: ServerFacts,
         digests: RequestDigests,
     ) -> None:
-        state_dir = self.state_dir.resolve()
         servicer = EvaluationServicer(
             store=store,
             samples=FileSampleStore(),
@@ -214,9 +212,7 @@ class EvaluationServer:
                 tasks,
                 self._executor,
                 include_paths=self.args.include_path,
-                path_rules=dataclasses.replace(
-                    path_rules(self.args), state_dir=str(state_dir), jobs_dir=str(state_dir / JOBS_NAME)
-                ),
+                path_rules=path_rules(self.args).guarding(self.state_dir, self.state_dir / JOBS_NAME),
                 code_rules=code_rules(self.args),
                 digests=digests,
                 track=self.args.track,

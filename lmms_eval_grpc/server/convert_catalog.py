@@ -13,7 +13,7 @@ from lmms_eval_grpc.scheduler.feed import QueueChange
 from lmms_eval_grpc.scheduler.queue import QueueView
 from lmms_eval_grpc.scheduler.slots import SlotView
 from lmms_eval_grpc.server.convert_job import STATES, write_state
-from lmms_eval_grpc.server.convert_values import write_time
+from lmms_eval_grpc.server.convert_values import clean, write_time
 from lmms_eval_grpc.server.principals import Principal
 from lmms_eval_grpc.store.base import JobFilter
 from lmms_eval_grpc.v1 import catalog_pb2, evaluation_service_pb2, job_pb2
@@ -124,7 +124,7 @@ def write_task(entry: TaskEntry) -> catalog_pb2.TaskInfo:
         output_type=entry.output_type,
         description=entry.description,
         members=entry.members,
-        source=entry.source or "",
+        source=clean(entry.source or ""),
         tags=entry.tags,
     )
 

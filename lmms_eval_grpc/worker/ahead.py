@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
@@ -85,8 +84,8 @@ def check_paths(job: RunJob, spec: JobSpec) -> None:
     rules = PathRules.of_environment(os.environ)
     if rules == PathRules():
         return
-    jobs_dir = str(Path(job.job_dir).parent)
-    rules = dataclasses.replace(rules, state_dir=jobs_dir, jobs_dir=jobs_dir)
+    jobs_dir = Path(job.job_dir).parent
+    rules = rules.guarding(jobs_dir, jobs_dir)
     problems = [f"{field}: {problem}" for field, problem in refused_paths(spec, rules, in_use=True)]
     if problems:
         raise EvaluationError("PATH_NOT_ALLOWED", "; ".join(problems))

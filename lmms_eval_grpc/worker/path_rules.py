@@ -52,9 +52,10 @@ class PathRules:
     schemes: tuple[str, ...] = ()
     """Of URLs. Empty: all that fsspec knows; where there are roots, :data:`REMOTE_SCHEMES`."""
     state_dir: str = ""
-    """The server's, links resolved: nothing in it may be written to, and of it only the jobs' folders read."""
+    """The server's: nothing in it may be written to, and of it only the jobs' folders read. Links are resolved, see
+    :meth:`guarding`."""
     jobs_dir: str = ""
-    """In that folder."""
+    """The jobs' folders' own, links resolved."""
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> PathRules:
@@ -64,6 +65,10 @@ class PathRules:
             tuple(told.get(name, ())) for name in ("checkpoint_roots", "output_roots", "schemes")
         )
         return cls(checkpoints, outputs, schemes)
+
+    def guarding(self, state_dir: Path, jobs_dir: Path) -> PathRules:
+        """These rules for a server with that state. Links in it are resolved once, here: rules are asked often."""
+        return dataclasses.replace(self, state_dir=os.path.realpath(state_dir), jobs_dir=os.path.realpath(jobs_dir))
 
     def environment(self) -> dict[str, str]:
         """Tells a worker all but where the server's state is; nothing where there is no rule."""
@@ -166,7 +171,8 @@ def resolve(text: str) -> Path | None:
     """The absolute path that ``text`` means, ``~``, ``..`` and links resolved as far as there is something; None: that
     cannot be told."""
     try:
-        return Path(os.path.realpath(Path(text).expanduser() if "~" in text else text))
+        # At a link that leads to itself, realpath takes what follows a double slash for a path of its own.
+        return Path(os.path.realpath(Path(text).expanduser() if "~" in text or "//" in text else text))
     except (RuntimeError, ValueError, OSError):  # a user that nobody knows, a NUL
         return None
 

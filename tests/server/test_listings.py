@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,16 @@ async def test_tasks_groups_and_tags_are_listed_with_what_they_stand_for(tasks: 
     assert by_name["alpha"].output_type == "generate_until"
     assert by_name["alpha"].tags == ["greek"]
     assert by_name["alpha"].source.endswith("alpha.yaml")
+
+
+async def test_a_file_whose_name_is_no_text_spoils_no_list(new_rig: NewRig, tmp_path: Path) -> None:
+    for name in (b"alpha.yaml", b"z\xff.yaml"):
+        file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        file.write_text(f"task: {name[:1].decode()}\noutput_type: generate_until\n")
+    rig = await new_rig(include_path=(tmp_path,))
+    listed = {task.name: task.source for task in (await rig.stub.ListTasks(pb.ListTasksRequest())).tasks}
+    assert listed["z"].endswith("/z?.yaml")
+    assert listed["a"].endswith("/alpha.yaml")
 
 
 async def test_tasks_are_chosen_by_prefix_glob_and_kind(tasks: Rig) -> None:

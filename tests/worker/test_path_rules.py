@@ -83,3 +83,44 @@ def test_without_rules_nothing_is_refused(job: RunJob, tmp_path: Path, monkeypat
     monkeypatch.delenv("LMMS_EVAL_GRPC_PATH_RULES")
     for _, spec in specs(tmp_path):
         check_paths(job, spec)
+
+
+@pytest.mark.parametrize("linked", ["state", "jobs"])
+def test_the_state_is_known_behind_links_too(linked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "disk/state"
+    (state / "jobs/other").mkdir(parents=True)
+    (state / "jobs/other/secrets.json").write_text("{}")
+    (tmp_path / "run").mkdir()
+    if linked == "state":
+        jobs = tmp_path / "run/state/jobs"
+        (tmp_path / "run/state").symlink_to(state)
+    else:
+        jobs = tmp_path / "run/jobs"
+        jobs.symlink_to(state / "jobs")
+    (tmp_path / "good").mkdir()
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/chat_template.jinja").symlink_to(state / "jobs/other/secrets.json")
+    job = RunJob(job_id="me", job_dir=str(jobs / "me"), device="cpu", attempt=1)
+
+    def problem(rules: PathRules, spec: JobSpec) -> str:
+        for name, value in rules.environment().items():
+            monkeypatch.setenv(name, value)
+        try:
+            check_paths(job, spec)
+        except EvaluationError as error:
+            return str(error)
+        return ""
+
+    secret = {"pretrained": str(tmp_path / "good"), "chat_template": str(state / "jobs/other/secrets.json")}
+    writable = PathRules((), (str(tmp_path),))
+    assert "chat_template" in problem(writable, EvaluationSpec("idefics3", ("t",), secret))
+    readable = PathRules((str(tmp_path),), (str(tmp_path / "out"),))
+    leading = {"pretrained": str(tmp_path / "checkpoint")}
+    assert "pretrained" in problem(readable, EvaluationSpec("idefics3", ("t",), leading))
+    into = EvaluationSpec("idefics3", ("t",), output_dir=str(state / "jobs/other"))
+    assert "output_dir" in problem(writable, into)
+    # Results of an earlier job are another matter, by either name.
+    narrow = PathRules((str(tmp_path / "good"),), (str(tmp_path / "out"),))
+    for folder in (jobs, state / "jobs"):
+        spec = EvaluationSpec("idefics3", ("t",), baseline=str(folder / "other/results.json"))
+        assert problem(narrow, spec) == ""
