@@ -152,11 +152,16 @@ async def test_tasks_groups_and_tags_are_listed_with_what_they_stand_for(tasks: 
     assert by_name["alpha"].source.endswith("alpha.yaml")
 
 
-async def test_a_file_whose_name_is_no_text_spoils_no_list(new_rig: NewRig, tmp_path: Path) -> None:
+@pytest.fixture
+def oddly_named(tmp_path: Path) -> Path:
     for name in (b"alpha.yaml", b"z\xff.yaml"):
         file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
         file.write_text(f"task: {name[:1].decode()}\noutput_type: generate_until\n")
-    rig = await new_rig(include_path=(tmp_path,))
+    return tmp_path
+
+
+async def test_a_file_whose_name_is_no_text_spoils_no_list(new_rig: NewRig, oddly_named: Path) -> None:
+    rig = await new_rig(include_path=(oddly_named,))
     listed = {task.name: task.source for task in (await rig.stub.ListTasks(pb.ListTasksRequest())).tasks}
     assert listed["z"].endswith("/z?.yaml")
     assert listed["a"].endswith("/alpha.yaml")
