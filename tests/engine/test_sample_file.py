@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from lmms_eval_grpc.engine.record.samples import SampleRecord
 from lmms_eval_grpc.engine.run.sample_file import SampleFile
 
@@ -39,12 +41,13 @@ def test_records_come_by_task_and_document_and_filter(tmp_path: Path) -> None:
         assert KEY not in next(iter(found["one"])).prompt
 
 
-def test_a_later_attempt_takes_them_up_and_makes_void_what_no_longer_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [b'{"task": "one", "doc', b'{"task": "one"}\n{"task": "one", "doc_id": 1}\n', b"\0\n"])
+def test_a_later_attempt_takes_them_up_and_makes_void_what_no_longer_holds(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "samples.jsonl"
     with SampleFile(path, keep=False) as samples:
         samples.append([left_out("one", 1), ok("one", 0)])
     with path.open("ab") as file:
-        file.write(b'{"task": "one", "doc')
+        file.write(torn)
     with SampleFile(path, keep=True) as samples:
         assert read(samples) == {"one": [ok("one", 0), left_out("one", 1)]}
         samples.append([ok("one", 1, "b"), ok("one", 1, "a"), ok("one", 0)])

@@ -48,12 +48,19 @@ class SampleFile:
         self._written: dict[tuple[str, int], tuple[str, dict[str, int]]] = {}
         """The newest outcome by task and document, and where the record of it is for each filter that has one."""
         if keep and path.exists():
-            sound_bytes, records = read_sound_lines(path)
-            with path.open("rb") as file:
-                for record, line in zip(records, file, strict=False):
-                    self._note(record["task"], record["doc_id"], record["filter"], record["outcome"], len(line))
-            os.truncate(path, sound_bytes)
+            self._take_up(path)
+            os.truncate(path, self._size)
         self._file = path.open("ab" if keep else "wb")
+
+    def _take_up(self, path: Path) -> None:
+        _, records = read_sound_lines(path)
+        with path.open("rb") as file:
+            for record, line in zip(records, file, strict=False):
+                try:
+                    key = record["task"], record["doc_id"], record["filter"], record["outcome"]
+                except KeyError:
+                    return  # No record: like a torn one it ends what can be relied on.
+                self._note(*key, len(line))
 
     def has(self, task: str, doc_id: int, filter_name: str, outcome: str) -> bool:
         """Whether that is the newest record of the sample and filter."""
