@@ -79,7 +79,8 @@ def run(bench: Bench) -> CaseResult:
         f"A trainer takes {STEPS} steps of some milliseconds, submits a checkpoint with two tasks of {samples} samples,"
         f" and goes on; {count} times. Ours runs at its defaults, lmms-eval's server once, at"
         f" {bench.their_batch_words}. Both servers have run a small job of both tasks before. The servers have one"
-        " core and the trainer another, as a trainer's GPUs are its own. CPU seconds are those of the server and its jobs.",
+        " core and the trainer another, as a trainer's GPUs are its own. CPU seconds are those of the server and its"
+        " jobs.",
         [wait, their_wait, idle, step, their_step, alone],
         [
             ratio(
