@@ -115,10 +115,11 @@ def _measure(
             )
         )
     if theirs_best.values:
+        tried = " and ".join(map(str, THEIR_BATCHES))
         result.comparisons.append(
             ratio(
                 f"{kind}: lmms-eval at batch size {bench.their_batch} / our whole job",
                 *(theirs_best, whole),
-                headline=f"the same, lmms-eval at batch size {bench.their_batch}, its best of {len(THEIR_BATCHES)}",
+                headline=f"the same, lmms-eval at batch size {bench.their_batch}, the best of {tried}",
             )
         )
