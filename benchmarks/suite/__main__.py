@@ -32,7 +32,7 @@ def main() -> int:
         parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
     if not REFERENCE.exists():
         parser.error(f"{REFERENCE} is missing; scripts/benchmark makes it")
-    kept = ROOT / "benchmarks" / "results" / f"{os.cpu_count()}-cores-no-gpu"
+    kept = ROOT / "benchmarks" / "results" / f"{os.cpu_count()}-cores-{'gpu-unused' if report.gpu() else 'no-gpu'}"
     folder = arguments.results or kept / ("suite-quick" if arguments.quick else "suite")
     folder.mkdir(parents=True, exist_ok=True)
     facts = report.machine()
@@ -49,6 +49,8 @@ def main() -> int:
                 # One broken case must not cost the others their figures.
                 print(f"{name} FAILED: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
+                # Nor may its earlier figures, of other code perhaps, stand for it.
+                report.forget(folder, name)
                 continue
             result.load_average, result.quick = load, arguments.quick
             result.seconds = time.monotonic() - began

@@ -90,6 +90,7 @@ class Comparison:
         for name, series in (("ours", self.ours), ("other", self.other)):
             if series is not None:
                 told[name] = {"system": series.system, "median": series.median, "unit": series.unit}
+                told[name]["times"] = len(series.values)
         told["lost"] = self.lost
         told |= {name: text for name, text in (("headline", self.headline), ("why", self.why)) if text}
         return told

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.suite.inputs import MODEL, ROOT, Inputs
 from benchmarks.suite.outcome import Outcome
-from benchmarks.suite.processes import Failed, environment, run, stop, tail, tree, tree_cpu
+from benchmarks.suite.processes import Failed, environment, name_of, run, stop, tail, tree, tree_cpu
 from lmms_eval_grpc import EvalClient
 
 
@@ -57,9 +57,9 @@ class Server:
     def cpu(self) -> float:
         return tree_cpu(self.process.pid)
 
-    def children(self) -> list[psutil.Process]:
-        """The processes below the server, of which a running job's worker is the largest."""
-        return tree(self.process.pid)[1:]
+    def workers(self) -> list[psutil.Process]:
+        """Of the processes below the server those that run a job: not what they are forked from."""
+        return [process for process in tree(self.process.pid) if name_of(process) == "eval-worker"]
 
     def submit(self, tasks: Sequence[str], checkpoint: Path | None = None, **more: Any) -> str:
         model_args = self._inputs.model_args | ({"pretrained": str(checkpoint)} if checkpoint else {})

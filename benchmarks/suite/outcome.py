@@ -44,6 +44,13 @@ def in_folder(folder: Path) -> Outcome:
     return of_files(results, folder.rglob("*_samples_*.jsonl"))
 
 
+def same_prompts(kind: str, ours: Iterable[int], loop: int) -> None:
+    """Raises Failed: one of our jobs read another number of prompt tokens than the loop did."""
+    for read in ours:
+        if read != loop:
+            raise Failed(f"{kind}: our prompts have {read} tokens and the loop's {loop}")
+
+
 def agree(ours: Outcome, theirs: Outcome, expected: int) -> str:
     """A note that says how many answers are the same. Raises Failed: the two have not done the same, or not all of the
     ``expected`` samples."""

@@ -28,9 +28,15 @@ class Failed(Exception):
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Variables for a measured program, whose caches lie in ``folder``. Our own package is not put in its way."""
-    base = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return base | OFFLINE | {"HF_HOME": str(folder / "hugging-face")} | more
+    """Variables for a measured program, whose caches lie in ``folder``. Neither our own package nor settings of
+    whoever runs the benchmarks are put in its way."""
+    base = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "HF_DATASETS_CACHE") and not name.startswith("LMMS_EVAL_GRPC_")
+    }
+    caches = {"HF_HOME": str(folder / "hugging-face"), "XDG_CACHE_HOME": str(folder / "caches")}
+    return base | OFFLINE | caches | more
 
 
 def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str]) -> tuple[float, float]:
@@ -96,6 +102,14 @@ def peak_memory(process: psutil.Process) -> int:
         return 0
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     return 1024 * int(found[1]) if found else 0
+
+
+def name_of(process: psutil.Process) -> str:
+    """As the process calls itself; empty once it has ended."""
+    try:
+        return Path("/proc", str(process.pid), "comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 30.0) -> None:

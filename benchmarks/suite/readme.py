@@ -26,17 +26,17 @@ def section(cases: Sequence[dict[str, Any]], missing: Sequence[str], folder: str
     from the project's root."""
     if not cases:
         return "No figures are kept yet; `scripts/benchmark` takes them.\n"
-    facts = cases[-1]["machine"]
-    dates = sorted({case["machine"]["date"] for case in cases})
-    taken = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    names: dict[str, list[str]] = {}
+    for case in cases:
+        names.setdefault(report.told(case), []).append(case["name"])
+    taken = [how if len(names) == 1 else f"{', '.join(of)}: {how}" for how, of in names.items()]
     lines = [
-        f"Medians of pairs that ran in turn on one machine: {facts['cpus']} cores ({facts['processor']}),"
-        f" {facts['memory_bytes'] >> 30} GiB, no GPU, one thread for the model, {taken}, lmms-eval"
-        f" {facts['lmms_eval_versions']['lmms-eval']}. [All figures, their spread, and what is compared in each]"
-        f"({folder}/README.md).",
+        "Medians; the two sides took turns on one machine, with one thread for the model, as often as the column of"
+        f" runs says (here / there). Taken {'; '.join(taken)}. [All figures, their spread, and what is compared in"
+        f" each]({folder}/README.md).",
         "",
-        "| | here | lmms-eval | ratio | target |",
-        "|---|---:|---:|---:|---|",
+        "| | here | lmms-eval | ratio | runs | target |",
+        "|---|---:|---:|---:|---:|---|",
     ]
     told = [comparison for case in cases for comparison in case["comparisons"]]
     lines += [_row(comparison) for comparison in told if "headline" in comparison]
@@ -57,7 +57,8 @@ def _row(told: dict[str, Any]) -> str:
     target = ""
     if "target" in told:
         target = f"{told['target']} {told['unit']}".rstrip() + (": met" if told["met"] else ": **missed**")
-    return f"| {told['headline']} | {here} | {there} | {value if value != here else ''} | {target} |"
+    shown = value if value != here else ""
+    return f"| {told['headline']} | {here} | {there} | {shown} | {report.runs(told)} | {target} |"
 
 
 def _loss(told: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.figures import OURS, THEIRS, CaseResult
-from benchmarks.suite.inputs import REFERENCE
+from benchmarks.suite.inputs import REFERENCE, ROOT
 
 _PACKAGES = ("torch", "transformers", "datasets", "grpcio", "protobuf", "numpy")
 _COLOURS = {OURS: "#1b7f5c", THEIRS: "#c4622d"}
@@ -25,18 +25,49 @@ _VERDICT = {True: "met", False: "**missed**", None: ""}
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
-    asked = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {_PACKAGES[:3]!r}}}))"
+    names = ("lmms-eval", *_PACKAGES[:3])
+    asked = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
     their = json.loads(subprocess.run([REFERENCE, "-c", asked], check=True, capture_output=True, text=True).stdout)
     return {
         "date": time.strftime("%Y-%m-%d"),
+        "commit": _commit(),
         "cpus": os.cpu_count(),
         "processor": _processor(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": gpu(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
-        "lmms_eval_versions": {"lmms-eval": "0.7.3", **their},
+        "lmms_eval_versions": their,
     }
+
+
+def gpu() -> str:
+    """What the machine has; empty: none. Nothing here uses it."""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
+
+
+def told(case: dict[str, Any]) -> str:
+    """When, on what, and of which code a case's figures were taken, for people."""
+    facts = case["machine"]
+    accelerator = f"its {facts['gpu']} unused" if facts["gpu"] else "no GPU"
+    return (
+        f"{facts['date']}, {facts['cpus']} cores ({facts['processor']}), {facts['memory_bytes'] >> 30} GiB,"
+        f" {accelerator}, lmms-eval {facts['lmms_eval_versions']['lmms-eval']}, our commit {facts['commit']}"
+        + (", a quick run of few rounds" if case["quick"] else "")
+    )
+
+
+def _commit() -> str:
+    """Of the code, with a mark where files other than figures differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
 
 
 def _processor() -> str:
@@ -52,6 +83,12 @@ def write(folder: Path, facts: dict[str, Any], result: CaseResult) -> None:
     (folder / f"{result.name}.json").write_text(text + "\n")
 
 
+def forget(folder: Path, name: str) -> None:
+    """Removes what was kept of a case: it has failed since."""
+    for kind in ("json", "png"):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+
 def read(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """The cases that have been kept, by name."""
     return [json.loads((folder / f"{name}.json").read_text()) for name in names if (folder / f"{name}.json").exists()]
@@ -63,23 +100,20 @@ def table(cases: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
     lines = ["# Beside lmms-eval", "", "## Targets", ""]
     lines += ["| ratio or figure | median | target | | case |", "|---|---:|---|---|---|"]
     for case in cases:
-        for told in case["comparisons"]:
-            if "target" in told:
-                median, verdict = quantity(told["value"], told["unit"]), _VERDICT[told["met"]]
-                lines.append(f"| {told['title']} | {median} | {told['target']} | {verdict} | {case['name']} |")
+        for compared in case["comparisons"]:
+            if "target" in compared:
+                median, verdict = quantity(compared["value"], compared["unit"]), _VERDICT[compared["met"]]
+                lines.append(f"| {compared['title']} | {median} | {compared['target']} | {verdict} | {case['name']} |")
     lines += ["", *([f"Not run yet: {', '.join(missing)}.", ""] if missing else [])]
     for case in cases:
-        facts = case["machine"]
         load = case["load_average"][0]
         lines += [f"## {case['title']}", "", case["what"], ""]
         lines += [
-            f"Taken {facts['date']} on {facts['cpus']} cores ({facts['processor']}), {facts['memory_bytes'] >> 30} GiB,"
-            f" no GPU; load average {load:.1f} before, {case['seconds']:.0f} s in all"
-            + ("; a quick run, with few rounds." if case["quick"] else "."),
+            f"Taken {told(case)}; load average {load:.1f} before, {case['seconds']:.0f} s in all.",
             "",
         ]
         if case["comparisons"]:
-            lines += ["| ratio or figure | median | least – most | target | |", "|---|---:|---:|---:|---|"]
+            lines += ["| ratio or figure | median | least – most | runs | target | |", "|---|---:|---:|---:|---:|---|"]
             lines += [_comparison(comparison) for comparison in case["comparisons"]]
             lines += [""]
         lines += ["| measured | system | median | least – most | CPU s | times |", "|---|---|---:|---:|---:|---:|"]
@@ -91,7 +125,13 @@ def table(cases: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
 def _comparison(told: dict[str, Any]) -> str:
     spread = f"{_number(told['least'])} – {_number(told['most'])}" if "least" in told else ""
     median = quantity(told["value"], told["unit"])
-    return f"| {told['title']} | {median} | {spread} | {told.get('target', '')} | {_VERDICT[told.get('met')]} |"
+    verdict = _VERDICT[told.get("met")]
+    return f"| {told['title']} | {median} | {spread} | {runs(told)} | {told.get('target', '')} | {verdict} |"
+
+
+def runs(told: dict[str, Any]) -> str:
+    """How often each side of a comparison was measured: ours / the other."""
+    return " / ".join(str(told[side]["times"]) for side in ("ours", "other") if side in told)
 
 
 def quantity(value: float, unit: str) -> str:

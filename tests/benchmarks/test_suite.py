@@ -12,11 +12,13 @@ from benchmarks.suite import readme, report
 from benchmarks.suite.cases import CASES
 from benchmarks.suite.figures import LOOP, OURS, THEIRS, CaseResult, Comparison, Series, interleave, ratio
 from benchmarks.suite.inputs import ROOT
-from benchmarks.suite.outcome import Outcome, agree
-from benchmarks.suite.processes import Failed
+from benchmarks.suite.outcome import Outcome, agree, same_prompts
+from benchmarks.suite.processes import Failed, environment
 
 FACTS = {
     "date": "2026-01-02",
+    "commit": "abc1234",
+    "gpu": "",
     "cpus": 2,
     "processor": "some processor",
     "memory_bytes": 24 << 30,
@@ -69,11 +71,11 @@ def test_the_table_tells_targets_spread_load_and_machine(tmp_path: Path) -> None
     text = report.table(report.read(tmp_path, ["example", "never run"]), ["never run"])
     assert "| whole: theirs / ours | 10 × | ≥ 12 | **missed** | example |\n| ready |" in text
     assert "Not run yet: never run." in text
-    assert "| whole: theirs / ours | 10 × | 5 – 15 | ≥ 12 | **missed** |" in text
-    assert "| ready | 0.4 s |  | ≤ 1 | met |" in text
+    assert "| whole: theirs / ours | 10 × | 5 – 15 | 3 / 3 | ≥ 12 | **missed** |" in text
+    assert "| ready | 0.4 s |  |  | ≤ 1 | met |" in text
     assert "| generation (batch size 8) | hand-written loop | 1.5 s | 1.5 – 1.5 |  | 1 |" in text
     assert "| whole | lmms-eval | 20 s | 10 – 30 | 19 | 3 |" in text
-    assert "2 cores (some processor), 24 GiB" in text
+    assert "2026-01-02, 2 cores (some processor), 24 GiB, no GPU, lmms-eval 0.7.3, our commit abc1234;" in text
     assert "- a note" in text
 
 
@@ -94,15 +96,47 @@ def test_an_unknown_case_is_refused_by_name() -> None:
 def test_the_readme_tells_headlines_losses_and_what_was_not_measured(tmp_path: Path) -> None:
     report.write(tmp_path, FACTS, result())
     text = readme.section(report.read(tmp_path, ["example"]), ["never run"], "the/folder")
-    assert "2 cores (some processor), 24 GiB, no GPU, one thread for the model, 2026-01-02, lmms-eval 0.7.3" in text
+    assert "Taken 2026-01-02, 2 cores (some processor), 24 GiB, no GPU, lmms-eval 0.7.3, our commit abc1234. [" in text
     assert "(the/folder/README.md)" in text
-    assert "| a whole job | 2 s | 20 s | 10 × | ≥ 12 ×: **missed** |" in text
+    assert "| a whole job | 2 s | 20 s | 10 × | 3 / 3 | ≥ 12 ×: **missed** |" in text
     assert "Not measured yet: never run." in text
     lost = text.partition("Where we do not win:")[2]
     assert (
         "- whole: theirs / ours, 10 ×, where the target is ≥ 12 (here 2 s, lmms-eval 20 s): it is an example." in lost
     )
     assert lost.count("\n- ") == 1  # That the loop is quicker than a whole job is no loss.
+
+
+def test_the_readme_tells_which_code_and_machine_each_case_was_taken_with(tmp_path: Path) -> None:
+    later = CaseResult("later", "Later", "What is compared.", quick=True)
+    report.write(tmp_path, FACTS, result())
+    report.write(tmp_path, FACTS | {"commit": "def5678 with changes", "gpu": "some GPU"}, later)
+    text = readme.section(report.read(tmp_path, ["example", "later"]), [], "the/folder")
+    assert (
+        "Taken example: 2026-01-02, 2 cores (some processor), 24 GiB, no GPU, lmms-eval 0.7.3, our commit abc1234;"
+        in text
+    )
+    assert "; later: 2026-01-02, 2 cores (some processor), 24 GiB, its some GPU unused, lmms-eval 0.7.3," in text
+    assert "our commit def5678 with changes, a quick run of few rounds. [" in text
+
+
+def test_figures_of_a_case_that_fails_are_removed(tmp_path: Path) -> None:
+    report.write(tmp_path, FACTS, result())
+    report.plot(tmp_path, report.read(tmp_path, ["example"])[0])
+    report.forget(tmp_path, "example")
+    assert not list(tmp_path.iterdir())
+    report.forget(tmp_path, "never run")
+
+
+def test_measured_programs_see_neither_our_settings_nor_our_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LMMS_EVAL_GRPC_PORT", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", "/somewhere")
+    variables = environment(tmp_path, MORE="1")
+    assert not {"LMMS_EVAL_GRPC_PORT", "HF_DATASETS_CACHE", "PYTHONPATH"} & variables.keys()
+    assert variables["XDG_CACHE_HOME"].startswith(str(tmp_path))
+    assert variables["MORE"] == "1"
 
 
 def test_what_lmms_eval_is_better_in_is_a_loss_without_a_target() -> None:
@@ -155,3 +189,9 @@ def test_systems_that_answered_alike_agree() -> None:
 def test_systems_that_did_not_do_the_same_are_not_compared(other: Outcome, expected: int, complaint: str) -> None:
     with pytest.raises(Failed, match=complaint):
         agree(outcome({"task": 0.5}, a="1", b="2"), other, expected)
+
+
+def test_a_loop_that_read_other_prompts_than_ours_is_not_compared() -> None:
+    same_prompts("digits", [6000, 6000], 6000)
+    with pytest.raises(Failed, match="digits: our prompts have 6001 tokens and the loop's 6000"):
+        same_prompts("digits", [6000, 6001], 6000)

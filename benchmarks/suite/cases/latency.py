@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -11,7 +13,7 @@ from typing import Any
 from benchmarks.suite import ours, theirs
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Series, figure, interleave, ratio
-from benchmarks.suite.inputs import MODEL, REFERENCE, TASK
+from benchmarks.suite.inputs import MODEL, REFERENCE, ROOT, TASK
 from benchmarks.suite.processes import environment
 
 CALLS = 40
@@ -21,9 +23,9 @@ JOBS_WATCHED = 10
 SMALL = "both answer from memory, and a call of gRPC costs in Python about what one of HTTP does"
 HEARD = "a client with default settings hears of a job's end"
 
-_ITS_CLIENT = """
+_CLIENT = """
 import json, sys, time
-from lmms_eval.entrypoints import EvalClient
+from {package} import EvalClient
 client = EvalClient(sys.argv[1])
 job = client.evaluate(**json.loads(sys.argv[2]))
 done = client.wait_for_job(job["job_id"], verbose=False)
@@ -39,9 +41,14 @@ def run(bench: Bench) -> CaseResult:
     )
     heard = Series(OURS, "state change reaches a watcher", "ms")
     first = Series(OURS, "first progress event after the submission", "ms")
-    end = Series(THEIRS, "end of a job is noticed by its client, which polls", "ms")
+    end = Series(OURS, "end of a job is noticed by a client in wait_for_job", "ms")
+    their_end = Series(THEIRS, "end of a job is noticed by a client in wait_for_job, which polls", "ms")
     folder = bench.new_folder()
-    with ours.server(bench.inputs, folder / "ours") as server, theirs.server(bench.inputs, folder) as their_server:
+    with (
+        ours.server(bench.inputs, folder / "ours") as server,
+        theirs.server(bench.inputs, folder) as their_server,
+        ours.server(bench.inputs, folder / "working") as working,
+    ):
         server.wait_warm()
         job_id = server.submit([TASK], limit=1)
         server.wait(job_id)
@@ -67,25 +74,21 @@ def run(bench: Bench) -> CaseResult:
         )
         # Last of all: both queues were empty until now.
         interleave(bench.rounds(), [(submit, lambda: _median(lambda: server.submit([TASK], limit=1)))])
-        if not bench.quick:
-            interleave(bench.rounds(), [(end, lambda: _followed(bench, their_server))])
-    with ours.server(bench.inputs, bench.new_folder()) as server:
-        server.wait_warm()
-        server.wait(server.submit([TASK], limit=1))
-        interleave(JOBS_WATCHED, [(heard, lambda: _watch(server, first))])
+        # The first server's queue is paused for good.
+        working.wait_warm()
+        working.wait(working.submit([TASK], limit=1))
+        runs = [(end, lambda: _followed(bench, working)), (their_end, lambda: _followed(bench, their_server))]
+        interleave(bench.rounds(), runs)
+        interleave(JOBS_WATCHED, [(heard, lambda: _watch(working, first))])
     return CaseResult(
         "latency",
         "Latency of the service",
         f"Single calls of an otherwise idle server, one after another: a value is the median of {CALLS} (lmms-eval's"
         " submissions: of one, since each starts a job at once). Ours go over gRPC and a submission is on disk when it"
         " is answered; lmms-eval's go over HTTP and are in memory only. A state change is timed from the server's own"
-        " stamp of the event to its arrival at a watcher; the end of lmms-eval's job from its stamp to the return of"
-        " its client's wait_for_job, with that client's defaults.",
-        [
-            series
-            for series in (submit, their_submit, get, their_get, listing, their_listing, heard, first, end)
-            if series.values
-        ],
+        " stamp of the event to its arrival at a watcher; the end of a job of 8 samples from the server's stamp to the"
+        " return of wait_for_job, with the defaults of each system's client, in a process of its own.",
+        [submit, their_submit, get, their_get, listing, their_listing, heard, first, end, their_end],
         [
             figure(
                 "state change to watcher",
@@ -94,11 +97,7 @@ def run(bench: Bench) -> CaseResult:
                 headline="a change of a job's state reaches a watcher",
                 why="an event is told once it is committed to the disk",
             ),
-            *(
-                [ratio("a client hears of a job's end: lmms-eval's, which polls / ours", end, heard, headline=HEARD)]
-                if end.values
-                else []
-            ),
+            ratio("a client hears of a job's end: lmms-eval's, which polls / ours", their_end, end, headline=HEARD),
             ratio("one job: lmms-eval / ours", their_get, get, why=SMALL),
             ratio("queue status: lmms-eval / ours", their_listing, listing, why=SMALL),
             ratio(
@@ -137,17 +136,23 @@ def _watch(server: ours.Server, first: Series) -> tuple[float, None]:
     return sorted(delays[1:])[len(delays[1:]) // 2], None  # the first happened before anybody watched
 
 
-def _followed(bench: Bench, server: theirs.Server) -> tuple[float, None]:
-    import json
-
-    body = {"model": MODEL, "model_args": {**bench.inputs.model_args, "device": "cpu"}, "tasks": [TASK], "limit": 8}
+def _followed(bench: Bench, server: ours.Server | theirs.Server) -> tuple[float, None]:
+    """Milliseconds from a job's end, by the server's stamp, to the return of its client's wait_for_job."""
+    body = {"model": MODEL, "model_args": bench.inputs.model_args, "tasks": [TASK], "limit": 8}
     folder = bench.new_folder()
+    if isinstance(server, ours.Server):
+        python, package, address = sys.executable, "lmms_eval_grpc", server.address
+        variables = environment(folder, PYTHONPATH=str(ROOT))
+    else:
+        python, package, address = str(REFERENCE), "lmms_eval.entrypoints", f"http://127.0.0.1:{server.port}"
+        variables = environment(folder)
+        body["model_args"] = {**bench.inputs.model_args, "device": "cpu"}
     done = subprocess.run(
-        [str(REFERENCE), "-c", _ITS_CLIENT, f"http://127.0.0.1:{server.port}", json.dumps(body)],
+        [python, "-c", _CLIENT.format(package=package), address, json.dumps(body)],
         check=True,
         stdout=subprocess.PIPE,
         cwd=folder,
-        env=environment(folder),
+        env=variables,
         text=True,
     )
     returned, completed = json.loads(done.stdout.splitlines()[-1])

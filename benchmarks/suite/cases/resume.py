@@ -12,6 +12,7 @@ from benchmarks.suite import ours, theirs
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Series, figure, ratio
 from benchmarks.suite.inputs import ROOT, SAMPLES, TASK
+from benchmarks.suite.outcome import Outcome, agree, in_folder
 from benchmarks.suite.processes import Failed, environment, tail, tree
 
 BATCH_SIZE = 8
@@ -25,12 +26,13 @@ def run(bench: Bench) -> CaseResult:
     their_again = Series(THEIRS, "samples answered a second time, with its response cache", "%")
     their_rest = Series(THEIRS, "from the second start to the result")
     for _ in range(bench.rounds()):
-        repeated, seconds = _ours(bench)
+        repeated, seconds, outcome = _ours(bench)
         again.values.append(repeated)
         rest.values.append(seconds)
-        repeated, seconds = _theirs(bench)
+        repeated, seconds, their_outcome = _theirs(bench)
         their_again.values.append(repeated)
         their_rest.values.append(seconds)
+        same = agree(outcome, their_outcome, SAMPLES)
         print(f"  repeated: ours {again.values[-1]:.1f} %, lmms-eval {their_again.values[-1]:.1f} %", flush=True)
     return CaseResult(
         "resume",
@@ -45,17 +47,17 @@ def run(bench: Bench) -> CaseResult:
             figure(
                 "ours answers again",
                 again,
-                at_most=5,
                 headline="answered a second time after `kill -9` at half",
                 other=their_again,
-                why="an answer is kept once its batch is complete: the batch in progress is answered again",
+                why="a batch that was answered but not yet on disk is answered again",
             ),
             ratio("from the second start to the result: lmms-eval / ours", their_rest, rest),
         ],
+        [same],
     )
 
 
-def _ours(bench: Bench) -> tuple[float, float]:
+def _ours(bench: Bench) -> tuple[float, float, Outcome]:
     folder = bench.new_folder()
     counter = folder / "answered"
     variables = {"PYTHONPATH": f"{COUNTING}{os.pathsep}{ROOT}", "COUNT_ANSWERS": str(counter)}
@@ -74,9 +76,10 @@ def _ours(bench: Bench) -> tuple[float, float]:
     with ours.server(bench.inputs, folder, variables=variables) as server:
         done = server.wait(job_id)
         seconds = time.perf_counter() - began
+        outcome = server.outcome(job_id)
     if done.evaluation_result.task_results[0].samples.scored != SAMPLES:
         raise Failed(f"after the kill ours scored {done.evaluation_result.task_results[0].samples}")
-    return _repeated(counter, before), seconds
+    return _repeated(counter, before), seconds, outcome
 
 
 def _repeated(counter: Path, before: int) -> float:
@@ -87,7 +90,7 @@ def _repeated(counter: Path, before: int) -> float:
     return 100 * (answered - SAMPLES) / before
 
 
-def _theirs(bench: Bench) -> tuple[float, float]:
+def _theirs(bench: Bench) -> tuple[float, float, Outcome]:
     folder = bench.new_folder()
     counter = folder / "answered"
     more = ("--use_cache", str(folder / "cache"))
@@ -108,7 +111,7 @@ def _theirs(bench: Bench) -> tuple[float, float]:
     with (folder / "again.log").open("w") as output:
         subprocess.run(command, cwd=folder, env=variables, stdout=output, stderr=output, check=True)
     seconds = time.perf_counter() - began
-    return _repeated(counter, before), seconds
+    return _repeated(counter, before), seconds, in_folder(folder / "output")
 
 
 def _lines(path: Path) -> int:

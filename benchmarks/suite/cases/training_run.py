@@ -18,7 +18,8 @@ from benchmarks.suite.processes import Failed, environment, on_core
 
 STEPS = 40
 """Training steps before each checkpoint."""
-THEIR_BATCH = 16
+WARM_UP = 8
+"""Samples of each task in a job of either server before the first run."""
 
 
 def run(bench: Bench) -> CaseResult:
@@ -31,7 +32,9 @@ def run(bench: Bench) -> CaseResult:
     step = Series(OURS, "training step, submission included", "ms")
     their_step = Series(THEIRS, step.quantity, "ms")
     alone = Series("nobody", "training step", "ms")
-    idle = Series(OURS, "share of that time in which the device generates nothing", "%")
+    idle = Series(
+        OURS, "share of the time from the first job's start to the last one's end in which nothing is generated", "%"
+    )
     folder = bench.new_folder()
 
     last_jobs: dict[str, str] = {}
@@ -44,13 +47,15 @@ def run(bench: Bench) -> CaseResult:
         last_jobs[system] = told["jobs"][-1]
         return told["finished"] - told["submitted"], server.cpu() - cpu
 
+    batch = bench.their_batch
     # A core of its own is what a GPU of its own is elsewhere.
     with contextlib.ExitStack() as servers:
         with on_core(0):
             server = servers.enter_context(ours.server(bench.inputs, folder / "ours"))
             their_server = servers.enter_context(theirs.server(bench.inputs, folder))
         server.wait_warm()
-        server.wait(server.submit([TASK, SECOND_TASK]))
+        for each in (server, their_server):
+            each.wait(each.submit([TASK, SECOND_TASK], limit=WARM_UP))
 
         def our_run() -> tuple[float, float]:
             before = {job.job_id for job in server.client.list_jobs()}
@@ -66,15 +71,16 @@ def run(bench: Bench) -> CaseResult:
 
         interleave(bench.rounds(), [(wait, our_run), (alone, nobody)])
         # It takes minutes and many times as long as ours: once is enough.
-        interleave(1, [(their_wait, lambda: train("theirs", their_server, their_step, batch_size=THEIR_BATCH))])
+        interleave(1, [(their_wait, lambda: train("theirs", their_server, their_step, batch_size=batch))])
         same = agree(server.outcome(last_jobs["ours"]), their_server.outcome(last_jobs["theirs"]), 2 * samples)
     return CaseResult(
         "training_run",
         f"A training run with {count} checkpoints",
         f"A trainer takes {STEPS} steps of some milliseconds, submits a checkpoint with two tasks of {samples} samples,"
-        f" and goes on; {count} times. Ours runs at its defaults, lmms-eval's server at batch size {THEIR_BATCH}, which"
-        " is its best, and once. The servers have one core and the trainer another, as a trainer's GPUs are its own."
-        " CPU seconds are those of the server and its jobs.",
+        f" and goes on; {count} times. Ours runs at its defaults, lmms-eval's server once, at"
+        f" {bench.their_batch_words}. Both servers have run a small job of both tasks before. The servers have one"
+        " core and the trainer another, as a trainer's GPUs are its own. CPU seconds are those of the server and its"
+        " jobs.",
         [wait, their_wait, idle, step, their_step, alone],
         [
             ratio(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from pathlib import Path
+from types import ModuleType
 
 from benchmarks.suite import ours, theirs
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Series, interleave, ratio
 from benchmarks.suite.inputs import TASK
-from benchmarks.suite.outcome import agree
+from benchmarks.suite.outcome import agree, in_folder
 
 SAMPLES = 8
 STAGES = ("preparing", "loading_model", "generating", "scoring", "writing")
@@ -25,6 +27,13 @@ def run(bench: Bench) -> CaseResult:
     stages: dict[str, list[float]] = {name: [] for name in ("submit", *STAGES, "service")}
     row = Series(OURS, "each of the one-sample jobs in a row")
     their_row = Series(THEIRS, "each of the one-sample jobs in a row")
+    last: dict[str, Path] = {}
+
+    def command_line(system: str, module: ModuleType) -> tuple[float, float]:
+        last[system] = bench.new_folder()
+        spent: tuple[float, float] = module.command_line(bench.inputs, last[system], [TASK], limit=SAMPLES)
+        return spent
+
     folder = bench.new_folder()
     with ours.server(bench.inputs, folder / "ours") as server, theirs.server(bench.inputs, folder) as their_server:
         server.wait_warm()
@@ -39,10 +48,11 @@ def run(bench: Bench) -> CaseResult:
                 (warm, lambda: warm_job(server, stages)),
                 (http, lambda: their_job(their_server)),
                 (cold, lambda: cold_job(bench)),
-                (line, lambda: ours.command_line(bench.inputs, bench.new_folder(), [TASK], limit=SAMPLES)),
-                (their_line, lambda: theirs.command_line(bench.inputs, bench.new_folder(), [TASK], limit=SAMPLES)),
+                (line, lambda: command_line(OURS, ours)),
+                (their_line, lambda: command_line(THEIRS, theirs)),
             ],
         )
+        same_lines = agree(in_folder(last[OURS] / "output"), in_folder(last[THEIRS] / "output"), SAMPLES)
         jobs, their_jobs = (10, 1) if bench.quick else (50, 2)
         interleave(
             bench.rounds(),
@@ -83,7 +93,8 @@ def run(bench: Bench) -> CaseResult:
             ratio("first job of a cold server, start included: lmms-eval's warm server / ours", http, cold),
         ],
         [
-            same,
+            f"servers: {same}",
+            f"command lines: {same_lines}",
             f"of a warm job's {warm.median:.3f} s: " + ", ".join(_part(part) for part in parts),
         ],
     )
