@@ -32,7 +32,7 @@ def run(bench: Bench) -> CaseResult:
         + ("" if bench.quick else f" and at {bench.their_batch_words}")
         + "; its server takes a little longer than that. The loop holds the model already and only prepares and"
         f" generates, at {_loop_batch(bench)}, in the documents' order and on one thread. Beside it stands our stage of"
-        " generation: ours prepares in a thread of its own, for which the machine has a second core, also while it scores,"
+        " generation: ours prepares in a thread of its own, for which there is a second core, also while it scores,"
         " when that stage's clock stands still, and sorts the samples by length. So it stands there with scoring too.",
     )
     with ours.server(bench.inputs, bench.new_folder()) as server, Loop.start(bench) as loop:
