@@ -315,21 +315,6 @@ def test_full_batches_are_waited_for_whatever_else_is_asked_meanwhile() -> None:
     assert sizes == [700, 700, 100, 100]
 
 
-def test_a_model_that_minds_no_small_batches_begins_with_them() -> None:
-    def sizes(count: int, **more: bool) -> list[int]:
-        planner: Planner[Any] = Planner(lambda index, _: prepared(1.0, index), list, lambda longest: 300, **more)
-        demand = Demand(threads=1)
-        with ThreadPoolExecutor(1) as pool:
-            steps = [step.result() for step in planner.plan(range(count), pool, demand)]
-        batches = [step.batch.requests for step in steps if step.batch]
-        assert sorted(request.index for batch in batches for request in batch) == list(range(count))
-        return [len(batch) for batch in batches]
-
-    assert sizes(1400, cut_early=True, begin_small=True) == [64, 128, 256, 300, 300, 300, 52]
-    assert sizes(100, cut_early=True, begin_small=True) == [64, 36]
-    assert sizes(1400, cut_early=False, begin_small=True) == sizes(1400, cut_early=False) == [300] * 4 + [200]
-
-
 @pytest.mark.parametrize(
     ("patience", "cut_early", "cut"), [(0.0, True, True), (0.0, False, False), (600.0, True, False)]
 )

@@ -259,13 +259,7 @@ class HuggingFaceBackend:
 
     def _run(self, requests: Sequence[R], prepare: Callable[[int, R], PreparedRequest]) -> Iterator[list[Answer]]:
         self._prompts = {}  # anew for each run: a template may write the date
-        planner = Planner(
-            prepare,
-            self._encode,
-            self._choose_size,
-            cut_early=self._sizer.automatic,
-            begin_small=self.model.device.type == "cpu",
-        )
+        planner = Planner(prepare, self._encode, self._choose_size, cut_early=self._sizer.automatic)
         with Prefetcher(partial(planner.plan, requests), threads=count_threads()) as steps:
             for step in steps:
                 yield from self._answer(step)

@@ -20,7 +20,7 @@ WINDOW_REQUESTS = 512
 """Requests that are looked at together, beside those left over from before whose batch is not full yet; sorting needs
 many, memory and the wait for the first batch few."""
 FIRST_WINDOW = 64
-"""Requests of the first window where windows grow; each further one is twice as large."""
+"""Requests of the first window where it may not be cut early; each further one is twice as large."""
 WINDOW_PIXELS = 128 * 1024 * 1024
 """Decoded pixels of a window's media, at most (three bytes each)."""
 PATIENCE = 0.1
@@ -105,9 +105,6 @@ class Planner(Generic[R]):
     """How many requests like this one make a batch."""
     cut_early: bool
     """Whether an idle model may have what there is of a window; if not, batches depend on the requests alone."""
-    begin_small: bool = False
-    """Whether the first batches are small, so that the model works while the next are encoded: where a batch takes as
-    long as it is large, as on a CPU. Only if ``cut_early``."""
 
     def plan(self, requests: Sequence[R], pool: Executor, demand: Demand) -> Iterator[Future[Prepared]]:
         """The steps in their order, each being worked on when it is yielded."""
@@ -123,8 +120,7 @@ class Planner(Generic[R]):
         """``urgent`` encodes what an idle model waits for, which is not to stand behind what the pool prepares."""
         window: list[PreparedRequest] = []
         pixels, began, taken = 0, time.monotonic(), 0
-        begins = self.cut_early and self.begin_small
-        room = WINDOW_REQUESTS if self.cut_early and not begins else FIRST_WINDOW
+        room = WINDOW_REQUESTS if self.cut_early else FIRST_WINDOW
         for number, prepared in enumerate(self._prepare_all(requests, pool, demand), start=1):
             if isinstance(prepared, Answer):
                 yield _finished(Prepared(broken=[prepared]))
@@ -137,8 +133,7 @@ class Planner(Generic[R]):
                 left = min(room - len(window), len(requests) - number)
                 hungry = is_late(time.monotonic() - began, number - taken, left)
             if len(window) >= room or crowded or hungry:
-                begins = begins and room < WINDOW_REQUESTS
-                chunks, window = self._cut(window, keep_rest=not (crowded or hungry or begins))
+                chunks, window = self._cut(window, keep_rest=not (crowded or hungry))
                 for chunk in chunks:
                     yield (urgent if demand.waiting else pool).submit(encode_or_isolate, chunk, self.encode)
                 pixels, began, taken = sum_pixels(window), time.monotonic(), number
