@@ -125,7 +125,8 @@ class Target:
 
     def audited(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
-        return [json.loads(line) for line in self._access.with_name("audit.jsonl").read_text().splitlines()]
+        text = self._access.with_name("audit.jsonl").read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may be half written
 
     def leaked_tokens(self) -> list[str]:
         """Whose tokens are in the server's log or its audit log."""
