@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import ours, theirs
-from benchmarks.suite.bench import Bench
+from benchmarks.suite.bench import THEIR_BATCH, Bench
 from benchmarks.suite.figures import OURS, THEIRS, CaseResult, Series, interleave, ratio
 from benchmarks.suite.inputs import ROOT, SECOND_TASK, TASK, make_checkpoints
 from benchmarks.suite.outcome import agree
@@ -47,7 +47,6 @@ def run(bench: Bench) -> CaseResult:
         last_jobs[system] = told["jobs"][-1]
         return told["finished"] - told["submitted"], server.cpu() - cpu
 
-    batch = bench.their_batch
     # A core of its own is what a GPU of its own is elsewhere.
     with contextlib.ExitStack() as servers:
         with on_core(0):
@@ -71,14 +70,14 @@ def run(bench: Bench) -> CaseResult:
 
         interleave(bench.rounds(), [(wait, our_run), (alone, nobody)])
         # It takes minutes and many times as long as ours: once is enough.
-        interleave(1, [(their_wait, lambda: train("theirs", their_server, their_step, batch_size=batch))])
+        interleave(1, [(their_wait, lambda: train("theirs", their_server, their_step, batch_size=THEIR_BATCH))])
         same = agree(server.outcome(last_jobs["ours"]), their_server.outcome(last_jobs["theirs"]), 2 * samples)
     return CaseResult(
         "training_run",
         f"A training run with {count} checkpoints",
         f"A trainer takes {STEPS} steps of some milliseconds, submits a checkpoint with two tasks of {samples} samples,"
         f" and goes on; {count} times. Ours runs at its defaults, lmms-eval's server once, at"
-        f" {bench.their_batch_words}. Both servers have run a small job of both tasks before. The servers have one"
+        f" batch size {THEIR_BATCH}. Both servers have run a small job of both tasks before. The servers have one"
         " core and the trainer another, as a trainer's GPUs are its own. CPU seconds are those of the server and its"
         " jobs.",
         [wait, their_wait, idle, step, their_step, alone],
