@@ -131,6 +131,7 @@ def _task(folder: Path, name: str, data: str, text: str) -> None:
             generation_kwargs:
               max_new_tokens: {TOKENS}
               do_sample: false
+              until: ["<|im_end|>"]  # not a blank line, the default, which lmms-eval's chat models do not heed
             metric_list:
               - metric: exact_match
                 aggregation: mean
