@@ -76,8 +76,8 @@ def run(bench: Bench) -> CaseResult:
                 *(http, warm),
                 at_least=40,
                 headline=f"job of {SAMPLES} samples, from submission to result, running server",
-                why="two fifths of what is left are the generation; the rest is a process of its own, whose data and model"
-                " are loaded for the job",
+                why="two fifths of what is left are the generation; the rest is a process of its own, whose data and"
+                " model are loaded for the job",
             ),
             ratio(
                 "one-sample jobs in a row: lmms-eval's server / ours",
