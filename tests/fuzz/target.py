@@ -125,8 +125,9 @@ class Target:
 
     def audited(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
-        text = self._access.with_name("audit.jsonl").read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may be half written
+        # By line feeds only: names in the lines may hold other characters that end a line of text.
+        lines = self._access.with_name("audit.jsonl").read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # the last is empty, or half written
 
     def leaked_tokens(self) -> list[str]:
         """Whose tokens are in the server's log or its audit log."""
