@@ -61,8 +61,8 @@ class Dispatcher:
         self._stopping = False
         self.starting = asyncio.Lock()
         """Held while a job is started; whoever else holds it keeps all from being started."""
-        self.paused = False
-        """Whether no job is started for now."""
+        self.pause_reason: str | None = None
+        """Why no job is started for now; None: jobs are."""
         self.starts_none = False
         """Whether no job will be started any more."""
         self.jobs_started = 0
@@ -158,7 +158,7 @@ class Dispatcher:
     async def _start_next(self) -> bool:
         """Starts the next job, if there is one that can be; whoever holds the lock keeps all from being started."""
         async with self.starting:
-            if self.starts_none or self.paused or (assignment := self._next()) is None:
+            if self.starts_none or self.pause_reason is not None or (assignment := self._next()) is None:
                 return False
             await self._start(assignment)
             return True
@@ -178,7 +178,7 @@ class Dispatcher:
         if (expect := getattr(self._executor, LooksAhead.expect.__name__, None)) is None:
             return
         devices = self._slots.devices
-        waiting = () if self.starts_none or self.paused else self._waiting()
+        waiting = () if self.starts_none or self.pause_reason is not None else self._waiting()
         upcoming = list(assign(waiting, devices, frozenset(range(len(devices)))))
         expect(
             [

@@ -75,7 +75,6 @@ class Scheduler:
         )
         self._running: dict[str, None] = {}
         self._pause_file = PauseFile(settings.pause_file)
-        self._pause_reason: str | None = None
         self._accepting = False
         self._draining = False
 
@@ -107,7 +106,7 @@ class Scheduler:
         return QueueView(
             revision=self._feed.revision,
             accepting=self._accepting,
-            pause_reason=self._pause_reason,
+            pause_reason=self._dispatcher.pause_reason,
             draining=self._draining,
             running=tuple(self._running),
             queued=self._queue.ids(),
@@ -131,10 +130,9 @@ class Scheduler:
         await self._executor.start()
         self._dispatcher.take_devices()
         await self._intake.start()
-        self._pause_reason = await asyncio.to_thread(self._pause_file.read)
-        if self._pause_reason is not None:
-            self._dispatcher.paused = True
-            _LOG.warning("the queue is paused, so no job is started until it is resumed: %s", self._pause_reason)
+        self._dispatcher.pause_reason = paused = await asyncio.to_thread(self._pause_file.read)
+        if paused is not None:
+            _LOG.warning("the queue is paused, so no job is started until it is resumed: %s", paused)
         for job in await recover(self._store, self._executor, self._journal, self.job_dir, self._settings.max_attempts):
             self._queue.add(job)
             self._quotas.opened(job.owner, job.job_id)
@@ -176,8 +174,9 @@ class Scheduler:
         Raises:
             QueuePaused: the queued jobs that are to be finished cannot start.
         """
-        if finish_queued and self._pause_reason is not None and len(self._queue) and not self._dispatcher.starts_none:
-            raise QueuePaused(self._pause_reason)
+        paused = self._dispatcher.pause_reason
+        if finish_queued and paused is not None and len(self._queue) and not self._dispatcher.starts_none:
+            raise QueuePaused(paused)
         self._accepting = False
         if not self._draining:
             self._draining = True
@@ -268,11 +267,10 @@ class Scheduler:
 
     async def _set_pause(self, reason: str | None) -> None:
         async with self._dispatcher.starting:
-            if reason == self._pause_reason:
+            if reason == self._dispatcher.pause_reason:
                 return
             await asyncio.to_thread(self._pause_file.write, reason)
-            self._pause_reason = reason
-            self._dispatcher.paused = reason is not None
+            self._dispatcher.pause_reason = reason
             self._feed.renew()
             self._dispatcher.wake()
 
