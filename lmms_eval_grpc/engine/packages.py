@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -40,6 +42,17 @@ def lmms_eval_folder() -> Path | None:
 def plugin_names() -> list[str]:
     """The packages in :data:`PLUGINS_VARIABLE`."""
     return [name for text in os.environ.get(PLUGINS_VARIABLE, "").split(",") if (name := text.strip())]
+
+
+def entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """What installed packages declare in this group, by name; read once for the places that are searched now."""
+    return _entry_points(group, tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=8)
+def _entry_points(group: str, places: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    # Reads a file of every installed package: with some two hundred of them, 20 ms of each job and each look at tasks.
+    return tuple(sorted(importlib.metadata.entry_points(group=group), key=lambda point: point.name))
 
 
 def package_folder(name: str) -> Path | None:

@@ -26,8 +26,8 @@ from typing import NoReturn
 
 from lmms_eval_grpc.engine import prctl
 from lmms_eval_grpc.engine.models.preload import PRELOAD_ENVIRONMENT, preload
+from lmms_eval_grpc.worker import huge_pages, processes
 from lmms_eval_grpc.worker import main as worker_main
-from lmms_eval_grpc.worker import processes
 from lmms_eval_grpc.worker.frames import FrameError, FrameReader, write_frame
 from lmms_eval_grpc.worker.surroundings import redirect_output
 from lmms_eval_grpc.worker.v1.worker_pb2 import (
@@ -75,8 +75,11 @@ class Template:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        idle_work, busy = huge_pages.gather(), True
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = {descriptor for descriptor, _ in poll.poll(0 if busy else None)}
+            if not ready:
+                busy = next(idle_work, False)
             if self._wake.fileno() in ready:
                 self._wake.recv(4096)
                 self._reap()

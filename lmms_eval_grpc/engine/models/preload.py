@@ -77,7 +77,7 @@ def preload() -> None:
             importlib.import_module(name)
         except Exception as error:
             _complain(name, error)
-    for prepare in (_prepare_images, _prepare_versions, _prepare_conversions):
+    for prepare in (_prepare_images, _prepare_versions, _prepare_conversions, _prepare_plugins):
         try:
             prepare()
         except Exception as error:
@@ -117,6 +117,15 @@ def _prepare_conversions() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     get_checkpoint_conversion_mapping("llama")
+
+
+def _prepare_plugins() -> None:
+    from lmms_eval_grpc.engine.packages import entry_points
+    from lmms_eval_grpc.engine.tasks import imports, sources
+
+    # Both read the installed packages' metadata once in a process.
+    entry_points(sources.ENTRY_POINTS)
+    imports.installed_places()
 
 
 def _complain(what: str, error: Exception) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import importlib.metadata
 import logging
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from lmms_eval_grpc.engine.models import catalog
 from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry, Preparer
 from lmms_eval_grpc.engine.models.lmms_eval import names as lmms_eval_names
 from lmms_eval_grpc.engine.models.protocol import Backend, CannotReuse, Reusable
+from lmms_eval_grpc.engine.packages import entry_points
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +144,7 @@ def _by_name() -> Mapping[str, ModelEntry]:
 
 def _plugin_entries() -> Iterator[ModelEntry]:
     """A plug-in that cannot be imported costs a warning and its own models, nobody else's."""
-    points = sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name)
-    for point in points:
+    for point in entry_points(ENTRY_POINTS):
         try:
             yield from _as_entries(point.load(), point.value)
         except Exception as error:

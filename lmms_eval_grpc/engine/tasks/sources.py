@@ -5,11 +5,10 @@ Runs no code of any of them: packages are located, not imported.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmms_eval_grpc.engine.packages import PLUGINS_VARIABLE, package_folder, plugin_names
+from lmms_eval_grpc.engine.packages import PLUGINS_VARIABLE, entry_points, package_folder, plugin_names
 
 OWN_FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 """The tasks that ship with this package."""
@@ -23,7 +22,7 @@ def plugin_folders() -> Iterator[tuple[str, Path | None]]:
 
     Those of entry points in the order of their names, then those of :data:`PLUGINS_VARIABLE` that have tasks.
     """
-    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+    for point in entry_points(ENTRY_POINTS):
         yield f"the entry point {point.name} = {point.value} of {ENTRY_POINTS}", package_folder(point.module)
     for name in plugin_names():
         package = package_folder(name)

@@ -18,6 +18,7 @@ from lmms_eval_grpc.engine.models.entry import ModelEntry
 from lmms_eval_grpc.engine.packages import (
     LMMS_EVAL,
     LMMS_EVAL_PREFIX,
+    entry_points,
     lmms_eval_folder,
     package_folder,
     plugin_names,
@@ -91,7 +92,7 @@ def known_models(folder: Path) -> list[KnownModel]:
         if place is not None and (file := place / "models" / "__init__.py").is_file():
             for name in _tables(file).get("AVAILABLE_MODELS", {}):
                 found[name] = KnownModel(name, False, True, (file.with_name(f"{name}.py"),))
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    for point in entry_points(ENTRY_POINTS):
         found.setdefault(point.name, KnownModel(point.name, True, True))
     return list(found.values())
 
