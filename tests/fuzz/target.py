@@ -17,6 +17,7 @@ import psutil
 from lmms_eval_grpc.server.principals import Role
 from tests.fuzz.rules import Rules
 from tests.fuzz.server_process import MAX_REQUEST_BYTES
+from tests.support import audit
 from tests.support.access import give_token
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -125,9 +126,7 @@ class Target:
 
     def audited(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
-        # By line feeds only: names in the lines may hold other characters that end a line of text.
-        lines = self._access.with_name("audit.jsonl").read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # the last is empty, or half written
+        return audit.lines_of(self._access.with_name("audit.jsonl"))
 
     def leaked_tokens(self) -> list[str]:
         """Whose tokens are in the server's log or its audit log."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from lmms_eval_grpc.v1 import admin_service_pb2_grpc, job_pb2
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 from tests.scheduler.doubles import PATIENCE, ScriptedExecution, ScriptedExecutor
+from tests.support import audit
 from tests.support.access import bearer, give_token
 
 TASK = "handwritten_digits"
@@ -137,7 +137,7 @@ class Guarded:
 
     def audited(self) -> list[dict[str, Any]]:
         """The lines of the audit log."""
-        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return audit.lines_of(self.audit)
 
 
 NewGuarded = Callable[..., Awaitable[Guarded]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 import uuid
 from pathlib import Path
@@ -17,6 +16,7 @@ from lmms_eval_grpc.v1 import admin_service_pb2 as admin_pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from tests.server.conftest import Guarded, NewRig, failure
 from tests.support.access import bearer
+from tests.support.audit import lines_of
 
 METHOD = "lmms_eval_grpc.v1.EvaluationService/"
 ADMIN = "lmms_eval_grpc.v1.AdminService/"
@@ -95,10 +95,6 @@ async def test_whoever_is_refused_again_and_again_does_not_fill_the_disk(guarded
     # A slow test may reach into a second window, which has lines of its own.
     assert audit_log.REFUSALS_PER_CALLER <= codes.count("UNAUTHENTICATED") <= audit_log.REFUSALS_PER_CALLER + 15
     assert codes[-2:] == ["OK", "PERMISSION_DENIED"]
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_how_many_refusals_were_left_out_is_told_when_the_next_window_begins(tmp_path: Path) -> None:
