@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
 
+from lmms_eval_grpc.engine.allocator import keep_freed
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.models import checkpoint_files
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint
@@ -199,6 +200,20 @@ def test_the_memory_of_a_batch_is_measured(model: Any) -> None:
         raise ValueError
     assert len(seen) == 1
     assert (250 << 20) < seen[0] < (1 << 30)
+
+
+def test_a_batch_is_measured_that_takes_memory_of_an_earlier_one(model: Any) -> None:
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this machine does not let a process reset its peak of memory")
+    keep_freed()
+    sizer = BatchSizer(model, fixed=None, ceiling=None)
+    seen: list[int] = []
+    sizer.learn = lambda rows, row, taken: seen.append(taken)  # type: ignore[method-assign]
+    for _ in range(2):
+        with sizer.watch(4, RowSize(tokens=1000, input_bytes=0)):
+            tensors = [torch.zeros(1 << 18) for _ in range(256)]  # a mebibyte each
+            del tensors
+    assert all((200 << 20) < taken < (1 << 30) for taken in seen)
 
 
 def test_prefetching_keeps_order_and_passes_errors_on() -> None:

@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from lmms_eval_grpc.engine.allocator import give_back_freed, keep_freed
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
 from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, stamp_checkpoint
@@ -101,6 +102,8 @@ class HuggingFaceBackend:
 
     def __init__(self, options: HuggingFaceOptions, model: Any, processor: Any) -> None:
         self.model = model
+        if model.device.type == "cpu":
+            keep_freed()
         self._sizer = BatchSizer(model, options.batch_size, options.max_batch_size)
         self._adopt(options, find_folder(options.pretrained, options.revision), processor, model.generation_config)
 
@@ -240,8 +243,11 @@ class HuggingFaceBackend:
 
     def rest(self) -> None:
         """See :class:`~lmms_eval_grpc.engine.models.protocol.Reusable`."""
-        if self.model.device.type != "cpu":
-            release_memory(self.model.device)
+        device = self.model.device
+        if device.type == "cpu":
+            give_back_freed()
+        else:
+            release_memory(device)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lmms_eval_grpc.engine.allocator import count_freed, give_back_freed
 from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
 
 AUTOMATIC_CEILING = 512
@@ -45,18 +46,20 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "cpu":
+        give_back_freed()
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on the device, what torch keeps in reserve included."""
+    """Memory that can still be had on the device, what torch or the C library keeps in reserve included."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free_bytes_of_machine()
+    return free_bytes_of_machine() + count_freed()
 
 
 def free_bytes_of_machine() -> int:
-    """Main memory that can still be had."""
+    """Main memory that can still be had from the kernel."""
     return _read_kibibytes(Path("/proc/meminfo"), "MemAvailable")
 
 
@@ -77,7 +80,8 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(device)
         elif device.type == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
-            self._before = _read_kibibytes(Path("/proc/self/status"), "VmHWM")
+            # What the allocator keeps is the batch's to take again.
+            self._before = _read_kibibytes(Path("/proc/self/status"), "VmHWM") - count_freed()
         else:
             raise RuntimeError(f"the memory of {device.type} devices cannot be measured")
 
