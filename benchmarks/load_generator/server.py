@@ -17,7 +17,7 @@ import psutil
 from benchmarks.load_generator.executor import PlayedExecutor
 from lmms_eval_grpc.server import ServerArgs
 from lmms_eval_grpc.server.app import EvaluationServer
-from lmms_eval_grpc.server.launch import collect_less, set_up_logging
+from lmms_eval_grpc.server.launch import set_up_logging, tune_interpreter
 from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest
 
 ECHO = "/benchmark.Echo/Echo"
@@ -74,7 +74,7 @@ class LoadedServer:
         self._echo.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         port = self._echo.add_insecure_port("127.0.0.1:0")
         await self._echo.start()
-        collect_less()
+        tune_interpreter()
         self._sampling = asyncio.create_task(self._sample())
         return self._server.address, f"127.0.0.1:{port}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import grpc
 import psutil
 import pytest
 
+from lmms_eval_grpc.server.launch import tune_interpreter
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 
@@ -52,6 +54,15 @@ async def main(state, checkpoint):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+
+
+def test_python_is_set_up_for_a_server_and_then_as_before() -> None:
+    before = (gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval())
+    undo = tune_interpreter()
+    assert sys.getswitchinterval() < before[2] / 10
+    assert gc.get_freeze_count() > 0
+    undo()
+    assert (gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()) == before
 
 
 @contextmanager
