@@ -15,6 +15,7 @@ import grpc.aio
 import psutil
 
 from benchmarks.load_generator.executor import PlayedExecutor
+from lmms_eval_grpc.engine.allocator import share_heaps
 from lmms_eval_grpc.server import ServerArgs
 from lmms_eval_grpc.server.app import EvaluationServer
 from lmms_eval_grpc.server.launch import set_up_logging, tune_interpreter
@@ -56,6 +57,7 @@ class LoadedServer:
             max_watches_per_client=20_000,
             shutdown_grace=0.5,
         )
+        share_heaps()
         self._server = EvaluationServer(args, executor=self._executor)
         self._echo = grpc.aio.server()
         self._stall = 0.0

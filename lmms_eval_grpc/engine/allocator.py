@@ -8,6 +8,7 @@ from typing import Any
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _NEVER = (1 << 31) - 1
 _OWN_MAPPING = 32 << 20
 """Bytes of a block that is mapped for itself, and unmapped when it is freed; glibc too comes to this by itself. Smaller
@@ -33,6 +34,14 @@ def keep_freed() -> None:
     if libc is not None:
         libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
         libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING)
+
+
+def share_heaps() -> None:
+    """From now on all threads share two heaps. By default nearly each gets one of its own, and each of them stays as
+    large as the most that its thread ever needed."""
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_M_ARENA_MAX, 2)
 
 
 def give_back_freed() -> None:

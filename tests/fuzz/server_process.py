@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmms_eval_grpc.engine.allocator import share_heaps
 from lmms_eval_grpc.executors.base import Device, Execution
 from lmms_eval_grpc.jobs.events import Completed, Failed, Stopped, WorkerReport
 from lmms_eval_grpc.jobs.job import Job
@@ -205,4 +206,5 @@ async def serve(
 if __name__ == "__main__":
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.WARNING)
+    share_heaps()
     asyncio.run(serve(*map(Path, sys.argv[1:])))
