@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-from lmms_eval_grpc.engine.allocator import share_heaps
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.config_sources import describe
 
@@ -34,7 +33,6 @@ def launch_server(args: ServerArgs | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     set_up_logging(args.log_level, args.log_format)
     logger.info("settings:\n%s", describe(args))
-    share_heaps()
     asyncio.run(_serve(args))
 
 

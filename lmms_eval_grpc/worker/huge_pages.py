@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
+_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MADV_COLLAPSE = 25
 """Since Linux 6.1: gathers what lies in a range into huge pages, now. Older kernels, and those without, refuse."""
 
@@ -19,11 +20,16 @@ _HUGE_PAGE = 2 << 20
 def gather() -> Iterator[bool]:
     """Moves this process's own memory into huge pages, one page a step, which takes some milliseconds.
 
-    Gives True after each. What cannot be moved stays where it is. Nothing that this process reads changes.
+    Gives True after each. What cannot be moved stays where it is. Nothing that this process reads changes. Where the
+    machine's administrator wants no huge pages there are no steps.
     """
+    try:
+        ranges = [] if "[never]" in _SETTING.read_text() else _own_memory()
+    except OSError:  # a kernel without them, or a container that hides it
+        return
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for begin, end in _own_memory():
+    for begin, end in ranges:
         for address in range(-(-begin // _HUGE_PAGE) * _HUGE_PAGE, end - _HUGE_PAGE + 1, _HUGE_PAGE):
             advise(address, _HUGE_PAGE, _MADV_COLLAPSE)
             yield True

@@ -75,11 +75,13 @@ class Template:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        idle_work, busy = huge_pages.gather(), True
+        pages, more = huge_pages.gather(), True
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(0 if busy else None)}
+            # Pages that a worker shares would not be moved but copied.
+            gathers = more and not self._workers
+            ready = {descriptor for descriptor, _ in poll.poll(0 if gathers else None)}
             if not ready:
-                busy = next(idle_work, False)
+                more = next(pages, False)
             if self._wake.fileno() in ready:
                 self._wake.recv(4096)
                 self._reap()

@@ -202,18 +202,21 @@ def test_the_memory_of_a_batch_is_measured(model: Any) -> None:
     assert (250 << 20) < seen[0] < (1 << 30)
 
 
-def test_a_batch_is_measured_that_takes_memory_of_an_earlier_one(model: Any) -> None:
+def test_what_an_earlier_batch_left_is_not_counted_as_the_next_ones(model: Any) -> None:
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this machine does not let a process reset its peak of memory")
     keep_freed()
     sizer = BatchSizer(model, fixed=None, ceiling=None)
     seen: list[int] = []
     sizer.learn = lambda rows, row, taken: seen.append(taken)  # type: ignore[method-assign]
-    for _ in range(2):
-        with sizer.watch(4, RowSize(tokens=1000, input_bytes=0)):
-            tensors = [torch.zeros(1 << 18) for _ in range(256)]  # a mebibyte each
+    for rows, mebibytes in ((4, 256), (1, 4), (8, 256)):
+        with sizer.watch(rows, RowSize(tokens=1000, input_bytes=0)):
+            tensors = [torch.zeros(1 << 18) for _ in range(mebibytes)]
             del tensors
-    assert all((200 << 20) < taken < (1 << 30) for taken in seen)
+    large, small, larger = seen
+    assert (200 << 20) < large < (1 << 30)
+    assert small < memory.NOISE_BYTES
+    assert (200 << 20) < larger < (1 << 30), "the memory of the first was given back, or this one would take none"
 
 
 def test_prefetching_keeps_order_and_passes_errors_on() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_eval_grpc.engine.packages import LMMS_EVAL_VARIABLE
+from lmms_eval_grpc.engine.packages import LMMS_EVAL_VARIABLE, entry_points
 from lmms_eval_grpc.engine.tasks import index as index_module
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
 from lmms_eval_grpc.engine.tasks.index_cache import default_cache_folder
@@ -198,6 +198,17 @@ def test_plug_ins_bring_tasks_by_entry_point(tmp_path: Path, monkeypatch: pytest
     index = TaskIndex.scan()
     assert index.get("plugged_in") is not None
     assert any("gone = no_such_package" in problem.reason for problem in index.problems())
+
+
+def test_a_plug_in_that_is_installed_later_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    assert entry_points("tests.of.a.group") == ()
+    write_yaml(tmp_path, "site/late-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: late\nVersion: 1\n")
+    write_yaml(tmp_path, "site/late-1.dist-info/entry_points.txt", "[tests.of.a.group]\nlate = late\n")
+    os.utime(site, (1, 1))  # clocks of file systems are coarse
+    assert [point.name for point in entry_points("tests.of.a.group")] == ["late"]
 
 
 def test_lmms_evals_variable_for_plug_ins_brings_their_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

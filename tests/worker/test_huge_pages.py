@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 _GATHERS = """
 from pathlib import Path
@@ -17,14 +20,22 @@ kept = bytearray(bytes(range(256)) * 4096 * 64)
 before = huge()
 steps = list(huge_pages.gather())
 assert kept == bytes(range(256)) * 4096 * 64
-assert steps and all(steps)
+assert all(steps)
 print(before, huge(), len(steps))
 """
 
 
 def test_a_process_whose_memory_was_gathered_reads_the_same() -> None:
-    ran = subprocess.run([sys.executable, "-c", _GATHERS], check=True, capture_output=True, text=True)
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("a kernel without huge pages, or one that does not tell of them")
+    ran = subprocess.run([sys.executable, "-c", _GATHERS], check=True, stdout=subprocess.PIPE, text=True)
     before, after, steps = map(int, ran.stdout.split())
+    if "[never]" in setting.read_text():
+        assert steps == 0
+        return
     assert steps >= 31, "64 MiB, of which the ends may be parts of pages"
-    # A kernel that has none, or is older than 6.1, refuses them all.
-    assert after >= before
+    if not after:
+        pytest.skip("a kernel older than 6.1 moves nothing")
+    # Some may be in huge pages from the start; nearly all are now.
+    assert after >= max(before, 48 * 1024)

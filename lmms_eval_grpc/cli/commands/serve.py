@@ -8,6 +8,7 @@ from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.output import Output
 from lmms_eval_grpc.cli.requirements import ENGINE_MODULES, require
 from lmms_eval_grpc.cli.usage import UsageError
+from lmms_eval_grpc.engine.allocator import share_heaps
 from lmms_eval_grpc.server import launch_server
 from lmms_eval_grpc.server.config import settings
 from lmms_eval_grpc.server.config_sources import load_args
@@ -21,6 +22,7 @@ REQUIRED_MODULES = ("grpc_health", "grpc_reflection", "cryptography", *ENGINE_MO
 def run(args: argparse.Namespace, output: Output) -> int:
     """Blocks until the server has stopped."""
     require("serve", REQUIRED_MODULES)
+    share_heaps()  # while there is one thread
     own = {setting.name for setting in settings()} | {"config"}
     try:
         launch_server(load_args({name: value for name, value in vars(args).items() if name in own}))

@@ -121,11 +121,9 @@ def _prepare_conversions() -> None:
 
 def _prepare_plugins() -> None:
     from lmms_eval_grpc.engine.packages import entry_points
-    from lmms_eval_grpc.engine.tasks import imports, sources
+    from lmms_eval_grpc.engine.tasks import sources
 
-    # Both read the installed packages' metadata once in a process.
     entry_points(sources.ENTRY_POINTS)
-    imports.installed_places()
 
 
 def _complain(what: str, error: Exception) -> None:

@@ -273,7 +273,7 @@ class HuggingFaceBackend:
     def close(self) -> None:
         device = self.model.device
         self.model = None
-        if device.type != "cpu":  # main memory is free again already, and looking through all of it takes a while
+        if device.type != "cpu":  # main memory is this process's to use again, and looking through all takes a while
             release_memory(device)
 
     # Preparation: on background threads.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lmms_eval_grpc.engine.allocator import count_freed, give_back_freed
+from lmms_eval_grpc.engine.allocator import give_back_freed
 from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
 
 AUTOMATIC_CEILING = 512
@@ -51,15 +51,16 @@ def release_memory(device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on the device, what torch or the C library keeps in reserve included."""
+    """Memory that can still be had on the device, what torch keeps in reserve included."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free_bytes_of_machine() + count_freed()
+    give_back_freed()  # or it would count as taken
+    return free_bytes_of_machine()
 
 
 def free_bytes_of_machine() -> int:
-    """Main memory that can still be had from the kernel."""
+    """Main memory that can still be had."""
     return _read_kibibytes(Path("/proc/meminfo"), "MemAvailable")
 
 
@@ -80,8 +81,7 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(device)
         elif device.type == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
-            # What the allocator keeps is the batch's to take again.
-            self._before = _read_kibibytes(Path("/proc/self/status"), "VmHWM") - count_freed()
+            self._before = _read_kibibytes(Path("/proc/self/status"), "VmHWM")
         else:
             raise RuntimeError(f"the memory of {device.type} devices cannot be measured")
 
@@ -134,6 +134,8 @@ class BatchSizer:
         self._measured: float | None = None
         """The budget by the most that a batch was seen to take; None before one was."""
         self._failed = False
+        self._largest = 0
+        """By :meth:`_estimate`, of the batches that ran."""
 
     def size_for(self, row: RowSize) -> int:
         """Samples per batch when the largest is ``row``."""
@@ -160,8 +162,14 @@ class BatchSizer:
     @contextmanager
     def watch(self, rows: int, row: RowSize) -> Iterator[None]:
         """Learns from the batch that runs inside, if it succeeds, how much memory its like take."""
+        measures = self.automatic and not self._failed
+        size = rows * self._estimate(row)
+        if measures and self._device.type == "cpu" and size > self._largest:
+            # What is kept of smaller ones would hide what this one takes.
+            give_back_freed()
+        self._largest = max(self._largest, size)
         try:
-            peak = PeakMemory(self._device) if self.automatic and not self._failed else None
+            peak = PeakMemory(self._device) if measures else None
         except (OSError, RuntimeError):  # a device or a container that does not tell
             peak = None
         yield
