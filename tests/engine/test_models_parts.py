@@ -187,9 +187,14 @@ def test_automatic_sizes_follow_the_memory_that_batches_took(model: Any, monkeyp
     assert sizer.size_for(row) == 16
 
 
+measures_memory = pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK),
+    reason="this machine does not let a process reset its peak of memory",
+)
+
+
+@measures_memory
 def test_the_memory_of_a_batch_is_measured(model: Any) -> None:
-    if not os.access("/proc/self/clear_refs", os.W_OK):
-        pytest.skip("this machine does not let a process reset its peak of memory")
     sizer = BatchSizer(model, fixed=None, ceiling=None)
     row = RowSize(tokens=1000, input_bytes=0)
     seen: list[int] = []
@@ -202,9 +207,8 @@ def test_the_memory_of_a_batch_is_measured(model: Any) -> None:
     assert (250 << 20) < seen[0] < (1 << 30)
 
 
+@measures_memory
 def test_what_an_earlier_batch_left_is_not_counted_as_the_next_ones(model: Any) -> None:
-    if not os.access("/proc/self/clear_refs", os.W_OK):
-        pytest.skip("this machine does not let a process reset its peak of memory")
     keep_freed()
     sizer = BatchSizer(model, fixed=None, ceiling=None)
     seen: list[int] = []

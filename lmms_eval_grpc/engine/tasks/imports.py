@@ -13,7 +13,7 @@ import hashlib
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -75,7 +75,9 @@ class _SharedLoader(SourceLoader):
 def running(file: Path) -> Iterator[None]:
     """While a task's ``file`` runs: names that other tasks' imports took are free, and near modules come first."""
     names = {key[0].partition(".")[0] for key in _shared}
-    hidden = {name: sys.modules[name] for name in _loaded_below(names)}
+    # In a worker to look at each of the thousands of modules copies the pages that they lie on.
+    loaded = list(sys.modules) if names else []
+    hidden = {name: sys.modules[name] for name in loaded if name.partition(".")[0] in names}
     for name in hidden:
         del sys.modules[name]
     finder = _NearFinder(file.parent)
@@ -88,12 +90,6 @@ def running(file: Path) -> Iterator[None]:
             top = hidden.get(name.partition(".")[0])
             if top is not None and sys.modules.setdefault(top.__name__, top) is top:  # else the name is now this task's
                 sys.modules.setdefault(name, module)
-
-
-def _loaded_below(names: Set[str]) -> list[str]:
-    """The modules that are loaded, of those top-level names."""
-    # In a worker to look at each of the thousands of modules copies the pages that they lie on.
-    return [name for name in list(sys.modules) if name.partition(".")[0] in names] if names else []
 
 
 def near_spec(name: str, folder: Path) -> ModuleSpec | None:
