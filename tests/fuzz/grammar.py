@@ -18,8 +18,9 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from lmms_eval_grpc.v1 import admin_service_pb2 as admin
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
-from lmms_eval_grpc.v1.job_pb2 import JOB_ERROR_CODE_TIMEOUT, JOB_ERROR_CODE_WORKER_DIED
+from lmms_eval_grpc.v1.job_pb2 import JOB_ERROR_CODE_TIMEOUT, JOB_ERROR_CODE_WORKER_DIED, JOB_STATE_QUEUED
 from tests.fuzz.methods import METHODS, Method
 from tests.fuzz.values import Maker, mutate
 from tests.fuzz.wire import damage, nested
@@ -38,6 +39,8 @@ class Facts:
     tasks: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     jobs: deque[str] = field(default_factory=lambda: deque(["job-0"], maxlen=200))
+    queued: deque[str] = field(default_factory=lambda: deque(["job-0"], maxlen=3))
+    """Those of the jobs that were queued last; most start soon."""
     tokens: deque[str] = field(default_factory=lambda: deque([""], maxlen=50))
     places: deque[int] = field(default_factory=lambda: deque([0], maxlen=100))
     """Sequences, cursors and offsets that answers named."""
@@ -48,6 +51,8 @@ class Facts:
             part = getattr(response, name, None)
             if (job_id := getattr(part, "job_id", "")) and job_id not in self.jobs:
                 self.jobs.append(job_id)
+                if part.state == JOB_STATE_QUEUED:
+                    self.queued.append(job_id)
         for job in getattr(response, "jobs", ()):
             if job.job_id not in self.jobs:
                 self.jobs.append(job.job_id)
@@ -231,6 +236,9 @@ class Grammar:
         if rng.random() < 0.3:
             request.request_id = rng.choice(self._request_ids)
         return request
+
+    def _setjobpriority(self) -> admin.SetJobPriorityRequest:
+        return admin.SetJobPriorityRequest(job_id=self.rng.choice(self.facts.queued), priority=self.rng.randint(-3, 3))
 
     def _forged_token(self) -> str:
         """A page token with its digest and a position that no listing has given out."""

@@ -64,7 +64,7 @@ def test_no_generated_request_gets_an_answer_that_breaks_a_rule(
     assert not report["logged_tracebacks"], f"{target.log.read_text()[-6000:]}\n{again}"
     # It reached what it is about: every method answered some of its requests well.
     answered = {path for path, codes in report["codes_by_method"].items() if {"OK", "CANCELLED"} & codes.keys()}
-    assert answered >= {method.path for method in METHODS} or report["requests"] < 5_000
+    assert answered >= {method.path for method in METHODS} or report["requests"] < 10_000
     rss = report["server_rss_mib"]
     assert rss["end"] - rss["quarter"] < MOST_GROWTH_MIB, rss
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lmms_eval_grpc.engine.packages import StandIn
 from lmms_eval_grpc.engine.tasks import shims
 from lmms_eval_grpc.engine.tasks.yaml_loader import YamlReader
 from tests.engine.benchmarks.made import SHIPPED
@@ -31,6 +32,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     with pytest.MonkeyPatch.context() as patch:
         for name in _loaded():
             patch.delitem(sys.modules, name)  # what an earlier test's tasks were given in its place
+        patch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not isinstance(finder, StandIn)])
         patch.syspath_prepend(ROOT)
         if importlib.util.find_spec("loguru") is None:
             patch.setitem(sys.modules, "loguru", _our_loguru())
@@ -39,6 +41,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
         patch.chdir(tmp_path_factory.mktemp("reference"))  # they write submission files
         for name in ("NUM_IMAGE", "API_TYPE"):
             patch.delenv(name, raising=False)
+
+        package = importlib.import_module("lmms_eval")
+        assert package.__file__ == str(ROOT / "lmms_eval" / "__init__.py")
 
         def get(name: str) -> ModuleType:
             return importlib.import_module(f"lmms_eval.tasks.{name}")
