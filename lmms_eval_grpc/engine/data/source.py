@@ -111,6 +111,9 @@ def open_splits(source: DatasetSource) -> Mapping[str, Any]:
 def _load_dataset(source: DatasetSource, kwargs: dict[str, Any]) -> Any:
     import datasets
 
+    if "HF_UPDATE_DOWNLOAD_COUNTS" not in os.environ:
+        # That its readers of files are used it tells Hugging Face every time, and waits for an answer for up to 3 s.
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     download = datasets.DownloadConfig(
         max_retries=int(kwargs.get("max_retries", 10)),
         num_proc=int(kwargs.get("num_proc", 1)),

@@ -1,0 +1,51 @@
+"""A checkpoint and data that lie on this machine are evaluated without a call over the network."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lmms_eval_grpc.cli.exit_codes import ExitCode
+from tests.cli.conftest import TASK, command, environment
+
+_WATCH = """
+import sys
+
+def note(event, arguments):
+    if event == "socket.getaddrinfo":
+        asked = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        asked = arguments[1][0]
+    else:
+        return
+    with open({log!r}, "a") as log:
+        log.write(f"{{asked}}\\n")
+
+sys.addaudithook(note)
+"""
+
+
+@pytest.mark.parametrize("counts", [False, True], ids=["as-it-is", "with-the-counts-of-datasets"])
+def test_nobody_is_asked_over_the_network(tiny_checkpoint: Path, tmp_path: Path, *, counts: bool) -> None:
+    asked = tmp_path / "asked"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_WATCH.format(log=str(asked)))
+    env = environment(
+        PYTHONPATH=str(tmp_path / "site"),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        LMMS_EVAL_DATASETS_CACHE=str(tmp_path / "datasets"),
+        OMP_NUM_THREADS="1",
+        LMMS_EVAL_GRPC_LMMS_EVAL="none",
+    )
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_UPDATE_DOWNLOAD_COUNTS"):
+        env.pop(name, None)
+    if counts:  # shows that the watch sees what there is to see
+        env["HF_UPDATE_DOWNLOAD_COUNTS"] = "1"
+    model = ("--model", "idefics3", "--model_args", f"pretrained={tiny_checkpoint}")
+    words = command("eval", *model, "--tasks", TASK, "--limit", "1", "--output_path", str(tmp_path / "out"))
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == ExitCode.OK, done.stderr
+    hosts = set(asked.read_text().split()) if asked.exists() else set()
+    assert hosts == ({"s3.amazonaws.com"} if counts else set())
