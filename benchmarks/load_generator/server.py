@@ -18,7 +18,8 @@ from benchmarks.load_generator.executor import PlayedExecutor
 from lmms_eval_grpc.engine.allocator import share_heaps
 from lmms_eval_grpc.server import ServerArgs
 from lmms_eval_grpc.server.app import EvaluationServer
-from lmms_eval_grpc.server.launch import set_up_logging, tune_interpreter
+from lmms_eval_grpc.server.interpreter import tuned_interpreter
+from lmms_eval_grpc.server.launch import set_up_logging
 from lmms_eval_grpc.v1.evaluation_service_pb2 import EvaluateRequest
 
 ECHO = "/benchmark.Echo/Echo"
@@ -63,6 +64,7 @@ class LoadedServer:
         self._stall = 0.0
         self._since = (time.monotonic(), time.process_time())
         self._sampling: asyncio.Task[None] | None = None
+        self._tuned = contextlib.ExitStack()
 
     async def start(self) -> tuple[str, str]:
         """Returns the addresses of the server and of the echo."""
@@ -76,7 +78,7 @@ class LoadedServer:
         self._echo.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         port = self._echo.add_insecure_port("127.0.0.1:0")
         await self._echo.start()
-        tune_interpreter()
+        self._tuned.enter_context(tuned_interpreter())
         self._sampling = asyncio.create_task(self._sample())
         return self._server.address, f"127.0.0.1:{port}"
 
@@ -108,6 +110,7 @@ class LoadedServer:
         if self._sampling is not None:
             self._sampling.cancel()
         await self._echo.stop(0)
+        self._tuned.close()
         await self._server.stop(0)
 
     async def _sample(self) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
 
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.server.config_sources import describe
+from lmms_eval_grpc.server.interpreter import tuned_interpreter
 
 logger = logging.getLogger(__name__)
 
@@ -54,36 +52,6 @@ def set_up_logging(level: str, form: str = "text") -> None:
         logging.getLogger().addHandler(handler)
 
 
-_SWITCH_AFTER = 0.0001
-"""Seconds for which a thread runs Python while another one wants to."""
-
-
-def tune_interpreter() -> Callable[[], None]:
-    """Sets Python up for one busy event loop and a few threads with short work. Returns what undoes that.
-
-    It looks for garbage less often, and never in what a started program keeps for good: thousands of open streams are
-    many objects, none of them garbage. By default every 700 new ones have some of them looked through again: a fifth of
-    the time in which an event is told to all watchers.
-
-    And a thread gets its turn sooner. By default it asks for it after 5 ms, counted anew with every step of the loop,
-    which lasts less: while thousands are told something, a submission's check, its write, and every read of the store
-    wait until the loop is idle.
-    """
-    threshold, frozen, interval = gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    sys.setswitchinterval(_SWITCH_AFTER)
-
-    def undo() -> None:
-        gc.set_threshold(*threshold)
-        sys.setswitchinterval(interval)
-        if not frozen:
-            gc.unfreeze()
-
-    return undo
-
-
 async def _serve(args: ServerArgs) -> None:
     from lmms_eval_grpc.server.app import EvaluationServer
 
@@ -111,8 +79,7 @@ async def _serve(args: ServerArgs) -> None:
         if asked.is_set():
             return
         raise
-    untune = tune_interpreter()
-    try:
+    with tuned_interpreter():
         over = {asyncio.create_task(asked.wait()), asyncio.create_task(server.wait_closed())}
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         for waiting in over:
@@ -120,5 +87,3 @@ async def _serve(args: ServerArgs) -> None:
         # It has stopped already if it was drained.
         await server.stop()
         await asyncio.gather(*hurrying)
-    finally:
-        untune()

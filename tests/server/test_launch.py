@@ -17,7 +17,7 @@ import grpc
 import psutil
 import pytest
 
-from lmms_eval_grpc.server.launch import tune_interpreter
+from lmms_eval_grpc.server.interpreter import tuned_interpreter
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import evaluation_service_pb2_grpc as pb_grpc
 
@@ -56,13 +56,20 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_python_is_set_up_for_a_server_and_then_as_before() -> None:
-    before, frozen = (gc.get_threshold(), sys.getswitchinterval()), gc.get_freeze_count()
-    undo = tune_interpreter()
-    assert sys.getswitchinterval() < before[1] / 10
-    assert gc.get_freeze_count() > 0
-    undo()
-    assert (gc.get_threshold(), sys.getswitchinterval()) == before
+def test_python_is_set_up_while_servers_run_and_then_as_before() -> None:
+    def settings() -> tuple[tuple[int, int, int], float]:
+        return gc.get_threshold(), sys.getswitchinterval()
+
+    before, frozen = settings(), gc.get_freeze_count()
+    first, second = tuned_interpreter(), tuned_interpreter()
+    with first:
+        tuned = settings()
+        assert sys.getswitchinterval() < before[1] / 10
+        assert gc.get_freeze_count() > 0
+        second.__enter__()
+    assert settings() == tuned  # of the server that still runs
+    second.__exit__(None, None, None)
+    assert settings() == before
     assert frozen or gc.get_freeze_count() == 0
 
 
