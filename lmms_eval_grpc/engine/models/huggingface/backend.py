@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from lmms_eval_grpc.engine.allocator import give_back_freed, keep_freed
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.exhaustion import is_out_of_memory
-from lmms_eval_grpc.engine.models.checkpoint_files import digest_checkpoint, stamp_checkpoint
 from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings, ModelEntry
 from lmms_eval_grpc.engine.models.huggingface.ahead import ReadyCheckpoint, may_load_early, read_template
 from lmms_eval_grpc.engine.models.huggingface.answering import generate_batch, score_batch
@@ -27,12 +26,7 @@ from lmms_eval_grpc.engine.models.huggingface.conversation import to_conversatio
 from lmms_eval_grpc.engine.models.huggingface.generation import GenerationPlan, generation_key, plan_generation
 from lmms_eval_grpc.engine.models.huggingface.identity import find_folder, identify
 from lmms_eval_grpc.engine.models.huggingface.likelihood import append_continuations, tokenize_continuation
-from lmms_eval_grpc.engine.models.huggingface.loading import (
-    check_checkpoint,
-    load_checkpoint,
-    load_processor_of,
-    resolve_device,
-)
+from lmms_eval_grpc.engine.models.huggingface.loading import check_checkpoint, load_checkpoint, resolve_device
 from lmms_eval_grpc.engine.models.huggingface.media import Media, MediaReader
 from lmms_eval_grpc.engine.models.huggingface.memory import (
     BatchSizer,
@@ -52,8 +46,9 @@ from lmms_eval_grpc.engine.models.huggingface.planning import (
 )
 from lmms_eval_grpc.engine.models.huggingface.prefetch import Prefetcher, count_threads
 from lmms_eval_grpc.engine.models.huggingface.processor import encode
+from lmms_eval_grpc.engine.models.huggingface.reuse import check_reusable, read_successor, unchanged_while_loaded
 from lmms_eval_grpc.engine.models.huggingface.stopping import StopVocabulary
-from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, CannotSwap, load_weights_into
+from lmms_eval_grpc.engine.models.huggingface.weights import Blueprint, load_weights_into
 from lmms_eval_grpc.engine.models.protocol import (
     Answer,
     CannotReuse,
@@ -158,83 +153,47 @@ class HuggingFaceBackend:
                 revision=options.revision,
                 trust_remote_code=options.trust_remote_code,
             )
-        stamp = _stamp(options.pretrained)
-        model, processor = load_checkpoint(
-            options.pretrained,
-            config,
-            device=device,
-            dtype=options.dtype,
-            device_map=options.device_map,
-            attn_implementation=options.attn_implementation,
-            chat_template=options.chat_template,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            strict_weights=options.strict_weights,
-            processor=processor,
-        )
-        loaded = cls(options, model, processor)
-        _check_unchanged(options.pretrained, stamp)
-        return loaded
+        with unchanged_while_loaded(options.pretrained):
+            model, processor = load_checkpoint(
+                options.pretrained,
+                config,
+                device=device,
+                dtype=options.dtype,
+                device_map=options.device_map,
+                attn_implementation=options.attn_implementation,
+                chat_template=options.chat_template,
+                revision=options.revision,
+                trust_remote_code=options.trust_remote_code,
+                strict_weights=options.strict_weights,
+                processor=processor,
+            )
+            return cls(options, model, processor)
 
     def swap(self, pretrained: str, revision: str | None = None) -> None:
         """Becomes another checkpoint of the same architecture, as if loaded afresh with the same arguments.
 
-        Raises :class:`CannotSwap`, and is as before, where the two differ in more than weights, processor and
-        generation defaults: load the other one then. Raises :class:`EvaluationError` ``MODEL_LOAD_FAILED`` or
-        ``CHECKPOINT_CHANGED`` where reading failed half-way; this backend is of no use then. What was learned of
-        batch sizes stays.
+        Raises :class:`~lmms_eval_grpc.engine.models.huggingface.weights.CannotSwap`, and is as before, where the two
+        differ in more than weights, processor and generation defaults: load the other one then. Raises
+        :class:`EvaluationError` ``MODEL_LOAD_FAILED`` or ``CHECKPOINT_CHANGED`` where reading failed half-way; this
+        backend is of no use then. What was learned of batch sizes stays.
         """
         options = replace(self.options, pretrained=pretrained, revision=revision)
-        try:
-            folder = find_folder(options.pretrained, options.revision)
-            wanted = Blueprint.read(folder)
-        except (OSError, ValueError) as error:
-            raise CannotSwap(f"{pretrained}: {error}") from error
-        self._blueprint.check_same_model(wanted)
-        processor, defaults = self.processor, self._generation_defaults
-        try:
-            if wanted.processor != self._blueprint.processor:
-                processor = load_processor_of(
-                    pretrained,
-                    self.model.config,
-                    chat_template=options.chat_template,
-                    revision=revision,
-                    trust_remote_code=options.trust_remote_code,
-                )
-            if wanted.generation != self._blueprint.generation:
-                defaults = transformers.GenerationConfig.from_pretrained(folder)
-        except Exception as error:
-            raise CannotSwap(f"{pretrained}: {error}") from error
-        stamp = _stamp(pretrained)
-        try:
-            load_weights_into(self.model, folder)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
-            raise EvaluationError("MODEL_LOAD_FAILED", why) from error
-        self._adopt(options, folder, processor, defaults)
-        _check_unchanged(pretrained, stamp)
+        folder, processor, defaults = read_successor(
+            options, self._blueprint, self.model.config, self.processor, self._generation_defaults
+        )
+        with unchanged_while_loaded(pretrained):
+            try:
+                load_weights_into(self.model, folder)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                why = f"checkpoint {pretrained!r} cannot be loaded: reading its weights failed half-way ({error})"
+                raise EvaluationError("MODEL_LOAD_FAILED", why) from error
+            self._adopt(options, folder, processor, defaults)
 
     def become(self, entry: ModelEntry, values: Mapping[str, Any], settings: LoadSettings) -> None:
         """See :class:`~lmms_eval_grpc.engine.models.protocol.Reusable`: the same checkpoint, which costs nothing, or
         another one by :meth:`swap`. Batch sizes are learned anew."""
         options = HuggingFaceOptions.of(entry, values, settings)
-        same = replace(options, pretrained=self.options.pretrained, revision=self.options.revision)
-        differing = [one.name for one in fields(same) if getattr(same, one.name) != getattr(self.options, one.name)]
-        if differing:
-            raise CannotReuse(f"it is asked for with another {', '.join(differing)}")
-        if options.trust_remote_code:
-            raise CannotReuse("a checkpoint's own code may have changed since it was imported")
-        if not options.strict_weights:
-            raise CannotReuse("weights that its files lack are drawn at random, by the job's seed")
-        try:
-            if read_template(options) != self._template:
-                raise CannotReuse("the chat template has changed")
-            folder = find_folder(options.pretrained, options.revision)
-            if folder != self._folder and not Path(options.pretrained).is_dir():
-                raise CannotReuse("another revision of a checkpoint on the hub is loaded afresh")
-            digest = digest_checkpoint(folder)
-        except (OSError, ValueError) as error:
-            raise CannotReuse(f"{options.pretrained}: {error}") from error
+        folder, digest = check_reusable(options, self.options, self._folder, self._template)
         if digest == self._identity["weights_digest"]:
             self._adopt(options, folder, self.processor, self._generation_defaults, digest)
         else:
@@ -417,22 +376,6 @@ class HuggingFaceBackend:
             return [], error.with_traceback(None)
         finally:
             self.worked = (self.worked[0] if self.worked else began, time.time())
-
-
-def _stamp(pretrained: str) -> Any:
-    # What comes from the hub is named by its commit, and may be downloaded only now.
-    folder = Path(pretrained).expanduser()
-    return stamp_checkpoint(folder) if folder.is_dir() else None
-
-
-def _check_unchanged(pretrained: str, stamp: Any) -> None:
-    """Its digest is that of the files after loading: the weights must be of the same."""
-    if _stamp(pretrained) != stamp:
-        raise EvaluationError(
-            "CHECKPOINT_CHANGED",
-            f"checkpoint {pretrained!r} was written while it was loaded, so the model may be of neither version; submit"
-            " it once it is whole, and let the trainer write each checkpoint into a folder of its own",
-        )
 
 
 def _count_bytes(value: Any) -> int:
