@@ -14,6 +14,7 @@ from lmms_eval_grpc.client import dictionaries, requests
 from lmms_eval_grpc.client.admin import AsyncAdminMethods
 from lmms_eval_grpc.client.aio_transport import AioTransport
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
+from lmms_eval_grpc.client.catalog import AsyncCatalogMethods
 from lmms_eval_grpc.client.credentials import Credentials
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
 from lmms_eval_grpc.client.narration import make_narrator
@@ -21,7 +22,6 @@ from lmms_eval_grpc.client.requests import CheckpointType, EvaluationOptions, St
 from lmms_eval_grpc.client.samples import AsyncSampleMethods
 from lmms_eval_grpc.client.streams import JobWatch, Logs, QueueWatch, Reconnection
 from lmms_eval_grpc.client.sync import EvalClient
-from lmms_eval_grpc.v1 import catalog_pb2 as catalog
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
@@ -60,7 +60,7 @@ class JobEvents(AsyncIterator[messages.JobEvent]):
 
 
 @documented_like(EvalClient)
-class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
+class AsyncEvalClient(AsyncAdminMethods, AsyncCatalogMethods, AsyncSampleMethods, ClientBase):
     """Client of the evaluation service for asyncio, with the methods, arguments and results of :class:`EvalClient`.
 
     It belongs to the event loop of its first call. Tasks may share it; forked children may not use it.
@@ -133,37 +133,6 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncSampleMethods, ClientBase):
                 cause = error if cause is None or error.code == "UNAVAILABLE" else cause
             await self._transport.sleep(min(READY_POLL, left))
         raise not_ready(self._settings.address, timeout, cause) from cause
-
-    # What the server can evaluate
-
-    async def list_tasks(self) -> list[str]:
-        return [task.name for task in await self.list_tasks_detailed()]
-
-    async def list_tasks_detailed(
-        self, filter: str = "", kinds: Iterable[catalog.TaskKind.ValueType] = ()
-    ) -> list[catalog.TaskInfo]:
-        # Pages as long as there are: lmms-eval's two thousand names come in one.
-        request = service.ListTasksRequest(filter=filter, kinds=kinds, page_size=5000)
-        return [
-            task async for page in self._transport.pages(lambda stub: stub.ListTasks, request) for task in page.tasks
-        ]
-
-    async def list_models(self) -> list[str]:
-        return [model.name for model in await self.list_models_detailed()]
-
-    async def list_models_detailed(self) -> list[catalog.ModelInfo]:
-        request = service.ListModelsRequest()
-        return [
-            model
-            async for page in self._transport.pages(lambda stub: stub.ListModels, request)
-            for model in page.models
-        ]
-
-    async def server_info(self) -> catalog.ServerInfo:
-        return (await self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest())).server
-
-    async def whoami(self) -> catalog.Principal:
-        return (await self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest())).caller
 
     # Jobs
 

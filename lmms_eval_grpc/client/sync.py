@@ -12,6 +12,7 @@ from typing import Any, Self, Unpack
 from lmms_eval_grpc.client import dictionaries, requests
 from lmms_eval_grpc.client.admin import AdminMethods
 from lmms_eval_grpc.client.base import READY_POLL, ClientBase, not_ready, outcome
+from lmms_eval_grpc.client.catalog import CatalogMethods
 from lmms_eval_grpc.client.credentials import Credentials
 from lmms_eval_grpc.client.errors import EvalServiceError, ServerUnavailable
 from lmms_eval_grpc.client.narration import make_narrator
@@ -19,12 +20,11 @@ from lmms_eval_grpc.client.requests import CheckpointType, EvaluationOptions, St
 from lmms_eval_grpc.client.samples import SampleMethods
 from lmms_eval_grpc.client.streams import JobWatch, Logs, QueueWatch, Reconnection
 from lmms_eval_grpc.client.transport import Transport
-from lmms_eval_grpc.v1 import catalog_pb2 as catalog
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2 as messages
 
 
-class EvalClient(AdminMethods, SampleMethods, ClientBase):
+class EvalClient(AdminMethods, CatalogMethods, SampleMethods, ClientBase):
     """Client of the evaluation service, with the methods of lmms-eval's client and more.
 
     Methods that lmms-eval has return its dictionaries; the others return messages of ``lmms_eval_grpc.v1``. Threads may
@@ -106,42 +106,6 @@ class EvalClient(AdminMethods, SampleMethods, ClientBase):
                 cause = error if cause is None or error.code == "UNAVAILABLE" else cause
             self._transport.sleep(min(READY_POLL, left))
         raise not_ready(self._settings.address, timeout, cause) from cause
-
-    # What the server can evaluate
-
-    def list_tasks(self) -> list[str]:
-        """Names of all tasks, groups and tags."""
-        return [task.name for task in self.list_tasks_detailed()]
-
-    def list_tasks_detailed(
-        self, filter: str = "", kinds: Iterable[catalog.TaskKind.ValueType] = ()
-    ) -> list[catalog.TaskInfo]:
-        """Tasks, groups and tags with what the server knows of them.
-
-        Args:
-            filter: Only names that match: a prefix, or a glob when it has one of ``*``, ``?``, ``[``.
-            kinds: Only names of these kinds. Empty: any.
-        """
-        # Pages as long as there are: lmms-eval's two thousand names come in one.
-        request = service.ListTasksRequest(filter=filter, kinds=kinds, page_size=5000)
-        return [task for page in self._transport.pages(lambda stub: stub.ListTasks, request) for task in page.tasks]
-
-    def list_models(self) -> list[str]:
-        """Names of all model backends."""
-        return [model.name for model in self.list_models_detailed()]
-
-    def list_models_detailed(self) -> list[catalog.ModelInfo]:
-        """Model backends with their aliases, arguments, and whether they are installed on the server."""
-        request = service.ListModelsRequest()
-        return [model for page in self._transport.pages(lambda stub: stub.ListModels, request) for model in page.models]
-
-    def server_info(self) -> catalog.ServerInfo:
-        """Versions, devices and limits of the server."""
-        return self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest()).server
-
-    def whoami(self) -> catalog.Principal:
-        """The name that the server knows this client by, and the role that says what it may do."""
-        return self._transport.unary(lambda stub: stub.GetServerInfo, service.GetServerInfoRequest()).caller
 
     # Jobs
 
