@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
+from PIL import Image, ImageFile
 
 from lmms_eval_grpc.engine.packages import StandIn
 from lmms_eval_grpc.engine.tasks import shims
@@ -29,7 +33,10 @@ Reference = Callable[[str], ModuleType]
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """``reference("mme.utils")``: that module of lmms-eval's tasks."""
-    with pytest.MonkeyPatch.context() as patch:
+    # The package sets variables and changes what others have, images that are cut off among it, for good.
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ), warnings.catch_warnings():
+        for module, name in ((Image, "MAX_IMAGE_PIXELS"), (ImageFile, "LOAD_TRUNCATED_IMAGES")):
+            patch.setattr(module, name, getattr(module, name))
         for name in _loaded():
             patch.delitem(sys.modules, name)  # what an earlier test's tasks were given in its place
         patch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not isinstance(finder, StandIn)])
