@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.cli import arguments, flags_eval
+from lmms_eval_grpc.cli.eval_settings import Problems, check_texts, resolve_values
 from lmms_eval_grpc.cli.usage import UsageError
 from lmms_eval_grpc.engine.yaml_text import YamlTextError, read_yaml
 
@@ -45,19 +46,18 @@ def read_runs(path: Path) -> list[FileRun]:
     mappings = content if isinstance(content, list) else [content]
     if not mappings or not all(isinstance(mapping, Mapping) for mapping in mappings):
         raise UsageError(f"--config {path}: must hold a mapping, or a list of mappings for several runs")
-    problems: list[tuple[str, str]] = []
-    runs = []
-    for number, mapping in enumerate(mappings):
-        place = f"[{number}]." if isinstance(content, list) else ""
-        found: list[tuple[str, str]] = []
-        runs.append(_read_run(mapping, found))
-        problems += [(f"{place}{key}", text) for key, text in found]
-    if problems:
-        raise UsageError(f"--config {path} is not valid", problems)
+    found: list[Problems] = [[] for _ in mappings]
+    runs = [_read_run(mapping, problems) for mapping, problems in zip(mappings, found, strict=True)]
+    if any(found):  # otherwise they are told with what is wrong on the command line
+        for run, problems in zip(runs, found, strict=True):
+            problems += check_texts(resolve_values(run.values))
+        places = [f"[{number}]." if isinstance(content, list) else "" for number in range(len(runs))]
+        told = [(place + key, text) for place, ones in zip(places, found, strict=True) for key, text in ones]
+        raise UsageError(f"--config {path} is not valid", told)
     return runs
 
 
-def _read_run(mapping: Mapping[Any, Any], problems: list[tuple[str, str]]) -> FileRun:
+def _read_run(mapping: Mapping[Any, Any], problems: Problems) -> FileRun:
     parser = argparse.ArgumentParser(add_help=False)
     flags_eval.add_flags(parser)
     flags = {action.dest: action for action in parser._actions if action.dest != "config"}
@@ -119,7 +119,7 @@ def _convert_list(flag: argparse.Action, value: list[Any]) -> Any:
     raise ValueError("use a single value, not a list")
 
 
-def _read_variables(section: Any, problems: list[tuple[str, str]]) -> dict[str, str]:
+def _read_variables(section: Any, problems: Problems) -> dict[str, str]:
     if not isinstance(section, Mapping):
         problems.append(("env", f"must be a mapping of environment variables, but is {section!r}"))
         return {}

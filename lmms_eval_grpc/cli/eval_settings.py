@@ -105,6 +105,17 @@ def make_settings(values: Mapping[str, Any]) -> EvalSettings:
     return EvalSettings(config, index, wandb_args, values)
 
 
+def check_texts(values: Mapping[str, Any]) -> Problems:
+    """What is wrong with values that flags take as any text; :func:`make_settings` says the same, and more."""
+    problems: Problems = []
+    for name in ("model_args", "gen_kwargs", "wandb_args"):
+        _read_mapping(values, name, problems)
+    _read_batch_size(values["batch_size"], problems)
+    read_limit(values["limit"], problems)
+    _read_seed(values["seed"], problems)
+    return problems
+
+
 def notes(values: Mapping[str, Any]) -> list[str]:
     """What to say about flags that are taken and do nothing."""
     return [text for name, text in _NO_EFFECT.items() if values[name]]

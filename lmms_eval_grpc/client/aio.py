@@ -178,7 +178,7 @@ class AsyncEvalClient(AsyncAdminMethods, AsyncCatalogMethods, AsyncSampleMethods
 
     async def list_jobs(
         self,
-        states: Iterable[State] = (),
+        states: State | Iterable[State] = (),
         labels: Mapping[str, str] | None = None,
         *,
         owner: str = "",

@@ -164,7 +164,7 @@ def sample(record: messages.SampleRecord) -> dict[str, Any]:
 
 
 def _request(spec: messages.EvaluationSpec) -> dict[str, Any]:
-    """The arguments as they were given to `evaluate`: those of lmms-eval always, the others where they were set."""
+    """Arguments of `evaluate` that ask for the same: those of lmms-eval always, the others where they were set."""
     basic = {
         "model": spec.model,
         "tasks": list(spec.tasks),
@@ -184,12 +184,15 @@ def _request(spec: messages.EvaluationSpec) -> dict[str, Any]:
         if field.name in basic:
             continue
         if field.name == "seeds":
-            more["seed"] = {part.name: number for part, number in value.ListFields()}
+            parts = ("python", "numpy", "torch", "fewshot")
+            more["seed"] = [getattr(value, part) if value.HasField(part) else None for part in parts]
         elif field.name in ("run_timeout", "stall_timeout"):
             more[field.name] = _seconds(value)
         elif field.name == "retry_policy":
             more["retry_policy"] = _retry_policy(value)
-        elif field.name in ("include_path", "compat"):
+        elif field.name == "merge":
+            more["merge"] = _word(messages.MergeMode, value, "MERGE_MODE_")
+        elif field.name in ("include_path", "compat", "track"):
             more[field.name] = list(value)
         else:
             more[field.name] = value

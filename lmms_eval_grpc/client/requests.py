@@ -194,11 +194,11 @@ def _absolute_beside_here(checkpoint: str | PathLike[str], output: str | PathLik
 
 
 def list_jobs(
-    states: Iterable[State], labels: Mapping[str, str] | None, owner: str, page_size: int, *, full: bool
+    states: State | Iterable[State], labels: Mapping[str, str] | None, owner: str, page_size: int, *, full: bool
 ) -> service.ListJobsRequest:
     """The request for the first page of ListJobs."""
     return service.ListJobsRequest(
-        states=[_state(state) for state in states],
+        states=[_state(state) for state in ([states] if isinstance(states, str | int) else states)],
         labels=labels or {},
         owner=owner,
         page_size=page_size,

@@ -196,7 +196,7 @@ class EvalClient(AdminMethods, CatalogMethods, SampleMethods, ClientBase):
 
     def list_jobs(
         self,
-        states: Iterable[State] = (),
+        states: State | Iterable[State] = (),
         labels: Mapping[str, str] | None = None,
         *,
         owner: str = "",
@@ -206,7 +206,7 @@ class EvalClient(AdminMethods, CatalogMethods, SampleMethods, ClientBase):
         """Lists jobs, newest first, fetching page after page as they are asked for.
 
         Args:
-            states: Only jobs in these states ("queued", "running", …). Empty: any.
+            states: Only jobs in this state, or these ("queued", "running", …). Empty: any.
             labels: Only jobs that carry all these labels.
             owner: Only jobs that this principal submitted. Empty: anybody's.
             page_size: Jobs per call, 1 to 500.

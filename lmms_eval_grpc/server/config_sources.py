@@ -7,14 +7,14 @@ import difflib
 import logging
 import os
 import tomllib
-import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lmms_eval_grpc.engine.yaml_text import YamlTextError, read_yaml
 from lmms_eval_grpc.server.config import ServerArgs, settings
-from lmms_eval_grpc.server.settings import ENVIRONMENT_PREFIX, ConfigError
+from lmms_eval_grpc.server.settings import ENVIRONMENT_PREFIX, ConfigError, Setting
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def load_args(
         config_file: YAML (``.yaml``, ``.yml``) or TOML (``.toml``) file with field names as keys.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, a value out of range, or a file that cannot be read.
+        ConfigError: unknown keys, wrong types and values out of range, all of them, a line each; or a file that cannot
+            be read.
     """
     given = dict(vars(flags) if isinstance(flags, argparse.Namespace) else flags or {})
     named_file = given.pop("config", None)
@@ -59,11 +60,21 @@ def load_args(
     by_name = {setting.name: setting for setting in settings()}
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    problems: list[str] = []
+
+    def take(name: str, source: str, read: Callable[[], Any]) -> None:
+        try:
+            values[name], sources[name] = read(), source
+        except ConfigError as error:
+            problems.extend(error.problems)
+
     for key, value in (read_file(Path(file)) if file is not None else {}).items():
         name = key.replace("-", "_") if isinstance(key, str) else key
         source = f"{file}, key {key!r}"
-        setting = by_name.get(name) or _unknown(f"{file}: unknown key {key!r}", str(name))
-        values[name], sources[name] = setting.check(value, source), source
+        if setting := by_name.get(name):
+            take(name, source, partial(setting.check, value, source))
+        else:
+            problems.append(_unknown(f"{file}: unknown key {key!r}", str(name)))
     for variable, text in (os.environ if environ is None else environ).items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -77,13 +88,21 @@ def load_args(
                 )
             continue
         source = f"environment variable {variable}"
-        values[name], sources[name] = by_name[name].check(by_name[name].parse(text, source), source), source
+        take(name, source, partial(_read_text, by_name[name], text, source))
     for name, value in given.items():
-        setting = by_name.get(name) or _unknown(f"unknown flag --{name.replace('_', '-')}", name)
+        if (setting := by_name.get(name)) is None:
+            problems.append(_unknown(f"unknown flag --{name.replace('_', '-')}", name))
+            continue
         source = f"flag {setting.flag}"
-        parsed = setting.parse(value, source) if isinstance(value, str) and not setting.repeated else value
-        values[name], sources[name] = setting.check(parsed, source), source
+        reads_text = isinstance(value, str) and not setting.repeated
+        take(name, source, partial(_read_text if reads_text else Setting.check, setting, value, source))
+    if problems:
+        raise ConfigError(*problems)
     return ServerArgs(**values, sources=sources)
+
+
+def _read_text(setting: Setting, text: str, source: str) -> Any:
+    return setting.check(setting.parse(text, source), source)
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
@@ -110,11 +129,11 @@ def read_file(path: Path) -> Mapping[str, Any]:
     return content or {}
 
 
-def _unknown(problem: str, name: str) -> typing.NoReturn:
+def _unknown(problem: str, name: str) -> str:
     names = [setting.name for setting in settings()]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"{problem}{hint} Settings are: {', '.join(names)}")
+    return f"{problem}{hint} Settings are: {', '.join(names)}"
 
 
 def describe(args: ServerArgs) -> str:

@@ -18,7 +18,11 @@ _ACCEPTED: Mapping[type, tuple[type, ...]] = {float: (int, float), Path: (str, P
 
 
 class ConfigError(ValueError):
-    """A setting is wrong. The message names its source, the value and the remedy."""
+    """Settings are wrong. For each a line of the message names its source, the value and the remedy."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from lmms_eval_grpc.client import dictionaries
+from lmms_eval_grpc.client import dictionaries, requests
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as service
 from lmms_eval_grpc.v1 import job_pb2
 
@@ -104,13 +104,44 @@ def test_the_request_reads_as_it_was_written() -> None:
         "num_gpus": 2,
         "output_dir": None,
         "repeats": 3,
-        "seed": {"torch": 7},
+        "seed": [None, None, 7, None],
         "run_timeout": 90.0,
         "stall_timeout": 30.0,
         "retry_policy": {"max_attempts": 2, "retry_on": ["stalled"]},
         "include_path": ["/tasks"],
     }
     assert isinstance(told["model_args"]["n"], int)
+
+
+def test_the_request_of_a_job_can_be_submitted_again() -> None:
+    spec = job_pb2.EvaluationSpec()
+    for field in spec.DESCRIPTOR.fields:
+        match field.name:
+            case "tasks" | "include_path" | "track" | "compat":
+                getattr(spec, field.name).extend(["a", "b"])
+            case "model_args" | "gen_kwargs":
+                getattr(spec, field.name).update({"n": 3, "nested": {"l": [1, 2.5]}})
+            case "batch_size":
+                spec.batch_size.fixed = 4
+            case "limit":
+                spec.limit.count = 8
+            case "seeds":
+                spec.seeds.python, spec.seeds.numpy, spec.seeds.fewshot = 1, 2, 4
+            case "run_timeout" | "stall_timeout":
+                getattr(spec, field.name).seconds = 90
+            case "retry_policy":
+                spec.retry_policy.max_attempts = 2
+                spec.retry_policy.retry_on.append(job_pb2.JOB_ERROR_CODE_STALLED)
+            case "merge":
+                spec.merge = job_pb2.MERGE_MODE_AUTO
+            case "max_error_share":
+                spec.max_error_share = 0.5
+            case name:  # text, numbers and switches
+                setattr(spec, name, "x" if field.type == field.TYPE_STRING else 1)
+    assert {field.name for field, _ in spec.ListFields()} == {field.name for field in spec.DESCRIPTOR.fields}
+    told = dictionaries.job(job_pb2.Job(evaluation=spec))["request"]
+    basic = {name: told.pop(name) for name in LMMS_EVAL_REQUEST_KEYS}
+    assert requests.evaluate(**basic, options=told).spec == spec
 
 
 def test_the_result_is_the_document_with_our_additions_beside() -> None:

@@ -181,6 +181,7 @@ def test_states_are_named_in_lmms_evals_words() -> None:
     sent = list_jobs(["queued", job_pb2.JOB_STATE_FAILED], {"a": "b"}, "alice", 10, full=True)
     assert list(sent.states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_FAILED]
     assert (sent.view, sent.owner) == (job_pb2.JOB_VIEW_FULL, "alice")
+    assert list(list_jobs("completed", None, "", 10, full=False).states) == [job_pb2.JOB_STATE_COMPLETED]
     with pytest.raises(InvalidRequest, match="'done' is not a state; use one of queued, running"):
         list_jobs(["done"], None, "", 10, full=False)
 

@@ -138,6 +138,18 @@ def test_an_unknown_key_names_the_closest_and_lists_the_valid_ones(tmp_path: Pat
         load_args({"state_dri": "x"}, {})
 
 
+def test_all_that_is_wrong_is_told_at_once_and_where(tmp_path: Path) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("max_jobs_per_principal: two\nbogus: 1\nport: 99999999\n")
+    with pytest.raises(ConfigError) as caught:
+        load_args({"shutdown_grace": "long"}, {"LMMS_EVAL_GRPC_LOG_LEVEL": "loud"}, file)
+    assert all(problem.startswith(str(file)) for problem in caught.value.problems[:3])
+    words = ("'two'", "'bogus'", "99999999", "LMMS_EVAL_GRPC_LOG_LEVEL: 'loud'", "flag --shutdown-grace: 'long'")
+    for word, problem in zip(words, caught.value.problems, strict=True):
+        assert word in problem
+        assert problem in str(caught.value)
+
+
 def test_an_environment_variable_that_is_nearly_a_setting_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     load_args({}, {"LMMS_EVAL_GRPC_SATE_DIR": "x", "LMMS_EVAL_GRPC_ADDRESS": "host:1"})
     assert "did you mean LMMS_EVAL_GRPC_STATE_DIR" in caplog.text

@@ -24,10 +24,12 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Setup, l
     config_sources.logger.propagate = False
     try:
         args = load_args(flags, environ)
-    except (ConfigError, ImportError) as error:
+    except ConfigError as error:
         remedy = "mend it; the other checks go on without what is wrong"
-        if isinstance(error, ImportError):
-            remedy = 'install what the server needs: pip install "lmms-eval-grpc[server]"'
+        failures = [failure(CHECK, problem, remedy) for problem in error.problems]
+        return Setup(_what_can_be_read(flags, environ), environ), failures
+    except ImportError as error:
+        remedy = 'install what the server needs: pip install "lmms-eval-grpc[server]"'
         return Setup(_what_can_be_read(flags, environ), environ), [failure(CHECK, str(error), remedy)]
     finally:
         config_sources.logger.propagate = True

@@ -184,6 +184,14 @@ def test_unknown_keys_are_errors_with_the_nearest_key_and_all_keys(tmp_path: Pat
         assert f" {key}" in found["[0].limmit"]
 
 
+def test_all_wrong_values_of_all_runs_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "- {limit: abc, seed: x, batch_size: foo}\n- {batch_size: 0.5, gen_kwargs: temperature}\n")
+    with pytest.raises(UsageError) as caught:
+        read_runs(path)
+    places = {"[0].limit", "[0].seed", "[0].batch_size", "[1].batch_size", "[1].gen_kwargs"}
+    assert {place for place, _ in caught.value.problems} == places
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
