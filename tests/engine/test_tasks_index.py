@@ -131,9 +131,12 @@ def test_expand_gives_leaves_in_order_once_each(tmp_path: Path) -> None:
 
 
 def test_closest_names_are_offered_whatever_their_case(tmp_path: Path) -> None:
-    for name in ("mmmu_val", "MMStar", "docvqa_val"):
+    for name in ("mmmu_val", "MMStar", "docvqa_val", "ocrbench", "ai2d"):
         write_yaml(tmp_path, f"{name}.yaml", f"task: {name}\n")
     index = scan(tmp_path)
     assert index.closest("mmmu_vall")[0] == "mmmu_val"
     assert index.closest("mmstar") == ("MMStar",)
-    assert index.closest("zzzzzz") == ()
+    assert index.closest("ocr") == ("ocrbench",)
+    assert index.closest("docvqa") == ("docvqa_val",)
+    for far in ("zzzzzz", "nada"):
+        assert index.closest(far) == ()

@@ -142,7 +142,8 @@ class TaskIndex:
     def closest(self, name: str, n: int = 3) -> tuple[str, ...]:
         """At most ``n`` known names that resemble ``name``, the best first; for "did you mean"."""
         lower = {known.lower(): known for known in reversed(self._entries)}
-        return tuple(lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=n, cutoff=0.5))
+        # ocr is like ocrbench (0.545), and nada not like ai2d (0.5).
+        return tuple(lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=n, cutoff=0.54))
 
     def problems(self) -> tuple[IndexProblem, ...]:
         return self._problems
