@@ -26,6 +26,7 @@ from lmms_eval_grpc.client import (
     TooManyWatches,
 )
 from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.exhaustion import shortage
 
 _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
     (InvalidRequest, ExitCode.USAGE),
@@ -43,14 +44,17 @@ _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
 )
 
 
-def attempt(work: Callable[[], int], output: Output, verbosity: str = "INFO") -> int:
-    """Does the work and returns its exit code; a failure that a user can understand is told, and becomes its code."""
+def attempt(
+    work: Callable[[], int], output: Output, verbosity: str = "INFO", *, again: str = "run the command again"
+) -> int:
+    """Does the work and returns its exit code; a failure that a user can understand is told, and becomes its code.
+    ``again`` is what to do once there is space, where a disk was full."""
     try:
         return int(work())
     except UsageError as error:
         return report_usage(error, output)
     except EvaluationError as error:
-        return report_evaluation(error, output, verbosity)
+        return report_evaluation(_told_as_shortage(error, error.message, again) or error, output, verbosity)
     except EvalServiceError as error:
         return report(error, output)
     except SystemExit as error:
@@ -58,6 +62,21 @@ def attempt(work: Callable[[], int], output: Output, verbosity: str = "INFO") ->
         exited = EvaluationError("PROCESS_EXIT", f"the code of a task ended the process (SystemExit: {error})")
         exited.__cause__ = error
         return report_evaluation(exited, output, verbosity)
+    except Exception as error:
+        short = _told_as_shortage(error, f"{type(error).__name__}: {error}", again)
+        if short is None:
+            raise
+        return report_evaluation(short, output, verbosity)
+
+
+def _told_as_shortage(error: Exception, message: str, again: str) -> EvaluationError | None:
+    """What to tell where memory or disk space ran out, whatever that made fail; None for all else."""
+    found = shortage(error, again)
+    if found is None:
+        return None
+    told = EvaluationError(found.reason, f"{message}; {found.remedy}")
+    told.__cause__ = error
+    return told
 
 
 def exit_code_of(error: EvalServiceError) -> ExitCode:

@@ -52,7 +52,7 @@ def add_samples(group: argparse._ArgumentGroup, *, log_samples: str, place: str)
         "--limit",
         type=arguments.parse_number,
         metavar="N",
-        help="documents of each task: a number, or a share below 1; -1 for all (default: all)",
+        help="documents of each task: a number (2.7 counts as 2), or a share below 1; -1 for all (default: all)",
     )
     group.add_argument("--offset", type=int, metavar="N", help="documents to skip at the start of each task")
     group.add_argument(*spell("num_fewshot"), type=int, metavar="N", help="examples per prompt (default: the task's)")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lmms_eval_grpc.cli.usage import UsageError
 from lmms_eval_grpc.engine.api import EvaluationConfig
+from lmms_eval_grpc.engine.exhaustion import is_disk_full
 
 UNFINISHED = ".unfinished"
 """The folder of run folders, in the output folder."""
@@ -45,6 +46,8 @@ def run_folder(config: EvaluationConfig) -> Iterator[Path]:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = (run_dir / _LOCK).open("w")
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise UsageError(f"--output_path {config.output_dir}: cannot be written to: {error}") from error
     with lock:
         try:

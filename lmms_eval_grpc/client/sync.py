@@ -135,7 +135,7 @@ class EvalClient(AdminMethods, CatalogMethods, SampleMethods, ClientBase):
             batch_size: A number, also as text, or "auto". None: "auto".
             device: "cuda:1" for that device, "cuda" or "cpu" for any of its kind. None: any free one.
             limit: Documents of each task: a count from 1 on, a share between 0 and 1 (exclusive), -1 or None for all.
-                As in lmms-eval, 1.0 means one document.
+                As in lmms-eval, 1.0 means one document, and 2.7 two.
             gen_kwargs: Overrides of the tasks' generation arguments, as a dictionary or as "temperature=0,top_p=0.9".
             log_samples: Keep per-sample records, for `iter_samples`.
             predict_only: Generate only; no metrics.

@@ -173,7 +173,8 @@ class BaselineComparison:
     verdict: Literal["better", "worse", "not_enough_evidence"]
     """Whether this run is better, from the adjusted p-value at 0.05 and the metric's direction."""
     minimum_detectable_effect: float | None
-    """The smallest true difference that so many documents show with a power of 80 %."""
+    """The smallest true difference that so many documents show with a power of 80 %; None where the differences do not
+    vary."""
 
 
 @dataclass(frozen=True, slots=True)

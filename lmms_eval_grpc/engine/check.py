@@ -25,7 +25,7 @@ from lmms_eval_grpc.engine.record.baseline_source import BaselineNameError, pars
 from lmms_eval_grpc.engine.run.response_cache import cache_folder
 from lmms_eval_grpc.engine.scoring.reasoning import parse_tags
 from lmms_eval_grpc.engine.tasks.index import TOO_MANY, TaskIndex, is_task_file
-from lmms_eval_grpc.engine.tasks.resolve import suggest
+from lmms_eval_grpc.engine.tasks.resolve import describe_unknown
 
 MAX_BATCH_SIZE = 65536
 MAX_REPEATS = 1024
@@ -168,10 +168,7 @@ def _task_problem(name: str, index: TaskIndex, may_draw: bool) -> str:
         return "" if _is_file(name) else f"there is no file {name!r} on the machine that evaluates"
     matches = index.matches(name)
     if not matches:
-        if any(sign in name for sign in "*?["):
-            return f"no task matches the pattern {name!r}"
-        broken = next((problem.reason for problem in index.problems() if problem.path.stem == name), None)
-        return f"unknown task {name!r}; {broken or suggest(index.closest(name))}"
+        return describe_unknown(name, index)
     for match in matches:
         if not index.expand(match):
             return f"{match!r} has no tasks that are known"

@@ -1,4 +1,5 @@
-"""Telling from an error that the machine has run out of something: memory, a device's or its own, or disk space.
+"""Telling from an error that the machine has run out of something: memory, a device's or its own, or disk space; and
+what to do about it.
 
 Light: knows torch's errors by their names.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 _MEMORY_MESSAGES = (
     *("DefaultCPUAllocator", "can't allocate memory", "Cannot allocate memory"),
@@ -14,6 +16,28 @@ _MEMORY_MESSAGES = (
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "CUDA out of memory"),
 )
 _MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError")
+_MEMORY_REMEDY = (
+    "use a smaller batch_size or max_batch_size, fewer pixels or frames per sample, more devices (num_gpus), or a"
+    " machine with more memory"
+)
+
+
+class Shortage(NamedTuple):
+    """What has run out."""
+
+    reason: Literal["OUT_OF_MEMORY", "DISK_FULL"]
+    remedy: str
+
+
+def shortage(error: BaseException, again: str) -> Shortage | None:
+    """Want of memory or of disk space, whatever it made fail; None for all else. ``again``: how to try once more when
+    there is space, as ``submit the job again``."""
+    found = [*causes(error)]
+    if getattr(error, "reason", "") == "OUT_OF_MEMORY" or any(map(is_out_of_memory, found)):
+        return Shortage("OUT_OF_MEMORY", _MEMORY_REMEDY)
+    if any(map(is_disk_full, found)):
+        return Shortage("DISK_FULL", f"free space on the disk and {again}")
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

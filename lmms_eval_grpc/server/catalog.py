@@ -100,7 +100,7 @@ def _scan(paths: Sequence[Path], override: bool) -> TaskIndex:
     logger.info("task index: %d names in %.2f s", len(index.entries()), time.monotonic() - started)
     problems = index.problems()
     for problem in problems[:_MOST_TOLD]:
-        logger.warning("task file not used: %s: %s", problem.path, problem.reason)
+        logger.warning("task file not used: %s", problem)
     if len(problems) > _MOST_TOLD:
         logger.warning("and %d more task files are not used", len(problems) - _MOST_TOLD)
     return index

@@ -17,7 +17,7 @@ from lmms_eval_grpc.engine.api import (
     ProgressReport,
     TaskScore,
 )
-from lmms_eval_grpc.engine.exhaustion import causes, is_disk_full, is_out_of_memory
+from lmms_eval_grpc.engine.exhaustion import shortage
 from lmms_eval_grpc.engine.record.plain_json import to_plain
 from lmms_eval_grpc.jobs import codec
 from lmms_eval_grpc.jobs.results import (
@@ -34,10 +34,6 @@ from lmms_eval_grpc.jobs.results import (
 )
 from lmms_eval_grpc.jobs.spec import EvaluationSpec, MergeMode
 
-MEMORY_REMEDY = (
-    "use a smaller batch_size or max_batch_size, fewer pixels or frames per sample, more devices (num_gpus), or a"
-    " machine with more memory"
-)
 MAX_MESSAGE = 4000
 """Longest error message that leaves a worker, in characters; the log has all of it."""
 
@@ -192,8 +188,8 @@ def to_json(value: object) -> str:
 
 def to_error(error: EvaluationError) -> JobError:
     """What the engine says about an evaluation that cannot go on."""
-    if (shortage := _shortage(error, error.message)) is not None:
-        return shortage
+    if (short := _shortage(error, error.message)) is not None:
+        return short
     code = JobErrorCode.INVALID if error.reason in INVALID_REASONS else JobErrorCode.EVALUATION
     return JobError(code, error.reason, _shorten(error.message))
 
@@ -203,20 +199,17 @@ def to_unexpected_error(error: BaseException) -> JobError:
     text = str(error)
     kind = type(error).__name__
     message = f"{kind}: {text}" if text else kind
-    if (shortage := _shortage(error, message)) is not None:
-        return shortage
+    if (short := _shortage(error, message)) is not None:
+        return short
     return JobError(JobErrorCode.EVALUATION, "UNEXPECTED_ERROR", _shorten(message), {"exception": kind})
 
 
 def _shortage(error: BaseException, message: str) -> JobError | None:
-    """Want of memory or of disk space, whatever it made fail; None for all else."""
-    found = [*causes(error)]
-    if getattr(error, "reason", "") == "OUT_OF_MEMORY" or any(map(is_out_of_memory, found)):
-        return JobError(JobErrorCode.OUT_OF_MEMORY, "OUT_OF_MEMORY", f"{_shorten(message)}; {MEMORY_REMEDY}")
-    if any(map(is_disk_full, found)):
-        remedy = "free space on the disk and submit the job again"
-        return JobError(JobErrorCode.INTERNAL, "DISK_FULL", f"{_shorten(message)}; {remedy}")
-    return None
+    found = shortage(error, again="submit the job again")
+    if found is None:
+        return None
+    code = JobErrorCode.OUT_OF_MEMORY if found.reason == "OUT_OF_MEMORY" else JobErrorCode.INTERNAL
+    return JobError(code, found.reason, f"{_shorten(message)}; {found.remedy}")
 
 
 def _to_metric(score: MetricScore) -> Metric:

@@ -191,6 +191,21 @@ def test_every_mistake_is_named_at_once(manners: dict[str, str], tmp_path: Path)
     assert "'idefics3'" in done.stderr, "the nearest name is told"
 
 
+def test_an_unknown_task_may_be_in_a_file_that_could_not_be_read(manners: dict[str, str], tmp_path: Path) -> None:
+    write_yaml(tmp_path / "broken", "a.yaml", "task: brk1\ninclude: nofile.yaml\n")
+    write_yaml(tmp_path / "broken", "b.yaml", "task: brk2\n  bad: [\n")
+    write_yaml(tmp_path / "broken", "c.yaml", "task: brk3\n")
+    where = ("--include_path", str(tmp_path / "broken"))
+    done = run(manners, "eval", "--model", "openai", *where, "--tasks", "brk2")
+    assert done.returncode == ExitCode.USAGE
+    told = "tasks[0]: unknown task 'brk2'; it may be in what could not be read"
+    assert f"{told} ({tmp_path}/broken/a.yaml: include 'nofile.yaml': no such file" in done.stderr
+    assert f"{tmp_path}/broken/b.yaml: not valid YAML" in done.stderr
+    assert "did you mean 'brk3'" in done.stderr
+    listed = run(manners, "tasks", *where, "brk")
+    assert f"not used: {tmp_path}/broken/a.yaml: include 'nofile.yaml'" in listed.stderr
+
+
 def test_as_json_the_mistakes_are_a_list(manners: dict[str, str]) -> None:
     done = run(manners, "--json", "--model", "idefics3", "--tasks", "nope")
     assert done.returncode == ExitCode.USAGE

@@ -47,6 +47,21 @@ def test_scoring_again_cuts_what_the_run_cut(tmp_path: Path, capsys: pytest.Capt
     assert rescored(capsys, str(untouched), *where, "--reasoning_tags", tags) == 1.0
 
 
+def test_scores_that_do_not_vary_say_nothing_about_what_can_be_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(write_run(tmp_path / "run", {}))
+    for words, key in ((["compare", run, run], "comparisons"), (["power", run], "plans")):
+        assert main([*words, "--plain"]) == ExitCode.OK
+        heading, row, *_ = capsys.readouterr().out.splitlines()
+        assert row.startswith("toy")
+        column = heading.index("MDE")
+        assert row[column - 1 : column + len("MDE")].strip() == ""
+        assert main([*words, "--json"]) == ExitCode.OK
+        (one,) = json.loads(capsys.readouterr().out)[key]
+        assert one["minimum_detectable_effect"] is None
+
+
 def test_a_metric_that_no_run_has_is_named_with_those_that_they_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

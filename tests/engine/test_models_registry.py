@@ -40,6 +40,9 @@ def test_an_alias_resolves_to_its_entry() -> None:
 
 def test_closest_names_come_nearest_first() -> None:
     assert registry.closest("qwen2_5vl")[0] == "qwen2_5_vl"
+    assert registry.closest("openia") == ("openai",)
+    assert set(registry.closest("qwen")) == {"qwen2_vl", "qwen3_vl"}
+    assert registry.closest("nope") == ()
 
 
 def test_all_faults_of_the_arguments_are_named_at_once() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, MetricScore, TaskScore
+from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, MetricScore, TaskScore
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.manifest import build_manifest
@@ -219,7 +221,9 @@ def written(tmp_path: Path) -> WrittenResults:
     return write(tmp_path)
 
 
-def write(folder: Path, api_key: str = "sk", **changes: Any) -> WrittenResults:
+def write(
+    folder: Path, api_key: str = "sk", second: Iterable[SampleRecord] | None = None, **changes: Any
+) -> WrittenResults:
     for name in ("one", "two"):
         write_task(folder / "tasks", "metadata: {version: 2}", name=name)
     config = EvaluationConfig(
@@ -240,7 +244,7 @@ def write(folder: Path, api_key: str = "sk", **changes: Any) -> WrittenResults:
         config,
         tasks,
         scores,
-        {"one": records},
+        {"one": records} | ({} if second is None else {"two": second}),
         build_manifest(config, tasks, {"backend": "fake"}, device={"type": "cpu"}, processor_backend="pil"),
         folder / "out",
         started=STARTED,
@@ -248,6 +252,31 @@ def write(folder: Path, api_key: str = "sk", **changes: Any) -> WrittenResults:
         batch_sizes=[8, 8, 4],
         throughput={"samples_per_second": 3.5},
     )
+
+
+class UnwritableRecords:
+    """The second time that they are gone through, which is to write them, the disk is full."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[SampleRecord]:
+        self.passes += 1
+        if self.passes == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return iter(())
+
+
+def test_results_that_cannot_be_written_leave_no_file_behind(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, second=UnwritableRecords())
+    (folder,) = (tmp_path / "out").iterdir()
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    folder.write_text("in the way")
+    with pytest.raises(EvaluationError, match=r"cannot be written to .*model': File exists") as raised:
+        write(tmp_path)
+    assert raised.value.reason == "OUTPUT_NOT_WRITABLE"
 
 
 def test_a_secret_is_in_no_file_of_the_results_whoever_said_it(tmp_path: Path) -> None:

@@ -46,10 +46,11 @@ def test_a_small_difference_is_not_enough_evidence() -> None:
 
 
 def test_equal_runs_and_single_documents_are_not_enough_evidence() -> None:
-    for first, second in (([1.0, 0.0], [1.0, 0.0]), ([1.0], [0.0])):
+    for first, second in (([1.0, 0.0], [1.0, 0.0]), ([1.0], [0.0]), ([0.0] * 10, [0.0] * 10)):
         one = only(compare_runs(run(first), run(second)))
         assert one.verdict == "not_enough_evidence"
         assert one.p_value >= 0.5
+        assert one.minimum_detectable_effect is None, "these documents do not say what others would show"
 
 
 def test_graded_scores_are_compared_by_permutation_and_repeat_with_the_seed() -> None:

@@ -202,6 +202,7 @@ def test_power_of_nothing_is_unknown_and_nonsense_is_refused() -> None:
     constant = power.Design(0.0, 0.0)
     assert power.required_documents(0.1, constant) is None
     assert power.achieved_power(0.1, 100, constant) is None
+    assert power.minimum_detectable_effect(100, constant) is None
     assert power.achieved_power(0.1, 1) is None
     assert power.minimum_detectable_effect(1) is None
     for effect in (0.0, -0.1, math.nan):

@@ -67,6 +67,7 @@ def test_the_first_folder_wins_and_the_loser_is_reported(tmp_path: Path) -> None
     (problem,) = index.problems()
     assert problem.path == second
     assert str(first) in problem.reason
+    assert str(problem).count(str(second)) == 1
 
 
 def test_a_later_folder_neither_extends_a_tag_nor_takes_its_name(tmp_path: Path) -> None:
@@ -113,6 +114,7 @@ def test_broken_files_are_reported_and_do_not_stop_the_scan(tmp_path: Path) -> N
     assert "mapping" in reasons["list.yaml"]
     assert "gone" in reasons["noinclude.yaml"]
     assert reasons["missing"] == "no such folder"
+    assert not [problem for problem in index.problems() if str(problem).count(str(problem.path)) != 1]
 
 
 def test_expand_gives_leaves_in_order_once_each(tmp_path: Path) -> None:
@@ -129,9 +131,12 @@ def test_expand_gives_leaves_in_order_once_each(tmp_path: Path) -> None:
 
 
 def test_closest_names_are_offered_whatever_their_case(tmp_path: Path) -> None:
-    for name in ("mmmu_val", "MMStar", "docvqa_val"):
+    for name in ("mmmu_val", "MMStar", "docvqa_val", "ocrbench", "ai2d"):
         write_yaml(tmp_path, f"{name}.yaml", f"task: {name}\n")
     index = scan(tmp_path)
     assert index.closest("mmmu_vall")[0] == "mmmu_val"
     assert index.closest("mmstar") == ("MMStar",)
-    assert index.closest("zzzzzz") == ()
+    assert index.closest("ocr") == ("ocrbench",)
+    assert index.closest("docvqa") == ("docvqa_val",)
+    for far in ("zzzzzz", "nada"):
+        assert index.closest(far) == ()

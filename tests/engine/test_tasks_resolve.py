@@ -8,7 +8,7 @@ import pytest
 
 from lmms_eval_grpc.engine.api import EvaluationError
 from lmms_eval_grpc.engine.tasks.index import TaskIndex
-from lmms_eval_grpc.engine.tasks.resolve import ResolvedTask, resolve_tasks
+from lmms_eval_grpc.engine.tasks.resolve import ResolvedTask, describe_unknown, resolve_tasks
 from lmms_eval_grpc.engine.tasks.resolve import resolve as resolve_request
 from tests.support.task_files import write_yaml
 
@@ -124,6 +124,38 @@ def test_an_unknown_name_offers_the_closest(folder: Path) -> None:
     with pytest.raises(EvaluationError, match="unknown task 'leters'; did you mean 'letters'") as raised:
         resolve(folder, "leters")
     assert raised.value.reason == "UNKNOWN_TASK"
+
+
+def test_an_unknown_name_may_be_in_a_file_that_could_not_be_read(folder: Path) -> None:
+    write_yaml(folder, "z.yaml", "task: broken1\n  bad: [\n")
+    write_yaml(folder, "y.yaml", "task: broken2\ninclude: gone.yaml\n")
+    write_yaml(folder, "again.yaml", "task: a\n")  # unused, and yet all of it is known
+    write_yaml(folder, "last.yaml", f"task: z\ntag: {'x ' * 5000}\n  bad: [\n")
+    with pytest.raises(EvaluationError, match="unknown task 'broken3'; it may be in what could not be read") as raised:
+        resolve(folder, "broken3")
+    told = raised.value.message
+    assert told.count(f"{folder / 'y.yaml'}: include 'gone.yaml': no such file") == 1
+    assert told.count(str(folder / "z.yaml")) == 1
+    assert "again.yaml" not in told
+    assert len(told) < 1500
+    for number in range(20):
+        write_yaml(folder, f"more{number}.yaml", "[")
+    with pytest.raises(EvaluationError, match=r"and 20 more\); ") as raised:
+        resolve(folder, "more19")
+    assert f"could not be read ({folder / 'more19.yaml'}: not valid YAML" in raised.value.message, "the likeliest first"
+    with pytest.raises(EvaluationError, match=r"no task matches the pattern 'brok\*'; it may be in what could not"):
+        resolve(folder, "brok*")
+
+
+def test_of_broken_files_outside_the_include_paths_only_the_names_are_told(tmp_path: Path) -> None:
+    given, other = tmp_path / "given", tmp_path / "other"
+    write_yaml(given, "theirs.yaml", "task: [\n")
+    hidden = write_yaml(other, "machine.yaml", "task: [\n")
+    index = TaskIndex.scan([given], include_defaults=False)
+    elsewhere = TaskIndex.scan([other], include_defaults=False).problems()
+    message = describe_unknown("nope", TaskIndex({}, {}, [*elsewhere, *index.problems()], [given]))
+    assert message.index("theirs.yaml: not valid") < message.index("machine.yaml); ")
+    assert str(hidden.parent) not in message
 
 
 def test_groups_are_resolved_with_their_members_outer_ones_first(folder: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from lmms_eval_grpc.client.errors import EvalServiceError
 from lmms_eval_grpc.v1 import job_pb2
 from tests.faults import echo_model
 from tests.faults.life import Life
+from tests.support.small_disk import mounted
 
 PATIENCE = 240.0
 SIZE = 6 << 20
@@ -27,14 +27,8 @@ SIZE = 6 << 20
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a few megabytes; skips where none can be mounted."""
-    folder = tmp_path / "state"
-    folder.mkdir()
-    options = f"size={SIZE}"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "state", f"size={SIZE}") as folder:
+        yield folder
 
 
 @pytest.fixture

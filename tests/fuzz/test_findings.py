@@ -98,6 +98,25 @@ async def test_a_broken_task_of_the_server_is_told_without_the_folder_of_the_ser
     assert str(tmp_path) not in told
 
 
+async def test_an_unknown_task_is_refused_with_the_files_that_may_have_it(new_rig: NewRig, tmp_path: Path) -> None:
+    for folder in ("own", "theirs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.yaml").write_text("task: broken1\ninclude: [gone.yaml]\n")
+        (tmp_path / folder / "b.yaml").write_text("task: broken2\ninclude: [c.template]\n")
+        (tmp_path / folder / "c.template").write_text("[" + "x " * 400)
+    rig = await new_rig(include_path=(tmp_path / "own",))
+    for name in ("broken2", "broken*"):
+        error = await failure(rig.stub.Evaluate(pb.EvaluateRequest(spec=rig.spec(tasks=[name]))))
+        told = violations(error)["spec.tasks[0]"]
+        assert "it may be in what could not be read (own/a.yaml: include 'gone.yaml': no such file" in told
+        assert "own/b.yaml: own/c.template: not valid YAML" in told
+        assert str(tmp_path) not in told
+    theirs = rig.spec(tasks=["broken2"], include_path=[str(tmp_path / "theirs")])
+    told = violations(await failure(rig.stub.Evaluate(pb.EvaluateRequest(spec=theirs))))["spec.tasks[0]"]
+    assert f"{tmp_path}/theirs/a.yaml: include 'gone.yaml'" in told
+    assert str(tmp_path / "own") not in told
+
+
 @pytest.mark.parametrize("later", [b"\xff\xff", b"\x08"])
 async def test_a_later_request_of_a_stream_that_is_no_message_is_refused_in_words(rig: Rig, later: bytes) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="*")

@@ -85,10 +85,12 @@ def _absolute(path: str) -> Path:
 def _run_one(values: Mapping[str, Any], output: Output) -> int:
     """Does what one set of flags asks for; failures are told here, so that other runs can follow."""
     start_log(values["verbosity"])
+    # Without an output folder the answers are gone.
+    again = "run the same command again to go on" if values["output_path"] else "run the command again"
     try:
-        return attempt(lambda: _do(values, output), output, values["verbosity"])
+        return attempt(lambda: _do(values, output), output, values["verbosity"], again=again)
     except EvaluationCancelled:
-        kept = "; run the same command again to go on" if values["output_path"] else ""
+        kept = f"; {again}" if values["output_path"] else ""
         output.remark(f"interrupted{kept}")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # nobody reads any more, of no run

@@ -41,7 +41,7 @@ def list_local(words: str, kinds: Sequence[str], include_path: Sequence[str], ou
     request = ListTasksRequest(filter="" if words in WORDS else words, kinds=_kinds(kinds))
     index = TaskIndex.open([Path(path) for path in include_path])
     for problem in index.problems():
-        output.remark(f"not used: {problem.path}: {problem.reason}")
+        output.remark(f"not used: {problem}")
     return _show([write_task(entry) for entry in index.entries() if is_wanted(entry, request)], request.filter, output)
 
 

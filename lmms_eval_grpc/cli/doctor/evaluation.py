@@ -24,7 +24,7 @@ def check_tasks(setup: Setup) -> Iterator[Finding]:
     yield ok("tasks", f"{len(index.entries())} tasks, groups and tags")
     problems = index.problems()
     for problem in problems[:_SHOWN]:
-        yield warning("tasks", f"{problem.path}: {problem.reason}", "mend the file; its tasks are not offered")
+        yield warning("tasks", str(problem), "mend the file; its tasks are not offered")
     if len(problems) > _SHOWN:
         yield warning("tasks", f"and {len(problems) - _SHOWN} more files that cannot be used", "mend them")
 

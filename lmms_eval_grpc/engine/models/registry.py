@@ -41,7 +41,8 @@ def resolve(name: str) -> ModelEntry | None:
 
 def closest(name: str, n: int = 3) -> tuple[str, ...]:
     """Up to ``n`` known names and aliases that look like ``name``, nearest first."""
-    return tuple(difflib.get_close_matches(name, _by_name(), n=n))
+    # qwen is like qwen3_vl (0.67), and nope not like openai (0.6).
+    return tuple(difflib.get_close_matches(name, _by_name(), n=n, cutoff=0.65))
 
 
 def load(name: str, model_args: Mapping[str, Any], settings: LoadSettings, loader: Loader | None = None) -> Backend:

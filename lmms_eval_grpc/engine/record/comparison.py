@@ -68,7 +68,8 @@ class MetricComparison:
     """By Holm, over all the metrics that were compared together."""
     verdict: Verdict
     minimum_detectable_effect: float | None
-    """The smallest true difference that so many documents would have shown with a power of 80 %."""
+    """The smallest true difference that so many documents would have shown with a power of 80 %; None where the
+    differences do not vary."""
 
 
 def compare_runs(

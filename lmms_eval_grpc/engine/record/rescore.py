@@ -40,8 +40,8 @@ def rescore(config: EvaluationConfig, samples_paths: Sequence[Path], output_dir:
     The files are those that an evaluation left, of this package or of lmms-eval; each task is scored over the documents
     that are in them. ``config.model`` and ``model_args`` name the model that made the responses; it is not loaded.
 
-    Raises EvaluationError: what loading tasks raises, RECORD_UNREADABLE, NO_DOCUMENTS for a task without samples, and
-    DOCUMENTS_DIFFER where the task's documents are not those that were answered.
+    Raises EvaluationError: what loading tasks raises, RECORD_UNREADABLE, NO_DOCUMENTS for a task without samples,
+    DOCUMENTS_DIFFER where the task's documents are not those that were answered, and OUTPUT_NOT_WRITABLE.
     """
     started, loaded = datetime.now(UTC), load(config)
     USAGE.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import itertools
@@ -13,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, GroupScore, MetricScore, TaskScore
+from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, GroupScore, MetricScore, TaskScore
 from lmms_eval_grpc.engine.record import usage
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
@@ -58,6 +59,7 @@ _NOT_AVAILABLE = "N/A"
 _LEGACY_ERRORS = ("stderr", "stderr_clt", "stderr_clustered")
 """lmms-eval's keys, always there; more is in ``confidence_intervals``."""
 _MODEL_NAME_KEYS = ("peft", "delta", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR})
 _UNSAFE = re.compile(r"[\"<>:/|\\?*\[\]]+")
 
 
@@ -92,24 +94,23 @@ def write_results(
     of the documents; they are gone through twice. Only such tasks get a samples file. The date is ``started`` in the
     configured time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response
     cache spared; None: there was none. ``usages`` are what each task's responses cost; None: what the records say.
+
+    When it fails, none of the files is left. Raises EvaluationError OUTPUT_NOT_WRITABLE.
     """
     document = build_document(
         config, tasks, scores, records, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
-    with _reserved_date(folder, _date(config, started)) as date:
+    with _all_or_none(folder) as samples_paths, _reserved_date(folder, _date(config, started)) as date:
         secrets = secrets_of(config)
-        samples_paths = tuple(
-            write_text(
-                folder / f"{date}_samples_{safe_name(task.name)}.jsonl",
-                (hide_in_json(dump_line(to_lmms_eval_sample(record)), secrets) + "\n" for record in records[task.name]),
-            )
-            for task in tasks
-            if task.name in records
-        )
+        for task in tasks:
+            if task.name in records:
+                path = folder / f"{date}_samples_{safe_name(task.name)}.jsonl"
+                lines = (dump_line(to_lmms_eval_sample(record)) for record in records[task.name])
+                samples_paths.append(write_text(path, (hide_in_json(line, secrets) + "\n" for line in lines)))
         # Last, so that whoever finds the results finds everything that belongs to them.
         results_path = write_text(folder / f"{date}_results.json", [dump_document(document)])
-    return WrittenResults(document, results_path, samples_paths)
+    return WrittenResults(document, results_path, tuple(samples_paths))
 
 
 def build_document(
@@ -362,6 +363,22 @@ def _model_name(config: EvaluationConfig) -> str:
 
 def _date(config: EvaluationConfig, started: datetime) -> str:
     return started.astimezone(zoneinfo.ZoneInfo(config.timezone)).strftime("%Y%m%d_%H%M%S")
+
+
+@contextlib.contextmanager
+def _all_or_none(folder: Path) -> Iterator[list[Path]]:
+    """A list for the files that the block writes: they are removed when it fails. An error that says that nothing may
+    be written to ``folder`` becomes EvaluationError OUTPUT_NOT_WRITABLE."""
+    written: list[Path] = []
+    try:
+        yield written
+    except BaseException as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+            message = f"the results cannot be written to {str(folder)!r}: {error.strerror}; mend that, or name another"
+            raise EvaluationError("OUTPUT_NOT_WRITABLE", f"{message} output folder") from error
+        raise
 
 
 @contextlib.contextmanager

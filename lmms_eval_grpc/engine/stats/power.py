@@ -81,12 +81,14 @@ def achieved_power(effect: float, documents: int, design: Design | None = None) 
 def minimum_detectable_effect(documents: int, design: Design | None = None) -> float | None:
     """The smallest true mean difference that so many ``documents`` show with the design's power.
 
-    (z_{1-alpha/2} + z_{power}) σ_d / √n. None for fewer than two documents.
+    (z_{1-alpha/2} + z_{power}) σ_d / √n. None for fewer than two documents or where the differences do not vary: that
+    formula then says 0, as if any difference were found.
     """
     design = design or Design()
-    if documents < 2:
+    deviation = design.deviation_of_differences
+    if documents < 2 or deviation == 0:
         return None
-    return _reach(design) * design.deviation_of_differences / math.sqrt(documents)
+    return _reach(design) * deviation / math.sqrt(documents)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,16 @@ class TaskEntry:
 
 @dataclass(frozen=True, slots=True)
 class IndexProblem:
-    """A file that the index could not use as it is; the scan goes on without it."""
+    """A file or folder that the index could not use as it is; the scan goes on without it."""
 
     path: Path
+    """That of no file, ``Path()``, for a plug-in that names no folder."""
     reason: str
+    unread: bool = True
+    """Whether it may declare names that are not in the index."""
+
+    def __str__(self) -> str:
+        return self.reason if self.path == Path() else f"{self.path}: {self.reason}"
 
 
 class TaskIndex:
@@ -78,10 +84,13 @@ class TaskIndex:
         entries: Mapping[str, TaskEntry],
         groups: Mapping[str, Mapping[str, Any]],
         problems: Sequence[IndexProblem],
+        given: Sequence[Path] = (),
     ) -> None:
+        """``given``: the include paths among the folders that were looked through."""
         self._entries = {name: entries[name] for name in sorted(entries)}
         self._groups = dict(groups)
         self._problems = tuple(problems)
+        self._given = tuple(given)
 
     @classmethod
     def open(
@@ -117,11 +126,11 @@ class TaskIndex:
         cls, include_paths: Sequence[Path], include_defaults: bool, override: bool, cache_folder: Path | None
     ) -> TaskIndex:
         scan = _Scan(cache_folder)
-        given = [(Path(path).expanduser().absolute(), False) for path in include_paths]
-        folders = [*(scan.default_folders() if include_defaults else ()), *given]
+        given = [Path(path).expanduser().absolute() for path in include_paths]
+        folders = [*(scan.default_folders() if include_defaults else ()), *((path, False) for path in given)]
         for folder, quiet in reversed(folders) if override else folders:
             scan.add_folder(folder, quiet)
-        return cls(scan.entries, scan.groups, scan.problems)
+        return cls(scan.entries, scan.groups, scan.problems, given)
 
     def entries(self) -> tuple[TaskEntry, ...]:
         """All entries, sorted by name."""
@@ -133,10 +142,15 @@ class TaskIndex:
     def closest(self, name: str, n: int = 3) -> tuple[str, ...]:
         """At most ``n`` known names that resemble ``name``, the best first; for "did you mean"."""
         lower = {known.lower(): known for known in reversed(self._entries)}
-        return tuple(lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=n, cutoff=0.5))
+        # ocr is like ocrbench (0.545), and nada not like ai2d (0.5).
+        return tuple(lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=n, cutoff=0.54))
 
     def problems(self) -> tuple[IndexProblem, ...]:
         return self._problems
+
+    def is_given(self, path: Path) -> bool:
+        """Whether ``path`` is one of the include paths, or below one."""
+        return any(path.is_relative_to(folder) for folder in self._given)
 
     def group_config(self, name: str) -> Mapping[str, Any]:
         """The YAML mapping of group ``name``. Raises KeyError for any other name."""
@@ -216,7 +230,8 @@ class _Scan:
             try:
                 file = self._read(path, status, cache)
             except TaskFileError as error:
-                self.problems.append(IndexProblem(Path(path), str(error)[:_LONGEST_REASON]))
+                reason = str(error).removeprefix(f"{path}: ")[:_LONGEST_REASON]
+                self.problems.append(IndexProblem(Path(path), reason))
                 continue
             if file.kind:
                 self._add_file(path, file, entries, earlier, quiet)
@@ -261,7 +276,7 @@ class _Scan:
                 )
 
     def _report(self, path: str, reason: str) -> None:
-        self.problems.append(IndexProblem(Path(path), f"{path}: {reason}"))
+        self.problems.append(IndexProblem(Path(path), reason, unread=False))
 
 
 class _TooMany(Exception):

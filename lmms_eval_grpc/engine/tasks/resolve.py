@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from lmms_eval_grpc.engine.tasks.yaml_loader import TaskFileError, YamlReader
 
 _GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata"})
 """Keys of a group file that are the group's own; every other key overrides that key of all its tasks."""
+_MOST_TOLD = 3
+"""Files that could not be read, in a message about an unknown name."""
+_LONGEST_TOLD = 300
+"""Characters of the reason of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +169,35 @@ class _Resolver:
 
 
 def unknown_task(name: str, index: TaskIndex) -> EvaluationError:
-    """The error for a name that nothing carries, with the names that resemble it."""
-    return EvaluationError("UNKNOWN_TASK", f"unknown task {name!r}; {suggest(index.closest(name))}")
+    """The error for a name that nothing carries."""
+    return EvaluationError("UNKNOWN_TASK", describe_unknown(name, index))
 
 
-def suggest(names: Sequence[str]) -> str:
-    """``did you mean …`` for the given names, or how to make a task known."""
-    if names:
-        return "did you mean " + " or ".join(repr(name) for name in names) + "?"
-    return "list the known ones, or add the folder of its YAML file to the include paths"
+def describe_unknown(name: str, index: TaskIndex) -> str:
+    """That nothing carries ``name``, with the files that could not be read and may declare it, and the names that
+    resemble it, or how to make a task known."""
+    unread = _unread(name, index)
+    told = f"it may be in what could not be read ({unread}); " if unread else ""
+    if any(sign in name for sign in "*?["):
+        return f"no task matches the pattern {name!r}; {told}".removesuffix("; ")
+    close = index.closest(name)
+    if close:
+        return f"unknown task {name!r}; {told}did you mean {' or '.join(map(repr, close))}?"
+    return f"unknown task {name!r}; {told}list the known ones, or add the folder of its YAML file to the include paths"
+
+
+def _unread(name: str, index: TaskIndex) -> str:
+    """Some of the task files that the index could not read: one that is called like the task first, then those of the
+    include paths. Other folders are the machine's, so of their files only the names are told."""
+    problems = [problem for problem in index.problems() if problem.unread and problem.path != Path()]
+    problems.sort(key=lambda problem: (problem.path.stem != name, not index.is_given(problem.path)))
+    told = []
+    for problem in problems[:_MOST_TOLD]:
+        # Cut between words: a server looks for the paths that it does not tell.
+        short = replace(problem, reason=textwrap.shorten(problem.reason, _LONGEST_TOLD, placeholder=" …"))
+        told.append(str(short) if index.is_given(problem.path) else problem.path.name)
+    more = len(problems) - _MOST_TOLD
+    return "; ".join([*told, f"and {more} more"] if more > 0 else told)
 
 
 def _renamed(task: ResolvedTask, known: ResolvedTask, kept: Mapping[str, ResolvedTask]) -> ResolvedTask:

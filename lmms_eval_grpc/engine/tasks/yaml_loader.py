@@ -163,7 +163,7 @@ def _included_path(path: Path, name: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise TaskFileError(f"{path}: include {name!r}: no such file, neither here nor in {path.parent}")
+    raise TaskFileError(f"{path}: include {name!r}: no such file, neither in the working directory nor beside the file")
 
 
 def _with_absolute_data_files(config: dict[str, Any], directory: Path) -> dict[str, Any]:
