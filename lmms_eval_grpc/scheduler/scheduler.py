@@ -33,7 +33,7 @@ from lmms_eval_grpc.scheduler.quotas import Quotas
 from lmms_eval_grpc.scheduler.recovery import recover
 from lmms_eval_grpc.scheduler.retention import Collected, Retention
 from lmms_eval_grpc.scheduler.settings import SchedulerSettings
-from lmms_eval_grpc.scheduler.slots import unfit
+from lmms_eval_grpc.scheduler.slots import SlotView, unfit
 from lmms_eval_grpc.store.base import JobStore
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Scheduler:
         return self._queue.position(job_id)
 
     def queue(self) -> QueueView:
-        """The queue now."""
+        """The queue now: a job is in one place of it, by its durable state."""
         return QueueView(
             revision=self._feed.revision,
             accepting=self._accepting,
@@ -111,7 +111,15 @@ class Scheduler:
             running=tuple(self._running),
             queued=self._queue.ids(),
             capacity=self._settings.max_queued_jobs,
-            slots=self._dispatcher.slots.view(),
+            slots=self._slots(),
+        )
+
+    def _slots(self) -> tuple[SlotView, ...]:
+        """The devices, held by jobs that run only: a job has its devices already while its start is being recorded, and
+        still for a moment when it has ended or waits again."""
+        return tuple(
+            slot if slot.job_id in self._running else SlotView(slot.device, None)
+            for slot in self._dispatcher.slots.view()
         )
 
     @property
