@@ -80,8 +80,8 @@ class Scheduler:
 
     @property
     def accepting(self) -> bool:
-        """Whether new jobs are taken in."""
-        return self._accepting
+        """Whether new jobs are taken in. While the store is in trouble they are tried, but hardly can be."""
+        return self._accepting and self._store.trouble is None
 
     @property
     def jobs_started(self) -> int:
@@ -105,7 +105,8 @@ class Scheduler:
         """The queue now: a job is in one place of it, by its durable state."""
         return QueueView(
             revision=self._feed.revision,
-            accepting=self._accepting,
+            accepting=self.accepting,
+            trouble=self._store.trouble,
             pause_reason=self._dispatcher.pause_reason,
             draining=self._draining,
             running=tuple(self._running),
@@ -148,6 +149,7 @@ class Scheduler:
         kept = {*(job.job_id for job in unfinished.jobs), *unfinished.unreadable}
         await asyncio.to_thread(clear_others, self._settings.jobs_dir, kept)
         self._journal.listen(self._follow)
+        self._store.when_trouble_changes(self._feed.renew)
         self._retention.start()
         self._dispatcher.start()
         self._accepting = True
