@@ -174,6 +174,8 @@ def describe_queue(queue: dict[str, Any]) -> str:
         state = "draining"
     if queue["paused"]:
         state = f"paused: {queue['pause_reason']}" if queue["pause_reason"] else "paused"
+    if queue["trouble"]:
+        state += f", in trouble: {queue['trouble']}"
     return (
         f"{state}; {len(queue['running_jobs'])} running, {queue['queue_size']} of {queue['capacity']} waiting; ended: "
         f"{queue['completed_jobs']} completed, {queue['failed_jobs']} failed, {queue['cancelled_jobs']} cancelled"

@@ -97,6 +97,7 @@ def queue(snapshot: service.QueueSnapshot) -> dict[str, Any]:
         "paused": snapshot.paused,
         "pause_reason": snapshot.pause_reason,
         "draining": snapshot.draining,
+        "trouble": snapshot.trouble,
     }
 
 

@@ -300,7 +300,7 @@ class EvalClient(AdminMethods, CatalogMethods, SampleMethods, ClientBase):
         """Returns queue_size, running_job, queued_jobs, completed_jobs, failed_jobs.
 
         Beyond lmms-eval's keys: cancelled_jobs, running_jobs (all of them), accepting, capacity, slots, revision,
-        paused, pause_reason, draining.
+        paused, pause_reason, draining, trouble.
         """
         return dictionaries.queue(
             self._transport.unary(lambda stub: stub.QueueStatus, service.QueueStatusRequest()).queue
@@ -309,7 +309,8 @@ class EvalClient(AdminMethods, CatalogMethods, SampleMethods, ClientBase):
     def watch_queue(self) -> Iterator[service.QueueSnapshot | service.QueueChange]:
         """Yields the queue and then its changes, without end.
 
-        There is a new snapshot after a break, and when the queue was paused, resumed, reordered or drained.
+        There is a new snapshot after a break, and when the queue was paused, resumed, reordered or drained, or the
+        server cannot take jobs for another reason (trouble), or can again.
         """
         state = QueueWatch(self._settings.heartbeat_interval)
         return self._transport.follow(

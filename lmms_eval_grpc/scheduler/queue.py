@@ -18,6 +18,8 @@ class QueueView:
     """Revision of the queue feed that this view belongs to."""
     accepting: bool
     """Whether new jobs are taken in."""
+    trouble: str | None
+    """Why they cannot be taken in although the server does not drain; None when nothing is wrong."""
     pause_reason: str | None
     """Why no further jobs are started; None when they are."""
     draining: bool

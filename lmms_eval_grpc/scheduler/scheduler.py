@@ -33,7 +33,7 @@ from lmms_eval_grpc.scheduler.quotas import Quotas
 from lmms_eval_grpc.scheduler.recovery import recover
 from lmms_eval_grpc.scheduler.retention import Collected, Retention
 from lmms_eval_grpc.scheduler.settings import SchedulerSettings
-from lmms_eval_grpc.scheduler.slots import unfit
+from lmms_eval_grpc.scheduler.slots import SlotView, unfit
 from lmms_eval_grpc.store.base import JobStore
 
 _LOG = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ class Scheduler:
 
     @property
     def accepting(self) -> bool:
-        """Whether new jobs are taken in."""
-        return self._accepting
+        """Whether new jobs are taken in. While the store is in trouble they are tried, but hardly can be."""
+        return self._accepting and self._store.trouble is None
 
     @property
     def jobs_started(self) -> int:
@@ -102,16 +102,25 @@ class Scheduler:
         return self._queue.position(job_id)
 
     def queue(self) -> QueueView:
-        """The queue now."""
+        """The queue now: a job is in one place of it, by its durable state."""
         return QueueView(
             revision=self._feed.revision,
-            accepting=self._accepting,
+            accepting=self.accepting,
+            trouble=self._store.trouble,
             pause_reason=self._dispatcher.pause_reason,
             draining=self._draining,
             running=tuple(self._running),
             queued=self._queue.ids(),
             capacity=self._settings.max_queued_jobs,
-            slots=self._dispatcher.slots.view(),
+            slots=self._slots(),
+        )
+
+    def _slots(self) -> tuple[SlotView, ...]:
+        """The devices, held by jobs that run only: a job has its devices already while its start is being recorded, and
+        still for a moment when it has ended or waits again."""
+        return tuple(
+            slot if slot.job_id in self._running else SlotView(slot.device, None)
+            for slot in self._dispatcher.slots.view()
         )
 
     @property
@@ -140,6 +149,7 @@ class Scheduler:
         kept = {*(job.job_id for job in unfinished.jobs), *unfinished.unreadable}
         await asyncio.to_thread(clear_others, self._settings.jobs_dir, kept)
         self._journal.listen(self._follow)
+        self._store.when_trouble_changes(self._feed.renew)
         self._retention.start()
         self._dispatcher.start()
         self._accepting = True

@@ -183,7 +183,8 @@ class EvaluationServer:
         self._stack.push_async_callback(self._scheduler.stop)
         await self._scheduler.start()
         await self._grpc.start()
-        self._health.set_ready(True)
+        store.when_trouble_changes(self._tell_health)
+        self._tell_health()
         self._write_address()
         devices = ", ".join(device.name for device in self._executor.devices)
         logger.info(
@@ -193,6 +194,9 @@ class EvaluationServer:
             self._state_dir,
             time.monotonic() - began,
         )
+
+    def _tell_health(self) -> None:
+        self._health.set_ready(self._scheduler.accepting)
 
     def _add_services(
         self,

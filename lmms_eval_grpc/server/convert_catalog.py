@@ -83,6 +83,7 @@ def write_queue(view: QueueView, counts: Mapping[JobState, int]) -> evaluation_s
         paused=view.pause_reason is not None,
         pause_reason=view.pause_reason or "",
         draining=view.draining,
+        trouble=view.trouble or "",
     )
 
 

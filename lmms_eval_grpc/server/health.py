@@ -1,5 +1,6 @@
 """``grpc.health.v1``: ``""`` says that the process is alive, as does the full name of the service for administrators;
-that of the service for evaluations says that new jobs are taken.
+that of the service for evaluations says that new jobs are taken: not while the server drains, nor while its store
+cannot be written.
 
 The stock servicer's Watch keeps a server from stopping, and its List does not work.
 """

@@ -16,11 +16,13 @@ from lmms_eval_grpc.jobs.errors import InvalidRequest, SamplesNotLogged, StoreUn
 from lmms_eval_grpc.jobs.spec import EvaluationSpec
 from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.server.convert_samples import write_sample
+from lmms_eval_grpc.server.folders import shown
 from lmms_eval_grpc.server.limits import Pacer
 from lmms_eval_grpc.server.watch import stopping
 from lmms_eval_grpc.v1.evaluation_service_pb2 import StreamLogsResponse, StreamSamplesResponse
 
 if TYPE_CHECKING:
+    from lmms_eval_grpc.jobs.job import Job
     from lmms_eval_grpc.scheduler.journal import JobLog, Journal
     from lmms_eval_grpc.scheduler.scheduler import Scheduler
     from lmms_eval_grpc.store.base import SampleBatch, SampleStore
@@ -36,6 +38,8 @@ MAX_LOG_BYTES = 256 * 1024
 POLL_INTERVAL = 0.5
 """Seconds between looks at a file that may grow."""
 LOG_NAME = "worker.log"
+_MOST_NAMED = 20
+"""Tasks of a job that a message names."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ async def stream_samples(
     Raises:
         JobNotFound: there is no such job.
         SamplesNotLogged: the job keeps none.
-        InvalidRequest: the cursor is none of this job's.
+        InvalidRequest: the cursor is none of this job's, or the job, which has ended, had no such task.
         NotAccepting: the server is being stopped while the stream follows.
     """
     log = await journal.log(request.job_id)
@@ -66,10 +70,13 @@ async def stream_samples(
         raise SamplesNotLogged(request.job_id, "it was submitted with log_samples false; submit it again with true")
     folder = scheduler.job_dir(request.job_id)
     cursor = request.after_cursor
+    found = not request.task
     while True:
         ended = log.job.state.ended  # Asked before reading: what is written by then is all there is.
         try:
             message = await _read_samples(samples, folder, cursor, request.task, pacer.bound(MAX_SAMPLES_BYTES))
+            if ended and not found and message.next_cursor == cursor:
+                await _check_task(log.job, spec.tasks, request.task, samples, folder)
         except InvalidRequest:
             await journal.log(request.job_id)  # Who removed the file may have removed the job.
             raise
@@ -82,9 +89,30 @@ async def stream_samples(
             continue
         cursor = message.next_cursor
         if message.samples:
+            found = True
             await _keep_pace(pacer, log, journal)
             await context.write(message)
             pacer.sent(message.ByteSize())
+
+
+async def _check_task(job: Job, asked: Sequence[str], task: str, samples: SampleStore, folder: Path) -> None:
+    """Raises InvalidRequest if ``task`` is none of an ended job's, as far as can be told.
+
+    The names that the job was ``asked`` for may be groups or patterns, and what these stand for may have changed since,
+    so the job's tasks are those that left a result or a sample. If not all have, because the job did not complete, any
+    name may be that of another one.
+    """
+    known = {result.task for result in job.task_results}
+    cursor = 0
+    while task not in known and (batch := await samples.read(folder, cursor, MAX_SAMPLES_BYTES)).records:
+        known.update(str(record.get("task")) for record in batch.records)
+        cursor = batch.next_cursor
+    if task in known or not known or not (job.state is JobState.COMPLETED or known.issuperset(asked)):
+        return
+    names = sorted(known)
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    told = ", ".join(map(shown, names[:_MOST_NAMED])) + more
+    raise InvalidRequest([Violation("task", f"{shown(task)} is no task of this job; its tasks are: {told}")])
 
 
 async def _read_samples(samples: SampleStore, folder: Path, cursor: int, task: str, size: int) -> StreamSamplesResponse:

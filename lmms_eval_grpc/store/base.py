@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +45,15 @@ class JobStore(Protocol):
     A job whose record cannot be read (a later release wrote it, or it is damaged) stays as it is and is in nobody's
     way: who asks for it gets :class:`~lmms_eval_grpc.jobs.errors.JobUnreadable`, who asks for many gets the others.
     """
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the store cannot be written, and what to do about it: since a write failed, until one succeeds that the
+        store tries itself every few seconds. None: it can, for all that is known. That another process was at the file
+        for too long once is no trouble."""
+
+    def when_trouble_changes(self, listener: Callable[[], None]) -> None:
+        """Calls ``listener``, in the event loop, whenever :attr:`trouble` has changed."""
 
     async def open(self) -> None:
         """Opens or creates the store and brings its schema up to date."""

@@ -20,6 +20,7 @@ from lmms_eval_grpc.jobs.state import JobState
 from lmms_eval_grpc.store import statements
 from lmms_eval_grpc.store.base import JobFilter, Unfinished
 from lmms_eval_grpc.store.schema import NewerSchema, migrate
+from lmms_eval_grpc.store.trouble import Trouble
 from lmms_eval_grpc.store.writer import CommitObserver, GroupWriter
 
 T = TypeVar("T")
@@ -32,6 +33,11 @@ _FULL = f"{_HEAD}, task_results, result"
 
 LARGEST_CHECKED = 256 * 1024 * 1024
 """Bytes of the largest file that is read in full, and so checked, when it is opened: a matter of a second or two."""
+
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""Why a write fails while another process is at the file, as for a backup."""
+_NO_TROUBLE = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+"""What the write has brought about itself."""
 
 _REMEDIES = {
     "SQLITE_FULL": "free space on the disk that holds the server's state folder",
@@ -72,6 +78,7 @@ class SqliteStore:
         self._largest_checked = largest_checked
         self._committed = committed
         self._told_unreadable: set[str] = set()
+        self._trouble = Trouble(self._probe)
         self._writer: GroupWriter | None = None
         self._reader: sqlite3.Connection | None = None
         self._reading: ThreadPoolExecutor | None = None
@@ -80,6 +87,15 @@ class SqliteStore:
     def commits(self) -> int:
         """Transactions committed since the store was opened."""
         return 0 if self._writer is None else self._writer.commits
+
+    @property
+    def trouble(self) -> str | None:
+        """See :attr:`JobStore.trouble`."""
+        return self._trouble.reason
+
+    def when_trouble_changes(self, listener: Callable[[], None]) -> None:
+        """See :meth:`JobStore.when_trouble_changes`."""
+        self._trouble.listen(listener)
 
     async def open(self) -> None:
         """See :meth:`JobStore.open`. Raises StoreUnavailable, with the remedy, for a file that cannot be used."""
@@ -91,6 +107,7 @@ class SqliteStore:
         """See :meth:`JobStore.close`. Idempotent."""
         writer, reader, reading = self._writer, self._reader, self._reading
         self._writer = self._reader = self._reading = None
+        await self._trouble.close()
         if reading is not None and reader is not None:
             await asyncio.get_running_loop().run_in_executor(reading, reader.close)
             reading.shutdown()
@@ -279,11 +296,24 @@ class SqliteStore:
             # Trying again would not make it smaller.
             raise ValueError(f"the job store cannot hold it: {error}") from error
         except sqlite3.Error as error:
-            raise self._unavailable("written", error) from error
+            unavailable = self._unavailable("written", error)
+            if self._writer is not None and not isinstance(error, _NO_TROUBLE):
+                self._trouble.failed(str(unavailable), passing=getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING)
+            raise unavailable from error
+
+    async def _probe(self) -> None:
+        """Writes something of the size of a job, and removes it again."""
+        if self._writer is None:
+            raise StoreUnavailable("the job store is closed")
+        try:
+            for statement in statements.PROBE:
+                await self._writer.write(functools.partial(_execute, statement=statement))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(_refusal("written", error)) from error
 
     def _unavailable(self, what: str, error: sqlite3.Error) -> StoreUnavailable:
         # Clients are told what and how, the file's name is for the log.
-        message = f"the job store cannot be {what}: {explain(error)}"
+        message = _refusal(what, error)
         _LOG.error("%s (%s)", message, self._path)
         return StoreUnavailable(message)
 
@@ -323,6 +353,14 @@ class SqliteStore:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"{verdict}; {_REMEDIES['SQLITE_CORRUPT']}")
+
+
+def _execute(connection: sqlite3.Connection, statement: str) -> None:
+    connection.execute(statement)
+
+
+def _refusal(what: str, error: sqlite3.Error) -> str:
+    return f"the job store cannot be {what}: {explain(error)}"
 
 
 def explain(error: Exception) -> str:

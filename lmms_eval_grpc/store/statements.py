@@ -15,6 +15,11 @@ from lmms_eval_grpc.jobs.job import Job
 from lmms_eval_grpc.jobs.results import JobResult, TaskResult
 from lmms_eval_grpc.jobs.state import JobState
 
+PROBE = (
+    "INSERT OR REPLACE INTO counters VALUES ('probe', randomblob(65536))",
+    "DELETE FROM counters WHERE name = 'probe'",
+)
+"""Each in a transaction of its own: what is removed in the same one is not written."""
 ENDED = tuple(state.value for state in JobState if state.ended)
 
 

@@ -372,7 +372,7 @@ class StreamSamplesRequest(google.protobuf.message.Message):
     job_id: builtins.str
     """The job. Required. It must have been submitted with log_samples."""
     task: builtins.str
-    """Only samples of this task. Empty: all."""
+    """Only samples of this task. Empty: all. A name that is none of the job's tasks is refused once the job has ended."""
     after_cursor: builtins.int
     """`next_cursor` of the last message received. 0: from the start."""
     follow: builtins.bool
@@ -584,10 +584,11 @@ class QueueSnapshot(google.protobuf.message.Message):
     PAUSED_FIELD_NUMBER: builtins.int
     PAUSE_REASON_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
+    TROUBLE_FIELD_NUMBER: builtins.int
     revision: builtins.int
     """Grows with every change of the queue."""
     accepting: builtins.bool
-    """Whether new jobs are accepted."""
+    """Whether new jobs are accepted: not while the server drains or is in trouble."""
     completed_count: builtins.int
     """Kept jobs that have completed."""
     failed_count: builtins.int
@@ -602,6 +603,10 @@ class QueueSnapshot(google.protobuf.message.Message):
     """Why it was paused, as given to PauseQueue. Empty while it is not."""
     draining: builtins.bool
     """Whether the server drains: no jobs are accepted any more."""
+    trouble: builtins.str
+    """Why the server cannot take jobs although it does not drain, such as a full disk, and what to do about it. It goes
+    by itself once that is mended. Empty: nothing is wrong.
+    """
     @property
     def running_job_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Jobs that run (or are being cancelled)."""
@@ -629,8 +634,9 @@ class QueueSnapshot(google.protobuf.message.Message):
         paused: builtins.bool = ...,
         pause_reason: builtins.str = ...,
         draining: builtins.bool = ...,
+        trouble: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accepting", b"accepting", "cancelled_count", b"cancelled_count", "capacity", b"capacity", "completed_count", b"completed_count", "draining", b"draining", "failed_count", b"failed_count", "pause_reason", b"pause_reason", "paused", b"paused", "queued_job_ids", b"queued_job_ids", "revision", b"revision", "running_job_ids", b"running_job_ids", "slots", b"slots"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepting", b"accepting", "cancelled_count", b"cancelled_count", "capacity", b"capacity", "completed_count", b"completed_count", "draining", b"draining", "failed_count", b"failed_count", "pause_reason", b"pause_reason", "paused", b"paused", "queued_job_ids", b"queued_job_ids", "revision", b"revision", "running_job_ids", b"running_job_ids", "slots", b"slots", "trouble", b"trouble"]) -> None: ...
 
 global___QueueSnapshot = QueueSnapshot
 
@@ -667,7 +673,7 @@ class WatchQueueResponse(google.protobuf.message.Message):
     @property
     def snapshot(self) -> global___QueueSnapshot:
         """The whole queue. The first message, and again for a client that fell behind, or when the queue was paused,
-        resumed, reordered or drained.
+        resumed, reordered or drained, or `trouble` came or went.
         """
 
     @property

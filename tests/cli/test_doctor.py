@@ -24,10 +24,13 @@ from lmms_eval_grpc.cli.doctor.devices import judge_torch
 from lmms_eval_grpc.cli.doctor.finding import Finding, Level
 from lmms_eval_grpc.cli.doctor.setup import Setup
 from lmms_eval_grpc.cli.exit_codes import ExitCode
+from lmms_eval_grpc.cli.top import describe_queue
 from lmms_eval_grpc.server import config_sources
 from lmms_eval_grpc.server.config import ServerArgs
 from lmms_eval_grpc.store.schema import MIGRATIONS
-from tests.cli.conftest import NewRig, Rig, command, environment, run_command
+from lmms_eval_grpc.store.sqlite import SqliteStore
+from tests.cli.conftest import PATIENCE, NewRig, Rig, command, environment, run_command
+from tests.store.test_failures import limit_pages
 
 UNWRITABLE = Path("/proc/nothing")
 """Nobody can make this, root neither."""
@@ -375,6 +378,27 @@ def test_a_server_that_takes_no_jobs_is_a_warning(rig: Rig) -> None:
     rig.wait_for(rig.server.drain())
     document = json.loads(run_command("doctor", "--address", rig.address, "--json").stdout)
     assert [one["check"] for one in document["checks"] if one["level"] == "warning"][:1] == ["health"]
+
+
+def test_a_server_whose_disk_is_full_is_a_failure_with_the_reason(rig: Rig) -> None:
+    store = rig.server._scheduler._store
+    assert isinstance(store, SqliteStore)
+    limit_pages(store, 0)
+    refused = rig.run(*rig.submit_words("--system_instruction", "x" * 50_000))
+    assert refused.returncode == ExitCode.REFUSED
+    done = rig.run("doctor", "--address", rig.address)
+    assert done.returncode == ExitCode.JOB_FAILED
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failure")]
+    assert "it takes no jobs: the job store cannot be written: database or disk is full; free space" in line
+    assert "takes jobs again by itself" in done.stdout
+    assert rig.run("queue").stdout.startswith("in trouble: the job store cannot be written: database or disk is full;")
+    assert "\nnot accepting jobs; 0 running" in rig.run("queue").stdout
+    with rig.client() as client:
+        assert describe_queue(client.get_queue_status()).startswith("not accepting jobs, in trouble: the job store")
+        limit_pages(store, 1_000_000)
+        client.wait_for_ready(PATIENCE)
+    assert rig.run("queue").stdout.startswith("accepting jobs; 0 running")
+    assert rig.run("doctor", "--address", rig.address).returncode == ExitCode.OK
 
 
 def test_a_server_that_is_not_there_is_a_failure() -> None:

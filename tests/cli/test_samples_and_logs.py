@@ -56,6 +56,14 @@ def test_samples_can_be_chosen(rig: Rig, job_id: str) -> None:
     assert len(rig.records("samples", job_id, "-n", "2")) == 2
 
 
+def test_a_task_that_the_job_did_not_have_is_refused(rig: Rig, job_id: str) -> None:
+    assert rig.records("samples", job_id, "--task", "nope") == []
+    rig.finish(job_id, Completed(result(TASK)))
+    done = rig.run("samples", job_id, "--task", "nope")
+    assert done.returncode == ExitCode.USAGE
+    assert f"'nope' is no task of this job; its tasks are: '{TASK}', 'other'" in done.stderr.replace("\n", " ")
+
+
 def test_samples_are_followed_until_the_job_ends(rig: Rig, job_id: str) -> None:
     process = rig.begin("samples", job_id, "--follow", "--json")
     read_until(process, lambda line: '"other"' in line)

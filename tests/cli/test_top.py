@@ -16,9 +16,11 @@ from lmms_eval_grpc.cli.board import WAITING_SHOWN
 from lmms_eval_grpc.cli.exit_codes import ExitCode
 from lmms_eval_grpc.cli.following import JobView
 from lmms_eval_grpc.cli.top import Top, describe_queue, draw_bar
+from lmms_eval_grpc.client import dictionaries
 from lmms_eval_grpc.jobs.events import Completed, Failed
 from lmms_eval_grpc.jobs.results import JobError, JobErrorCode
 from lmms_eval_grpc.v1 import job_pb2
+from lmms_eval_grpc.v1.evaluation_service_pb2 import QueueSnapshot
 from tests.cli.conftest import PATIENCE, TASK, NewRig, Rig, Terminal, command, run_command, run_on_terminal
 from tests.client.scripted_server import Break, ScriptedServer
 from tests.jobs.examples import progress, result
@@ -167,6 +169,5 @@ def test_bytes_of_a_merge_are_a_share() -> None:
 
 
 def test_a_draining_server_says_so() -> None:
-    queue = {"accepting": False, "draining": True, "paused": False, "running_jobs": [], "queue_size": 0, "capacity": 9}
-    counts = {"completed_jobs": 1, "failed_jobs": 2, "cancelled_jobs": 3}
-    assert describe_queue({**queue, **counts}).startswith("draining; 0 running, 0 of 9 waiting; ended: 1 completed")
+    queue = dictionaries.queue(QueueSnapshot(draining=True, capacity=9, completed_count=1))
+    assert describe_queue(queue).startswith("draining; 0 running, 0 of 9 waiting; ended: 1 completed")

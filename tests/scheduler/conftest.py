@@ -41,6 +41,11 @@ class Service:
             self.journal.close()
             await self.store.close()
 
+    @property
+    def holders(self) -> list[str | None]:
+        """Who has which device, be it that the job is not known to run yet or any more."""
+        return [slot.job_id for slot in self.scheduler._dispatcher.slots.view()]
+
     async def submit(self, num_gpus: int = 1, device: str = "", **options: Any) -> Job:
         changes = {key: options.pop(key) for key in ("run_timeout", "retry_policy", "merge") if key in options}
         return await self.scheduler.submit(spec(num_gpus=num_gpus, device=device, **changes), **options)

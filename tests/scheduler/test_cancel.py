@@ -101,7 +101,7 @@ async def test_a_cancellation_that_meets_the_start_is_not_lost(new_service: NewS
             await asyncio.sleep(pause)
             await service.scheduler.cancel(job.job_id, "")
             await service.reaches(job.job_id, JobState.CANCELLED)
-    await until(lambda: service.scheduler.queue().slots[0].job_id is None)
+    await until(lambda: service.holders == [None])
     last = await service.submit()
     assert await service.executor.execution(last.job_id)
 

@@ -67,7 +67,7 @@ async def test_when_a_pause_is_acknowledged_no_start_is_under_way(service: Servi
         service.store.gate.set()
         job = await submitting
         service.store.gate.clear()
-        await until(lambda: any(slot.job_id for slot in service.scheduler.queue().slots))  # its start is being recorded
+        await until(lambda: any(service.holders))  # its start is being recorded
         pausing = asyncio.create_task(service.scheduler.pause("now"))
         await settled(service)
         assert not pausing.done()
@@ -76,6 +76,49 @@ async def test_when_a_pause_is_acknowledged_no_start_is_under_way(service: Servi
     await pausing
     # The start that was under way is over, not merely on its way.
     assert service.scheduler.queue().running == (job.job_id,)
+
+
+async def test_a_job_whose_start_is_being_recorded_waits_and_holds_nothing(service: Service) -> None:
+    await service.scheduler.pause("now")
+    job = await service.submit()
+    service.store.gate = asyncio.Event()
+    await service.scheduler.resume()
+    await until(lambda: any(service.holders))
+    view = service.scheduler.queue()
+    service.store.gate.set()
+    assert (view.queued, view.running, [slot.job_id for slot in view.slots]) == ((job.job_id,), (), [None])
+    change = None
+    while change is None:
+        assert await service.scheduler.queue_changes.wait_beyond(view.revision, PATIENCE)
+        changes = service.scheduler.queue_changes.after(view.revision)
+        assert changes is not None
+        (change,) = changes
+    assert change.state is JobState.RUNNING
+    view = service.scheduler.queue()
+    assert (view.queued, view.running, [slot.job_id for slot in view.slots]) == ((), (job.job_id,), [job.job_id])
+
+
+async def test_a_job_is_in_one_place_of_every_view(new_service: NewService) -> None:
+    service = await new_service("cuda:0", "cuda:1")
+    seen = []
+
+    async def look() -> None:
+        while True:
+            view = service.scheduler.queue()
+            seen.append(view)
+            assert not {*view.queued} & {*view.running}
+            assert {slot.job_id for slot in view.slots} - {None} == {*view.running}
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    jobs = [await service.submit() for _ in range(10)]
+    for job in jobs:
+        (await service.executor.execution(job.job_id)).complete()
+        await service.reaches(job.job_id, JobState.COMPLETED)
+    await until(lambda: not any(service.holders))
+    assert not looking.done()
+    looking.cancel()
+    assert any(view.running for view in seen)
 
 
 async def test_a_pause_that_cannot_be_recorded_changes_nothing(service: Service) -> None:

@@ -91,7 +91,7 @@ async def test_a_job_that_starts_meanwhile_is_either_moved_before_or_refused(ser
     await asyncio.sleep(0)
     resuming = asyncio.create_task(service.scheduler.resume())
     await resuming
-    await until(lambda: any(slot.job_id for slot in service.scheduler.queue().slots))
+    await until(lambda: any(service.holders))
     service.store.gate.set()
     assert (await changing).priority == 3
     running = await service.reaches(job.job_id, JobState.RUNNING)

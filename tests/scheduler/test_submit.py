@@ -107,7 +107,7 @@ async def test_a_full_queue_says_when_to_try_again_also_while_the_cluster_has_no
     job = await service.submit()
     (await service.executor.execution(job.job_id)).complete()
     await service.reaches(job.job_id, JobState.COMPLETED)
-    await until(lambda: not any(slot.job_id for slot in service.scheduler.queue().slots))
+    await until(lambda: not any(service.holders))
     service.executor.change_devices()
     await service.submit()
     with pytest.raises(QueueFull) as refused:

@@ -44,6 +44,18 @@ async def test_a_pause_is_seen_by_all_who_look_at_the_queue_and_ends_with_a_resu
     await rig.executor.execution(job.job_id)
 
 
+async def test_the_answer_to_a_resumption_has_the_job_in_one_place(rig: Rig) -> None:
+    for _ in range(5):
+        await admin(rig).PauseQueue(pb.PauseQueueRequest())
+        job = await rig.submit()
+        queue = (await admin(rig).ResumeQueue(pb.ResumeQueueRequest())).queue
+        waits, runs = [job.job_id] == list(queue.queued_job_ids), [job.job_id] == list(queue.running_job_ids)
+        assert waits != runs
+        assert [slot.job_id for slot in queue.slots] == [job.job_id if runs else ""]
+        (await rig.executor.execution(job.job_id)).complete()
+        await rig.ended(job.job_id)
+
+
 async def test_both_clients_have_the_administrators_methods(rig: Rig) -> None:
     running, execution = await rig.running()
     first, second = (await rig.submit()).job_id, (await rig.submit()).job_id

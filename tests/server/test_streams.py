@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,14 +15,16 @@ import pytest
 from lmms_eval_grpc.engine.record.samples import SampleRecord
 from lmms_eval_grpc.executors.log_bound import bound_log
 from lmms_eval_grpc.jobs.errors import InvalidRequest, JobNotFound
+from lmms_eval_grpc.jobs.events import Completed
 from lmms_eval_grpc.server import streams
 from lmms_eval_grpc.server.limits import Pacer
 from lmms_eval_grpc.store.base import SampleBatch
 from lmms_eval_grpc.store.samples import FileSampleStore
 from lmms_eval_grpc.v1 import evaluation_service_pb2 as pb
 from lmms_eval_grpc.v1 import job_pb2
-from tests.scheduler.doubles import until
-from tests.server.conftest import NewRig, Rig, failure, following, violations
+from tests.jobs.examples import result, task_result
+from tests.scheduler.doubles import ScriptedExecution, until
+from tests.server.conftest import TASK, NewRig, Rig, failure, following, violations
 
 
 def record(doc_id: int, task: str = "digits", **fields: Any) -> SampleRecord:
@@ -48,6 +51,10 @@ def append(folder: Path, *records: SampleRecord) -> None:
 async def samples(rig: Rig, job_id: str, **fields: Any) -> list[pb.StreamSamplesResponse]:
     call = rig.stub.StreamSamples(pb.StreamSamplesRequest(job_id=job_id, **fields))
     return [message async for message in following(call)]
+
+
+def request(job_id: str, task: str, **fields: Any) -> pb.StreamSamplesRequest:
+    return pb.StreamSamplesRequest(job_id=job_id, task=task, **fields)
 
 
 async def logs(rig: Rig, job_id: str, **fields: Any) -> list[pb.StreamLogsResponse]:
@@ -118,6 +125,61 @@ async def test_samples_of_one_task_can_be_asked_for(rig: Rig) -> None:
     (message,) = await samples(rig, job_id, task="task-1")
     assert [sample.doc_id for sample in message.samples] == [1, 4, 7]
     assert await samples(rig, job_id, task="task-9") == []
+
+
+async def test_a_task_that_a_completed_job_did_not_have_is_refused_with_those_it_had(rig: Rig) -> None:
+    job_id, execution = await rig.running(spec=rig.spec(tasks=["handwritten_*"]))
+    append(rig.job_dir(job_id), *(record(n, task="digits_a") for n in range(3)), record(0, task="extra"))
+    assert await samples(rig, job_id, task="digits") == []
+    following_it = asyncio.create_task(failure(rig.stub.StreamSamples(request(job_id, "digits", follow=True))))
+    outcomes = (task_result("digits_a"), task_result("digits_b"))
+    execution.tell(*outcomes, Completed(dataclasses.replace(result(), task_results=outcomes)))
+    await rig.ended(job_id)
+    told = {"task": "'digits' is no task of this job; its tasks are: 'digits_a', 'digits_b', 'extra'"}
+    assert violations(await following_it) == told
+    (message,) = await samples(rig, job_id, task="digits_a")
+    for cursor in (0, message.next_cursor):
+        assert violations(await failure(rig.stub.StreamSamples(request(job_id, "digits", after_cursor=cursor)))) == told
+        assert await samples(rig, job_id, task="digits_b", after_cursor=cursor) == []
+    # What the file has is right, also where it is behind the cursor.
+    assert await samples(rig, job_id, task="extra", after_cursor=message.next_cursor) == []
+    assert await samples(rig, job_id, after_cursor=message.next_cursor) == []
+
+
+async def test_of_many_tasks_the_first_are_named(rig: Rig) -> None:
+    job_id, execution = await rig.running()
+    outcomes = tuple(task_result(f"task-{n:03d}") for n in range(500))
+    execution.tell(*outcomes, Completed(dataclasses.replace(result(), task_results=outcomes)))
+    await rig.ended(job_id)
+    (told,) = violations(await failure(rig.stub.StreamSamples(request(job_id, "task-1")))).values()
+    assert told.endswith("'task-018', 'task-019' and 480 more")
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_job_that_did_not_complete_may_have_had_any_task_of_a_group(rig: Rig, cancelled: bool) -> None:
+    async def end(job_id: str, execution: ScriptedExecution) -> None:
+        if cancelled:
+            await rig.stub.CancelJob(pb.CancelJobRequest(job_id=job_id))
+        else:
+            execution.fail()
+        await rig.ended(job_id)
+
+    none_known, execution = await rig.running()
+    await end(none_known, execution)
+    assert await samples(rig, none_known, task="handwritten_digit") == []
+
+    group, execution = await rig.running(spec=rig.spec(tasks=["handwritten_*"]))
+    append(rig.job_dir(group), record(0, task=TASK))
+    await end(group, execution)
+    assert await samples(rig, group, task="handwritten_letters") == []
+
+    known, execution = await rig.running()
+    append(rig.job_dir(known), record(0, task=TASK))
+    await end(known, execution)
+    error = await failure(rig.stub.StreamSamples(request(known, "handwritten_digit")))
+    assert violations(error) == {"task": f"'handwritten_digit' is no task of this job; its tasks are: '{TASK}'"}
+    (message,) = await samples(rig, known, task=TASK)
+    assert len(message.samples) == 1
 
 
 async def test_samples_are_followed_until_the_job_has_ended_and_all_were_read(rig: Rig) -> None:

@@ -30,6 +30,7 @@ async def lived_through(store: JobStore, order: int, *bodies: object, **changes:
 
 
 async def test_a_new_store_is_empty(store: JobStore) -> None:
+    assert store.trouble is None
     assert await store.get("nothing") is None
     assert await store.find_request("nothing") is None
     assert await store.events("nothing") == []

@@ -44,6 +44,8 @@ def show_now(queue: QueueSnapshot, output: Output) -> None:
 def _show_snapshot(queue: QueueSnapshot, output: Output) -> None:
     if queue.paused:
         output.line(f"paused{': ' if queue.pause_reason else ''}{queue.pause_reason}")
+    if queue.trouble:
+        output.line(f"in trouble: {queue.trouble}")
     accepting = "accepting jobs" if queue.accepting else "not accepting jobs"
     if queue.draining:
         accepting = "draining, so not accepting jobs"

@@ -29,10 +29,7 @@ def check_running(client: EvalClient, address: str) -> Iterator[Finding]:
         yield _refused(error)
         return
     yield ok("reachable", f"a server answers at {address}")
-    if serving:
-        yield ok("health", "it takes jobs")
-    else:
-        yield warning("health", "it takes no jobs now", "wait, or see why: lmms-eval-grpc queue")
+    yield ok("health", "it takes jobs") if serving else _why_not_serving(client)
     try:
         answer = _ask(client)
     except EvalServiceError as error:
@@ -43,6 +40,17 @@ def check_running(client: EvalClient, address: str) -> Iterator[Finding]:
     yield from _check_devices(answer.server)
     yield from _check_latency(client)
     yield from _check_clock(client)
+
+
+def _why_not_serving(client: EvalClient) -> Finding:
+    try:
+        trouble = client.get_queue_status()["trouble"]
+    except EvalServiceError:
+        trouble = ""  # The next call tells.
+    if trouble:
+        remedy = "mend that on the server's machine: seconds later the server takes jobs again by itself"
+        return failure("health", f"it takes no jobs: {trouble}", remedy)
+    return warning("health", "it takes no jobs now", "wait, or see why: lmms-eval-grpc queue")
 
 
 def _ask(client: EvalClient) -> evaluation_service_pb2.GetServerInfoResponse:
