@@ -25,7 +25,7 @@ from lmms_eval_grpc.client import (
     TooManySubmissions,
     TooManyWatches,
 )
-from lmms_eval_grpc.engine.api import EvaluationError
+from lmms_eval_grpc.engine.api import EvaluationCancelled, EvaluationError
 from lmms_eval_grpc.engine.exhaustion import shortage
 
 _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
@@ -44,11 +44,12 @@ _EXIT_CODES: tuple[tuple[type[EvalServiceError], ExitCode], ...] = (
 )
 
 
-def attempt(
-    work: Callable[[], int], output: Output, verbosity: str = "INFO", *, again: str = "run the command again"
-) -> int:
+def attempt(work: Callable[[], int], output: Output, verbosity: str = "INFO", *, again: str | None = None) -> int:
     """Does the work and returns its exit code; a failure that a user can understand is told, and becomes its code.
-    ``again`` is what to do once there is space, where a disk was full."""
+
+    ``again``: what to do once there is space, where a disk was full; None for work that evaluates nothing: want
+    of memory and disk space are no usual failures of that.
+    """
     try:
         return int(work())
     except UsageError as error:
@@ -62,6 +63,8 @@ def attempt(
         exited = EvaluationError("PROCESS_EXIT", f"the code of a task ended the process (SystemExit: {error})")
         exited.__cause__ = error
         return report_evaluation(exited, output, verbosity)
+    except (EvaluationCancelled, BrokenPipeError):
+        raise
     except Exception as error:
         short = _told_as_shortage(error, f"{type(error).__name__}: {error}", again)
         if short is None:
@@ -69,9 +72,9 @@ def attempt(
         return report_evaluation(short, output, verbosity)
 
 
-def _told_as_shortage(error: Exception, message: str, again: str) -> EvaluationError | None:
+def _told_as_shortage(error: Exception, message: str, again: str | None) -> EvaluationError | None:
     """What to tell where memory or disk space ran out, whatever that made fail; None for all else."""
-    found = shortage(error, again)
+    found = None if again is None else shortage(error, again)
     if found is None:
         return None
     told = EvaluationError(found.reason, f"{message}; {found.remedy}")

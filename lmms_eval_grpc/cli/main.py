@@ -57,7 +57,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         command = importlib.import_module(f"lmms_eval_grpc.cli.commands.{args.command}")
         return int(command.run(args, output))
 
-    return attempt(work, output, getattr(args, "verbosity", None) or "INFO")
+    evaluates = args.command in ENGINE_COMMANDS or args.command == "merge"
+    again = "run the command again" if evaluates else None
+    return attempt(work, output, getattr(args, "verbosity", None) or "INFO", again=again)
 
 
 def _tolerate_narrow_encodings() -> None:

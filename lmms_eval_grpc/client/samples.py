@@ -128,6 +128,7 @@ class SampleMethods:
 
         Raises:
             SamplesNotLogged: the job was submitted without log_samples.
+            InvalidRequest: the job has completed, and `task` is none of its tasks.
         """
         state = Samples(job_id, task, follow)
         stream = self._transport.follow(

@@ -19,7 +19,8 @@ PROBE = (
     "INSERT OR REPLACE INTO counters VALUES ('probe', randomblob(65536))",
     "DELETE FROM counters WHERE name = 'probe'",
 )
-"""Each in a transaction of its own: what is removed in the same one is not written."""
+"""Each in a transaction of its own: what is removed in the same one is not written. An end between them leaves the row;
+there is at most one."""
 ENDED = tuple(state.value for state in JobState if state.ended)
 
 

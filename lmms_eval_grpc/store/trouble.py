@@ -6,8 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from lmms_eval_grpc.jobs.errors import StoreUnavailable
-
 PROBE_EVERY = 2.0
 """Seconds between two attempts to write while the last one failed."""
 
@@ -21,7 +19,7 @@ class Trouble:
     """
 
     def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
-        """``probe`` writes about as much as a job takes, and leaves nothing behind. Raises StoreUnavailable."""
+        """``probe`` writes about as much as a job takes, and removes it. Raises what keeps it from that."""
         self._probe = probe
         self._probing: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -49,6 +47,7 @@ class Trouble:
             self._probing.cancel()
             await asyncio.wait({self._probing})
             self._probing = None
+        self._reason = None
 
     async def _until_written(self) -> None:
         written = False
@@ -57,8 +56,8 @@ class Trouble:
             try:
                 await self._probe()
                 written = True
-            except StoreUnavailable as error:
-                self._change(str(error))
+            except Exception as error:  # want of memory among it; whatever it is, the next attempt tells
+                self._change(str(error) or type(error).__name__)
         self._probing = None
         self._change(None)
 
@@ -68,7 +67,7 @@ class Trouble:
         if reason is None:
             _LOG.warning("the job store can be written again")
         elif self._reason is None:
-            _LOG.warning("no jobs are taken until that is mended: %s", reason)
+            _LOG.warning("the server says that it takes no jobs until that is mended: %s", reason)
         self._reason = reason
         for listener in self._listeners:
             listener()

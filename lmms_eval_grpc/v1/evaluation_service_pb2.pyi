@@ -372,7 +372,7 @@ class StreamSamplesRequest(google.protobuf.message.Message):
     job_id: builtins.str
     """The job. Required. It must have been submitted with log_samples."""
     task: builtins.str
-    """Only samples of this task. Empty: all. A name that is none of the job's tasks is refused once the job has ended."""
+    """Only samples of this task. Empty: all. Once the job has completed, a name that is none of its tasks is refused."""
     after_cursor: builtins.int
     """`next_cursor` of the last message received. 0: from the start."""
     follow: builtins.bool

@@ -39,8 +39,9 @@ def test_nobody_is_asked_over_the_network(tiny_checkpoint: Path, tmp_path: Path,
         OMP_NUM_THREADS="1",
         LMMS_EVAL_GRPC_LMMS_EVAL="none",
     )
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_UPDATE_DOWNLOAD_COUNTS"):
-        env.pop(name, None)
+    offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_UPDATE_DOWNLOAD_COUNTS")
+    for name in [name for name in env if name in offline or name.lower().endswith("_proxy")]:
+        del env[name]
     if counts:  # shows that the watch sees what there is to see
         env["HF_UPDATE_DOWNLOAD_COUNTS"] = "1"
     model = ("--model", "idefics3", "--model_args", f"pretrained={tiny_checkpoint}")
@@ -48,4 +49,4 @@ def test_nobody_is_asked_over_the_network(tiny_checkpoint: Path, tmp_path: Path,
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == ExitCode.OK, done.stderr
     hosts = set(asked.read_text().split()) if asked.exists() else set()
-    assert hosts == ({"s3.amazonaws.com"} if counts else set())
+    assert ("s3.amazonaws.com" in hosts) if counts else not hosts

@@ -23,7 +23,7 @@ from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line
 from lmms_eval_grpc.engine.record.redact import REDACTED, redact, secret_values
-from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS, WrittenResults, model_folder, write_results
+from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS, WrittenResults, model_folder, write_results, writing_to
 from lmms_eval_grpc.engine.record.samples import SampleRecord, to_lmms_eval_sample
 from lmms_eval_grpc.engine.tasks.load import load_tasks
 from tests.support.task_files import datasets_cache, write_task
@@ -274,9 +274,12 @@ def test_results_that_cannot_be_written_leave_no_file_behind(tmp_path: Path) -> 
     assert list(folder.iterdir()) == []
     folder.rmdir()
     folder.write_text("in the way")
-    with pytest.raises(EvaluationError, match=r"cannot be written to .*model': File exists") as raised:
+    there = r"cannot be written to .*model': File exists"
+    with pytest.raises(EvaluationError, match=there) as raised, writing_to(tmp_path / "out"):
         write(tmp_path)
     assert raised.value.reason == "OUTPUT_NOT_WRITABLE"
+    with pytest.raises(FileExistsError), writing_to(None):  # the folder is of nobody's naming
+        write(tmp_path)
 
 
 def test_a_secret_is_in_no_file_of_the_results_whoever_said_it(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def test_a_small_difference_is_not_enough_evidence() -> None:
     assert one.minimum_detectable_effect > 0.25
 
 
+def test_differences_that_differ_by_rounding_show_no_detectable_effect() -> None:
+    one = only(compare_runs(run([0.1 * 3] * 11), run([0.1] * 11)))
+    assert one.minimum_detectable_effect is None
+
+
 def test_equal_runs_and_single_documents_are_not_enough_evidence() -> None:
     for first, second in (([1.0, 0.0], [1.0, 0.0]), ([1.0], [0.0]), ([0.0] * 10, [0.0] * 10)):
         one = only(compare_runs(run(first), run(second)))

@@ -131,20 +131,32 @@ def test_an_unknown_name_may_be_in_a_file_that_could_not_be_read(folder: Path) -
     write_yaml(folder, "y.yaml", "task: broken2\ninclude: gone.yaml\n")
     write_yaml(folder, "again.yaml", "task: a\n")  # unused, and yet all of it is known
     write_yaml(folder, "last.yaml", f"task: z\ntag: {'x ' * 5000}\n  bad: [\n")
-    with pytest.raises(EvaluationError, match="unknown task 'broken3'; it may be in what could not be read") as raised:
-        resolve(folder, "broken3")
-    told = raised.value.message
+    told = describe_unknown("broken3", TaskIndex.scan([folder], include_defaults=False))
+    assert told.startswith("unknown task 'broken3'; it may be in what could not be read (")
     assert told.count(f"{folder / 'y.yaml'}: include 'gone.yaml': no such file") == 1
     assert told.count(str(folder / "z.yaml")) == 1
     assert "again.yaml" not in told
     assert len(told) < 1500
     for number in range(20):
         write_yaml(folder, f"more{number}.yaml", "[")
-    with pytest.raises(EvaluationError, match=r"and 20 more\); ") as raised:
+    index = TaskIndex.scan([folder], include_defaults=False)
+    told = describe_unknown("more19", index)
+    assert f"could not be read ({folder / 'more19.yaml'}: not valid YAML" in told, "the likeliest first"
+    assert "and 20 more); " in told
+    assert "no task matches the pattern 'brok*'; it may be in what could not" in describe_unknown("brok*", index)
+    # Where a job loads its tasks nobody takes paths out of what is told.
+    with pytest.raises(EvaluationError, match=r"could not be read \(more19.yaml; ") as raised:
         resolve(folder, "more19")
-    assert f"could not be read ({folder / 'more19.yaml'}: not valid YAML" in raised.value.message, "the likeliest first"
-    with pytest.raises(EvaluationError, match=r"no task matches the pattern 'brok\*'; it may be in what could not"):
-        resolve(folder, "brok*")
+    assert str(folder) not in raised.value.message
+
+
+def test_a_reason_is_told_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / f"a-folder-of  {'-'.join('xy' * 50)}"
+    write_yaml(folder, "a.yaml", f"task: a\ninclude: [{'b' * 150}.yaml]\n")
+    write_yaml(folder, "c.yaml", f"task: c\ninclude: [{'d' * 300}.yaml]\n")  # longer than a file's name can be
+    told = describe_unknown("nope", TaskIndex.scan([folder], include_defaults=False))
+    assert f"({folder / 'a.yaml'}: include '{'b' * 150}.yaml': no such file" in told
+    assert "; c.yaml); " in told
 
 
 def test_of_broken_files_outside_the_include_paths_only_the_names_are_told(tmp_path: Path) -> None:

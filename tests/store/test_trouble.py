@@ -63,7 +63,26 @@ async def test_a_full_disk_is_trouble_until_there_is_space_again(store: SqliteSt
     assert told == [reason, None, reason]
 
 
-async def test_a_file_that_is_held_by_another_process_once_is_no_trouble(store: SqliteStore, tmp_path: Path) -> None:
+async def test_a_probe_that_fails_unexpectedly_is_tried_again(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    limit_pages(store, 0)
+    with pytest.raises(StoreUnavailable):
+        await store.insert(*queued(1, spec=LARGE))
+    limit_pages(store, 1_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr("lmms_eval_grpc.store.sqlite._execute", no_memory)
+        await until(lambda: store.trouble == "MemoryError")
+    await until(lambda: store.trouble is None)
+
+
+async def test_a_file_that_is_held_by_another_process_once_is_no_trouble(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trouble, "PROBE_EVERY", 2.0)  # so that the file is free again by then
     told: list[str | None] = []
     store.when_trouble_changes(lambda: told.append(store.trouble))
     other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
@@ -73,6 +92,7 @@ async def test_a_file_that_is_held_by_another_process_once_is_no_trouble(store: 
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 2
     await until(lambda: store._trouble._probing is None)
     assert told == []
+    monkeypatch.setattr(trouble, "PROBE_EVERY", 0.05)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable):
         await store.insert(*queued(1))
@@ -101,5 +121,7 @@ async def test_a_store_in_trouble_can_be_closed_and_opened_again(store: SqliteSt
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.insert(*queued(1))
     assert store._trouble._probing is None
+    assert store.trouble is None
     await store.open()
     await store.insert(*queued(1, spec=LARGE))
+    assert store.trouble is None

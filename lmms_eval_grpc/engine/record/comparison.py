@@ -197,13 +197,15 @@ def _compare(
         method=method,
         adjusted_p_value=p_value,
         verdict="not_enough_evidence",
-        minimum_detectable_effect=_smallest_shown(t, alpha),
+        minimum_detectable_effect=_smallest_shown(pairs, t, alpha),
     )
 
 
-def _smallest_shown(t: PairedT | None, alpha: float) -> float | None:
+def _smallest_shown(pairs: Pairs, t: PairedT | None, alpha: float) -> float | None:
     """From the standard error that was found, which clusters and unequal deviations are in already."""
-    if t is None:
+    differences = [a - b for a, b in zip(pairs.first, pairs.second, strict=True)]
+    # Equal ones differ by rounding, which is no deviation.
+    if t is None or math.isclose(min(differences), max(differences), rel_tol=1e-9, abs_tol=1e-12):
         return None
     deviation = t.standard_error * math.sqrt(t.pairs)
     return power.minimum_detectable_effect(t.pairs, power.Design(deviation, 0.0, 0.0, alpha))

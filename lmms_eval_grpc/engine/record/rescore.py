@@ -13,7 +13,7 @@ from typing import Any
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, EvaluationOutcome, TaskScore
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.manifest import build_manifest
-from lmms_eval_grpc.engine.record.results import write_results
+from lmms_eval_grpc.engine.record.results import write_results, writing_to
 from lmms_eval_grpc.engine.record.samples import SampleRecord, scored_records, unscored_record
 from lmms_eval_grpc.engine.record.stored import StoredSample, read_samples
 from lmms_eval_grpc.engine.record.usage import judges
@@ -57,17 +57,18 @@ def rescore(config: EvaluationConfig, samples_paths: Sequence[Path], output_dir:
     manifest = build_manifest(config, loaded.tasks, {"backend": "none: stored responses"}, doc_ids=doc_ids)
     manifest["judges"] = judges()
     manifest["rescored_from"] = [path.name for path in samples_paths]
-    written = write_results(
-        config,
-        loaded.tasks,
-        scores,
-        {one.score.task: one.records for one in rescored},
-        manifest,
-        output_dir,
-        started=started,
-        finished=datetime.now(UTC),
-        groups=groups,
-    )
+    with writing_to(output_dir):
+        written = write_results(
+            config,
+            loaded.tasks,
+            scores,
+            {one.score.task: one.records for one in rescored},
+            manifest,
+            output_dir,
+            started=started,
+            finished=datetime.now(UTC),
+            groups=groups,
+        )
     return EvaluationOutcome(
         tasks=tuple(scores),
         results_document=written.document,

@@ -95,13 +95,13 @@ def write_results(
     configured time zone, with a number behind it where another evaluation took that name. ``cached`` is what a response
     cache spared; None: there was none. ``usages`` are what each task's responses cost; None: what the records say.
 
-    When it fails, none of the files is left. Raises EvaluationError OUTPUT_NOT_WRITABLE.
+    When it fails, none of the files is left.
     """
     document = build_document(
         config, tasks, scores, records, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
-    with _all_or_none(folder) as samples_paths, _reserved_date(folder, _date(config, started)) as date:
+    with _reserved_date(folder, _date(config, started)) as date, _all_or_none() as samples_paths:
         secrets = secrets_of(config)
         for task in tasks:
             if task.name in records:
@@ -366,19 +366,32 @@ def _date(config: EvaluationConfig, started: datetime) -> str:
 
 
 @contextlib.contextmanager
-def _all_or_none(folder: Path) -> Iterator[list[Path]]:
-    """A list for the files that the block writes: they are removed when it fails. An error that says that nothing may
-    be written to ``folder`` becomes EvaluationError OUTPUT_NOT_WRITABLE."""
+def _all_or_none() -> Iterator[list[Path]]:
+    """A list for the files that the block writes: they are removed when it fails."""
     written: list[Path] = []
     try:
         yield written
-    except BaseException as error:
+    except BaseException:
         for path in written:
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
-            message = f"the results cannot be written to {str(folder)!r}: {error.strerror}; mend that, or name another"
-            raise EvaluationError("OUTPUT_NOT_WRITABLE", f"{message} output folder") from error
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise
+
+
+@contextlib.contextmanager
+def writing_to(output_dir: Path | None) -> Iterator[None]:
+    """An error of the block that says that nothing may be written becomes EvaluationError OUTPUT_NOT_WRITABLE about the
+    folder that the user named; None: it is of nobody's naming, and so no user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        if output_dir is None or error.errno not in _NOT_WRITABLE:
+            raise
+        place = str(error.filename or output_dir)
+        message = (
+            f"the results cannot be written to {place!r}: {error.strerror}; mend that, or name another output folder"
+        )
+        raise EvaluationError("OUTPUT_NOT_WRITABLE", message) from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.manifest import build_manifest
-from lmms_eval_grpc.engine.record.results import secrets_of, write_results
+from lmms_eval_grpc.engine.record.results import secrets_of, write_results, writing_to
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
 from lmms_eval_grpc.engine.run.answers import require_capabilities, require_generation_arguments
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
@@ -190,7 +190,7 @@ def _evaluate(
     cached = _cached_usage(config, progress)
     if cached is not None:
         manifest["response_cache"] = {"folder": str(config.use_cache), **asdict(cached)}
-    with clock.stage(Stage.WRITING):
+    with clock.stage(Stage.WRITING), writing_to(config.output_dir):
         progress.counters.begin_task("", 0)
         progress.report(Stage.WRITING)
         written = write_results(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ _GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list"
 _MOST_TOLD = 3
 """Files that could not be read, in a message about an unknown name."""
 _LONGEST_TOLD = 300
-"""Characters of the reason of each."""
+"""Characters of a reason that is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +168,15 @@ class _Resolver:
 
 
 def unknown_task(name: str, index: TaskIndex) -> EvaluationError:
-    """The error for a name that nothing carries."""
-    return EvaluationError("UNKNOWN_TASK", describe_unknown(name, index))
+    """The error for a name that nothing carries. Of files that could not be read it tells the names only: where it is
+    raised, nobody takes out the paths that a server does not tell."""
+    return EvaluationError("UNKNOWN_TASK", describe_unknown(name, index, reasons=False))
 
 
-def describe_unknown(name: str, index: TaskIndex) -> str:
+def describe_unknown(name: str, index: TaskIndex, *, reasons: bool = True) -> str:
     """That nothing carries ``name``, with the files that could not be read and may declare it, and the names that
-    resemble it, or how to make a task known."""
-    unread = _unread(name, index)
+    resemble it, or how to make a task known. ``reasons``: why those of include paths could not be read, too."""
+    unread = _unread(name, index, reasons)
     told = f"it may be in what could not be read ({unread}); " if unread else ""
     if any(sign in name for sign in "*?["):
         return f"no task matches the pattern {name!r}; {told}".removesuffix("; ")
@@ -186,16 +186,16 @@ def describe_unknown(name: str, index: TaskIndex) -> str:
     return f"unknown task {name!r}; {told}list the known ones, or add the folder of its YAML file to the include paths"
 
 
-def _unread(name: str, index: TaskIndex) -> str:
+def _unread(name: str, index: TaskIndex, reasons: bool) -> str:
     """Some of the task files that the index could not read: one that is called like the task first, then those of the
     include paths. Other folders are the machine's, so of their files only the names are told."""
     problems = [problem for problem in index.problems() if problem.unread and problem.path != Path()]
     problems.sort(key=lambda problem: (problem.path.stem != name, not index.is_given(problem.path)))
     told = []
     for problem in problems[:_MOST_TOLD]:
-        # Cut between words: a server looks for the paths that it does not tell.
-        short = replace(problem, reason=textwrap.shorten(problem.reason, _LONGEST_TOLD, placeholder=" …"))
-        told.append(str(short) if index.is_given(problem.path) else problem.path.name)
+        # All of a reason or nothing: a server, which takes out paths that it does not tell, knows none that is cut.
+        whole = reasons and index.is_given(problem.path) and len(problem.reason) <= _LONGEST_TOLD
+        told.append(str(problem) if whole else problem.path.name)
     more = len(problems) - _MOST_TOLD
     return "; ".join([*told, f"and {more} more"] if more > 0 else told)
 

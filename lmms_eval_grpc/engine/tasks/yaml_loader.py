@@ -6,6 +6,7 @@ Reading runs no task code: ``!function`` becomes a :class:`FunctionReference`, w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -161,8 +162,9 @@ def _included_paths(path: Path, include: Any) -> list[Included]:
 def _included_path(path: Path, name: str) -> Path:
     candidates = (Path(name), path.parent / name)
     for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError):  # a name that no file system takes
+            if candidate.is_file():
+                return candidate
     raise TaskFileError(f"{path}: include {name!r}: no such file, neither in the working directory nor beside the file")
 
 
