@@ -176,7 +176,11 @@ class Validator:
         for problem in problems:
             field = _request_field(problem.field, len(self._include_paths))
             if field is not None and not any(_overlap(field, violation.field) for violation in told):
-                found.append(Violation(field, self._catalog.without_folders(problem.description)))
+                description = self._catalog.without_folders(problem.description)
+                for path, whole in zip(spec.include_path, more_paths, strict=True):
+                    if path != str(whole):  # it is below a home, or the server's working folder: not a caller's to know
+                        description = description.replace(str(whole), path)
+                found.append(Violation(field, description))
         return found
 
 

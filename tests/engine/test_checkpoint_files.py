@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
 import pickle
@@ -67,6 +68,30 @@ def test_bytes_that_are_no_tensor_are_told(checkpoint: Path, output: Path) -> No
     shards = checkpoint / "__0_0.distcp"
     shards.write_bytes(b"\0" * shards.stat().st_size)
     assert refused(checkpoint, output).reason == "SHARDS_UNREADABLE"
+
+
+def test_metadata_of_any_python_3_11_is_read(checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    by_name = lambda self, protocol: (getattr, (type(self), self._name_))  # noqa: E731 - as 3.11.0 to 3.11.3 have it
+    with monkeypatch.context() as patch:
+        patch.setattr(enum.Enum, "__reduce_ex__", by_name)
+        written = pickle.dumps(metadata)
+    assert b"getattr" in written
+    (checkpoint / ".metadata").write_bytes(written)
+    merge_checkpoint(checkpoint, output, Recorder())
+    assert (output / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("asked", [(os, "system"), (dict, "fromkeys"), (Path, "cwd")])
+def test_metadata_gets_no_other_attributes(checkpoint: Path, output: Path, asked: tuple[Any, str]) -> None:
+    class Attribute:
+        def __reduce__(self) -> Any:
+            return getattr, (asked[0].__name__, asked[1])
+
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(Attribute()))
+    error = refused(checkpoint, output)
+    assert error.reason == "SHARDS_UNREADABLE"
+    assert "which no checkpoint needs" in error.message
 
 
 class _Hostile:

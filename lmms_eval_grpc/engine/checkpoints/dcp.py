@@ -154,7 +154,16 @@ class _MetadataUnpickler(pickle.Unpickler):
             found = getattr(importlib.import_module(module), name, None)
             if dataclasses.is_dataclass(found) or (isinstance(found, type) and issubclass(found, enum.Enum)):
                 return found
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+
+
+def _member(kind: Any, name: str) -> Any:
+    """In place of ``getattr``, by which Python 3.11.0 to 3.11.3 pickle the members of enumerations."""
+    if isinstance(kind, type) and issubclass(kind, enum.Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"it asks {kind!r} for {name!r}, which no checkpoint needs")
 
 
 def _innermost(error: BaseException) -> str:

@@ -189,7 +189,7 @@ def describe_unknown(name: str, index: TaskIndex, *, reasons: bool = True) -> st
 def _unread(name: str, index: TaskIndex, reasons: bool) -> str:
     """Some of the task files that the index could not read: one that is called like the task first, then those of the
     include paths. Other folders are the machine's, so of their files only the names are told."""
-    problems = [problem for problem in index.problems() if problem.unread and problem.path != Path()]
+    problems = [problem for problem in index.problems() if problem.unread and problem.path.name]
     problems.sort(key=lambda problem: (problem.path.stem != name, not index.is_given(problem.path)))
     told = []
     for problem in problems[:_MOST_TOLD]:
