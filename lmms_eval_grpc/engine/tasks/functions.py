@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -60,9 +61,10 @@ def _load_function(reference: FunctionReference, sources: Sources) -> Any:
             f"{reference} in {reference.directory}: must be module.function, e.g. !function utils.doc_to_text"
         )
     beside = reference.directory / f"{module_name}.py"
-    module = (
-        _load_file(beside, sources) if beside.is_file() else _import_module(reference, module_name, beside, sources)
-    )
+    if os.path.isfile(beside):  # noqa: PTH113 - unlike Path's it answers for names that no file system takes
+        module = _load_file(beside, sources)
+    else:
+        module = _import_module(reference, module_name, beside, sources)
     try:
         return getattr(module, attribute)
     except AttributeError:

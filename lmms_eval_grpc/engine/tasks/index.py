@@ -212,7 +212,8 @@ class _Scan:
     def add_folder(self, folder: Path, quiet: bool) -> None:
         """Adds what the folder declares to what earlier folders did; ``quiet`` reports no name that they took."""
         if not os.path.isdir(folder):  # noqa: PTH112 - unlike Path's it answers for every text that is no path
-            self.problems.append(IndexProblem(folder, "no such folder"))
+            # Who names a folder that is not there is told so.
+            self.problems.append(IndexProblem(folder, "no such folder", unread=False))
             return
         cache = FolderCache(self._cache_folder, folder) if self._cache_folder is not None else None
         earlier = dict(self.entries)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,17 +163,19 @@ def _included_paths(path: Path, include: Any) -> list[Included]:
 def _included_path(path: Path, name: str) -> Path:
     candidates = (Path(name), path.parent / name)
     for candidate in candidates:
-        with contextlib.suppress(OSError):  # a name that no file system takes
-            if candidate.is_file():
-                return candidate
+        if os.path.isfile(candidate):  # noqa: PTH113 - unlike Path's it answers for names that no file system takes
+            return candidate
     raise TaskFileError(f"{path}: include {name!r}: no such file, neither in the working directory nor beside the file")
 
 
 def _with_absolute_data_files(config: dict[str, Any], directory: Path) -> dict[str, Any]:
     """``config`` with data files that lie beside the YAML file named by absolute paths, wherever the process runs."""
     path, kwargs = config.get("dataset_path"), config.get("dataset_kwargs")
-    if isinstance(path, str) and path.startswith(("./", "../")):
-        config = {**config, "dataset_path": str((directory / path).resolve())}
+    if not isinstance(path, str):
+        return config
+    if path.startswith(("./", "../")):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # else it is no path; who opens the data says so
+            config = {**config, "dataset_path": str((directory / path).resolve())}
     if path in PACKAGED_BUILDERS and isinstance(kwargs, dict) and kwargs.get("data_files"):
         data_files = _absolute(kwargs["data_files"], directory)
         config = {**config, "dataset_kwargs": {**kwargs, "data_files": data_files}}
@@ -187,10 +190,12 @@ def _absolute(value: Any, directory: Path) -> Any:
     if not isinstance(value, str) or value.startswith(_URL_SCHEMES) or Path(value).is_absolute():
         return value
     for candidate in _data_file_candidates(value, directory):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # noqa: PTH113 - as above
             return str(candidate.resolve())
-    if any(sign in value for sign in "*?[") and any(directory.glob(value)):
-        return str(directory.resolve() / value)
+    if any(sign in value for sign in "*?["):
+        with contextlib.suppress(OSError, ValueError, NotImplementedError):  # no pattern, or of no file system's names
+            if any(directory.glob(value)):
+                return str(directory.resolve() / value)
     return value
 
 
