@@ -38,6 +38,22 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "HF_HUB_OFFLINE": "1", "TERM": "xterm", "COLUMNS": "160", **changes}
 
 
+def with_own_caches(folder: Path) -> dict[str, str]:
+    """``environment`` for an evaluation whose caches are below ``folder``."""
+    return environment(
+        XDG_CACHE_HOME=str(folder / "cache"),
+        LMMS_EVAL_DATASETS_CACHE=str(folder / "datasets"),
+        OMP_NUM_THREADS="1",
+        LMMS_EVAL_GRPC_LMMS_EVAL="none",
+    )
+
+
+@pytest.fixture
+def manners(tmp_path: Path) -> dict[str, str]:
+    """The command's environment, with caches of its own."""
+    return with_own_caches(tmp_path)
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "lmms_eval_grpc", *words]
 

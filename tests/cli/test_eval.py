@@ -10,24 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from tests.cli.conftest import TASK, command, environment, run_on_terminal
+from tests.cli.conftest import TASK, command, run_on_terminal
 from tests.support.task_files import QUESTIONS, write_task, write_yaml
 
 PATIENCE = 240.0
-
-
-@pytest.fixture
-def manners(tmp_path: Path) -> dict[str, str]:
-    """The command's environment, with caches of its own."""
-    return environment(
-        XDG_CACHE_HOME=str(tmp_path / "cache"),
-        LMMS_EVAL_DATASETS_CACHE=str(tmp_path / "datasets"),
-        OMP_NUM_THREADS="1",
-        LMMS_EVAL_GRPC_LMMS_EVAL="none",
-    )
 
 
 def run(env: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -10,21 +10,10 @@ from pathlib import Path
 import pytest
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from tests.cli.conftest import TASK, command, environment
+from tests.cli.conftest import TASK, command
 from tests.support.small_disk import mounted, remount
 
 PATIENCE = 240.0
-
-
-@pytest.fixture
-def manners(tmp_path: Path) -> dict[str, str]:
-    """The command's environment, with caches of its own."""
-    return environment(
-        XDG_CACHE_HOME=str(tmp_path / "cache"),
-        LMMS_EVAL_DATASETS_CACHE=str(tmp_path / "datasets"),
-        OMP_NUM_THREADS="1",
-        LMMS_EVAL_GRPC_LMMS_EVAL="none",
-    )
 
 
 def evaluate(env: Mapping[str, str], checkpoint: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:

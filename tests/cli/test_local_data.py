@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from tests.cli.conftest import TASK, command, environment
+from tests.cli.conftest import TASK, command
 
 _WATCH = """
 import sys
@@ -28,17 +28,13 @@ sys.addaudithook(note)
 
 
 @pytest.mark.parametrize("counts", [False, True], ids=["as-it-is", "with-the-counts-of-datasets"])
-def test_nobody_is_asked_over_the_network(tiny_checkpoint: Path, tmp_path: Path, *, counts: bool) -> None:
+def test_nobody_is_asked_over_the_network(
+    manners: dict[str, str], tiny_checkpoint: Path, tmp_path: Path, *, counts: bool
+) -> None:
     asked = tmp_path / "asked"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_WATCH.format(log=str(asked)))
-    env = environment(
-        PYTHONPATH=str(tmp_path / "site"),
-        XDG_CACHE_HOME=str(tmp_path / "cache"),
-        LMMS_EVAL_DATASETS_CACHE=str(tmp_path / "datasets"),
-        OMP_NUM_THREADS="1",
-        LMMS_EVAL_GRPC_LMMS_EVAL="none",
-    )
+    env = {**manners, "PYTHONPATH": str(tmp_path / "site")}
     offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_UPDATE_DOWNLOAD_COUNTS")
     for name in [name for name in env if name in offline or name.lower().endswith("_proxy")]:
         del env[name]

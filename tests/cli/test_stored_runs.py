@@ -11,20 +11,14 @@ from typing import Any
 import pytest
 
 from lmms_eval_grpc.cli.exit_codes import ExitCode
-from tests.cli.conftest import TASK, command, environment
+from tests.cli.conftest import TASK, command, environment, with_own_caches
 
 LIMIT = 60
 
 
 @pytest.fixture(scope="module")
 def manners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("caches")
-    return environment(
-        XDG_CACHE_HOME=str(folder / "cache"),
-        LMMS_EVAL_DATASETS_CACHE=str(folder / "datasets"),
-        OMP_NUM_THREADS="1",
-        LMMS_EVAL_GRPC_LMMS_EVAL="none",
-    )
+    return with_own_caches(tmp_path_factory.mktemp("caches"))
 
 
 def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -22,8 +22,9 @@ from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.manifest import build_manifest
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line
+from lmms_eval_grpc.engine.record.publication import writing_to
 from lmms_eval_grpc.engine.record.redact import REDACTED, redact, secret_values
-from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS, WrittenResults, model_folder, write_results, writing_to
+from lmms_eval_grpc.engine.record.results import LMMS_EVAL_KEYS, WrittenResults, model_folder, write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord, to_lmms_eval_sample
 from lmms_eval_grpc.engine.tasks.load import load_tasks
 from tests.support.task_files import datasets_cache, write_task

@@ -13,7 +13,8 @@ from typing import Any
 from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, EvaluationOutcome, TaskScore
 from lmms_eval_grpc.engine.judge.usage import USAGE
 from lmms_eval_grpc.engine.record.manifest import build_manifest
-from lmms_eval_grpc.engine.record.results import write_results, writing_to
+from lmms_eval_grpc.engine.record.publication import writing_to
+from lmms_eval_grpc.engine.record.results import write_results
 from lmms_eval_grpc.engine.record.samples import SampleRecord, scored_records, unscored_record
 from lmms_eval_grpc.engine.record.stored import StoredSample, read_samples
 from lmms_eval_grpc.engine.record.usage import judges

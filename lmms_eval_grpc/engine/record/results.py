@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import importlib.metadata
-import itertools
 import re
 import zoneinfo
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmms_eval_grpc.engine.api import EvaluationConfig, EvaluationError, GroupScore, MetricScore, TaskScore
+from lmms_eval_grpc.engine.api import EvaluationConfig, GroupScore, MetricScore, TaskScore
 from lmms_eval_grpc.engine.record import usage
 from lmms_eval_grpc.engine.record.atomic import write_text
 from lmms_eval_grpc.engine.record.plain_json import dump_document, dump_line, to_plain
+from lmms_eval_grpc.engine.record.publication import all_or_none, reserved_date
 from lmms_eval_grpc.engine.record.redact import hide_in_json, redact, secret_values
 from lmms_eval_grpc.engine.record.samples import SampleRecord, text_digest, to_lmms_eval_sample
 from lmms_eval_grpc.engine.record.usage import CachedUsage, TaskUsage
@@ -59,7 +57,6 @@ _NOT_AVAILABLE = "N/A"
 _LEGACY_ERRORS = ("stderr", "stderr_clt", "stderr_clustered")
 """lmms-eval's keys, always there; more is in ``confidence_intervals``."""
 _MODEL_NAME_KEYS = ("peft", "delta", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
-_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR})
 _UNSAFE = re.compile(r"[\"<>:/|\\?*\[\]]+")
 
 
@@ -101,7 +98,7 @@ def write_results(
         config, tasks, scores, records, manifest, started, finished, batch_sizes, throughput, groups, cached, usages
     )
     folder = output_dir / model_folder(config)
-    with _reserved_date(folder, _date(config, started)) as date, _all_or_none() as samples_paths:
+    with reserved_date(folder, _date(config, started)) as date, all_or_none() as samples_paths:
         secrets = secrets_of(config)
         for task in tasks:
             if task.name in records:
@@ -363,54 +360,6 @@ def _model_name(config: EvaluationConfig) -> str:
 
 def _date(config: EvaluationConfig, started: datetime) -> str:
     return started.astimezone(zoneinfo.ZoneInfo(config.timezone)).strftime("%Y%m%d_%H%M%S")
-
-
-@contextlib.contextmanager
-def _all_or_none() -> Iterator[list[Path]]:
-    """A list for the files that the block writes: they are removed when it fails."""
-    written: list[Path] = []
-    try:
-        yield written
-    except BaseException:
-        for path in written:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        raise
-
-
-@contextlib.contextmanager
-def writing_to(output_dir: Path | None) -> Iterator[None]:
-    """An error of the block that says that nothing may be written becomes EvaluationError OUTPUT_NOT_WRITABLE about the
-    folder that the user named; None: it is of nobody's naming, and so no user's mistake."""
-    try:
-        yield
-    except OSError as error:
-        if output_dir is None or error.errno not in _NOT_WRITABLE:
-            raise
-        place = str(error.filename or output_dir)
-        message = (
-            f"the results cannot be written to {place!r}: {error.strerror}; mend that, or name another output folder"
-        )
-        raise EvaluationError("OUTPUT_NOT_WRITABLE", message) from error
-
-
-@contextlib.contextmanager
-def _reserved_date(folder: Path, date: str) -> Iterator[str]:
-    """A date that no results in ``folder`` have, and that no other process takes while the block lasts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        free = date if number == 1 else f"{date}-{number}"
-        mark = folder / f".{free}.writing"
-        try:
-            mark.touch(exist_ok=False)
-        except FileExistsError:  # also one that a killed process left; there are numbers enough
-            continue
-        try:
-            if not (folder / f"{free}_results.json").exists():
-                yield free
-                return
-        finally:
-            mark.unlink(missing_ok=True)
 
 
 def _version() -> str:

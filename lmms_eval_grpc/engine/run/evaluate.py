@@ -20,7 +20,8 @@ from lmms_eval_grpc.engine.models.entry import Loader, LoadSettings
 from lmms_eval_grpc.engine.models.protocol import Backend
 from lmms_eval_grpc.engine.models.replicas.backend import describe_devices, load_replicas
 from lmms_eval_grpc.engine.record.manifest import build_manifest
-from lmms_eval_grpc.engine.record.results import secrets_of, write_results, writing_to
+from lmms_eval_grpc.engine.record.publication import writing_to
+from lmms_eval_grpc.engine.record.results import secrets_of, write_results
 from lmms_eval_grpc.engine.record.usage import CachedUsage, judges
 from lmms_eval_grpc.engine.run.answers import require_capabilities, require_generation_arguments
 from lmms_eval_grpc.engine.run.cached_backend import CachedBackend
